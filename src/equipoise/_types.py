@@ -1,0 +1,83 @@
+"""Array types, and the one way a result is defined: a frozen pytree that prints."""
+
+import dataclasses
+from typing import Any, TypeAlias, TypeVar, dataclass_transform
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree, Shaped
+
+__all__ = [
+    "Array",
+    "Bool",
+    "Float",
+    "Int",
+    "PRNGKeyArray",
+    "PyTree",
+    "Scalar",
+    "Shaped",
+    "aligned",
+    "result",
+    "short",
+    "static_field",
+]
+
+Scalar: TypeAlias = Float[Array, ""]
+T = TypeVar("T")
+
+
+def static_field(**keywords: Any) -> Any:
+    """A dataclass field that is part of the pytree's structure, not one of its leaves."""
+    return dataclasses.field(metadata={"static": True}, **keywords)
+
+
+@dataclass_transform(frozen_default=True, field_specifiers=(static_field, dataclasses.field))
+def result(cls: type[T]) -> type[T]:
+    """A frozen dataclass, registered as a pytree, whose ``str`` is an aligned summary.
+
+    Like :func:`chex.dataclass`, but with static fields, which it does not offer.
+    """
+    frozen = dataclasses.dataclass(frozen=True)(cls)
+    if "__str__" not in cls.__dict__:
+        frozen.__str__ = _summary  # type: ignore[method-assign]
+    return jax.tree_util.register_dataclass(frozen)
+
+
+def short(value: Any) -> str:
+    """A value in a few characters: scalars in six digits, arrays by shape and range."""
+    if isinstance(value, (str, bool, int, type(None))):
+        return str(value)
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    if isinstance(value, jax.core.Tracer):
+        return str(value.aval)
+    if isinstance(value, (jax.Array, np.ndarray, np.generic)):
+        if jnp.issubdtype(value.dtype, jax.dtypes.extended):
+            return f"{value.dtype}{list(value.shape)}"
+        array = np.asarray(value)
+        if array.ndim == 0:
+            return f"{array[()]:.6g}" if array.dtype.kind in "fc" else str(array[()])
+        extent = f" in [{array.min():.4g}, {array.max():.4g}]" if array.size else ""
+        return f"{array.dtype}{list(array.shape)}{extent}"
+    if dataclasses.is_dataclass(value):
+        return type(value).__name__
+    leaves = jax.tree.leaves(value)
+    return f"{type(value).__name__} of {len(leaves)} leaves" if len(leaves) > 4 else str(value)
+
+
+def aligned(rows: list[list[Any]], *, header: list[str] | None = None) -> str:
+    """Rows as text in columns; every cell through :func:`short`."""
+    cells = [[short(cell) for cell in row] for row in rows]
+    if header is not None:
+        cells.insert(0, header)
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in cells
+    )
+
+
+def _summary(self: Any) -> str:
+    rows = [[f"  {field.name}", getattr(self, field.name)] for field in dataclasses.fields(self)]
+    return f"{type(self).__name__}\n{aligned(rows)}"

@@ -1,0 +1,3 @@
+"""Symbolic work, depth and memory of any JAX function."""
+
+__all__: list[str] = []

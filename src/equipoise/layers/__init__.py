@@ -1,0 +1,3 @@
+"""The sequence layers that the other areas are shown on."""
+
+__all__: list[str] = []

@@ -1,0 +1,3 @@
+"""Variational inference that measures itself."""
+
+__all__: list[str] = []

@@ -1,0 +1,150 @@
+"""Every public name: jit is eager, vmap is a loop, finite gradients, one trace, same bits."""
+
+import importlib
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from tests.contract import Case, Pytree, Static
+
+AREAS = ("attention", "cost", "games", "layers", "vi")
+
+
+def cases(area):
+    return importlib.import_module(f"tests.{area}.contract_cases").CASES
+
+
+def names(kind):
+    return [
+        pytest.param(area, name, id=f"{area}.{name}")
+        for area in AREAS
+        for name, case in cases(area).items()
+        if isinstance(case, kind)
+    ]
+
+
+def is_float(leaf):
+    return hasattr(leaf, "dtype") and jnp.issubdtype(leaf.dtype, jnp.floating)
+
+
+def assert_close(actual, desired, rtol):
+    chex.assert_trees_all_equal_structs(actual, desired)
+    for a, d in zip(jax.tree.leaves(actual), jax.tree.leaves(desired), strict=True):
+        if is_float(d):
+            scale = np.max(np.abs(np.where(np.isfinite(d), d, 0)), initial=0) if np.size(d) else 0
+            np.testing.assert_allclose(a, d, rtol=rtol, atol=rtol * float(scale))
+        else:
+            chex.assert_trees_all_equal(a, d)
+
+
+@pytest.mark.parametrize("area", AREAS)
+def test_every_public_name_has_a_case(area):
+    module = importlib.import_module(f"equipoise.{area}")
+    assert len(set(module.__all__)) == len(module.__all__)
+    assert set(module.__all__) == set(cases(area))
+    for name, case in cases(area).items():
+        assert hasattr(module, name)
+        if isinstance(case, Static) or not (case_is_full(case)):
+            assert case.why, f"{area}.{name} must say why"
+
+
+def case_is_full(case):
+    return isinstance(case, Pytree) or (case.vmap and case.grad)
+
+
+@pytest.mark.parametrize(("area", "name"), names(Case))
+def test_jit_equals_eager_with_one_trace_and_equal_bits(area, name):
+    case = cases(area)[name]
+    traces = []
+
+    def counted(*args):
+        traces.append(None)
+        return case.fn(*args)
+
+    jitted = jax.jit(counted)
+    first, second = (
+        jitted(*case.args),
+        jitted(*jax.tree.map(lambda leaf: leaf + 0 if is_float(leaf) else leaf, case.args)),
+    )
+    assert len(traces) == 1
+    chex.assert_trees_all_equal(first, second)
+    assert_close(first, case.fn(*case.args), case.rtol)
+
+
+@pytest.mark.parametrize(("area", "name"), names(Case))
+def test_vmap_equals_a_loop(area, name):
+    case = cases(area)[name]
+    if not case.vmap:
+        assert case.why
+        return
+    batch = jax.tree.map(
+        lambda leaf: jnp.stack([leaf, leaf * 0.75]) if is_float(leaf) else jnp.stack([leaf, leaf]),
+        case.args,
+    )
+    mapped = jax.vmap(case.fn)(*batch)
+    for i in range(2):
+        row = jax.tree.map(lambda leaf, i=i: leaf[i], batch)
+        assert_close(jax.tree.map(lambda leaf, i=i: leaf[i], mapped), case.fn(*row), case.rtol)
+
+
+@pytest.mark.parametrize(("area", "name"), names(Case))
+def test_gradients_are_finite(area, name):
+    case = cases(area)[name]
+    if not case.grad:
+        assert case.why
+        return
+    floats, rebuild = split(case.args)
+
+    def total(floats):
+        leaves = [leaf for leaf in jax.tree.leaves(case.fn(*rebuild(floats))) if is_float(leaf)]
+        return sum(jnp.sum(jnp.where(jnp.isfinite(leaf), leaf, 0)) for leaf in leaves)
+
+    gradients = jax.grad(total)(floats)
+    assert gradients
+    assert any(np.any(np.asarray(g) != 0) for g in gradients), "no input has an influence"
+    assert all(np.all(np.isfinite(g)) for g in gradients)
+
+
+@pytest.mark.parametrize(("area", "name"), names(Case))
+def test_no_float64_leaks_when_it_is_off(area, name):
+    case = cases(area)[name]
+    args32 = jax.tree.map(
+        lambda leaf: leaf.astype(jnp.float32) if is_float(leaf) else leaf, case.args
+    )
+    with jax.enable_x64(False):
+        args32 = jax.tree.map(lambda leaf: jnp.asarray(leaf) if is_float(leaf) else leaf, args32)
+        values = jax.jit(case.fn)(*args32)
+    for leaf in jax.tree.leaves(values):
+        assert leaf.dtype not in (jnp.float64, jnp.complex128)
+    wide = case.fn(*case.args)
+    for a, d in zip(jax.tree.leaves(values), jax.tree.leaves(wide), strict=True):
+        if is_float(d):
+            scale = float(np.max(np.abs(np.where(np.isfinite(d), d, 0)), initial=0))
+            np.testing.assert_allclose(a, d, rtol=case.rtol_float32, atol=case.rtol_float32 * scale)
+
+
+@pytest.mark.parametrize(("area", "name"), names(Pytree))
+def test_results_survive_flattening_and_print(area, name):
+    instance = cases(area)[name].instance
+    assert type(instance).__name__ == name
+    leaves, structure = jax.tree.flatten(instance)
+    chex.assert_trees_all_equal(jax.tree.unflatten(structure, leaves), instance)
+    lines = str(instance).splitlines()
+    assert 1 <= len(lines) <= 40
+    assert max(map(len, lines)) <= 120
+
+
+def split(args):
+    leaves, structure = jax.tree.flatten(args)
+    where = [i for i, leaf in enumerate(leaves) if is_float(leaf)]
+
+    def rebuild(floats):
+        new = list(leaves)
+        for i, leaf in zip(where, floats, strict=True):
+            new[i] = leaf
+        return jax.tree.unflatten(structure, new)
+
+    return [leaves[i] for i in where], rebuild
