@@ -47,7 +47,8 @@ def new_axes(ax: Axes | None, *, size: tuple[float, float] = (6.0, 4.0)) -> Axes
     if ax is not None:
         return ax
     with styled():
-        return plt.figure(figsize=size).add_subplot()
+        made: Axes = plt.figure(figsize=size).add_subplot()
+    return made
 
 
 def new_grid(
