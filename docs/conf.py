@@ -1,0 +1,108 @@
+"""Sphinx configuration; built by ``sphinx-build -W --keep-going -n docs docs/_build/html``."""
+
+import importlib
+import inspect
+import pathlib
+
+import jax  # noqa: F401  (the annotations below need its types)
+
+import equipoise
+
+HERE = pathlib.Path(__file__).parent
+ROOT = HERE.parent
+AREAS = ("attention", "vi", "games", "cost", "layers", "plot")
+
+project = "Equipoise"
+author = "The Equipoise developers"
+project_copyright = author
+version = release = equipoise.__version__
+
+extensions = [
+    "myst_parser",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.autosummary",
+    "sphinx.ext.napoleon",
+    "sphinx.ext.mathjax",
+    "sphinx-mathjax-offline",
+    "sphinx.ext.viewcode",
+    "sphinx_design",
+    "sphinx_gallery.gen_gallery",
+    "sphinxcontrib.bibtex",
+]
+exclude_patterns = ["_build", "gallery/**/*.ipynb", "gallery/**/*.py", "sg_execution_times.rst"]
+myst_enable_extensions = ["dollarmath", "amsmath", "colon_fence", "deflist"]
+myst_heading_anchors = 3
+suppress_warnings = ["config.cache"]
+
+autosummary_generate = True
+autodoc_preserve_defaults = True
+autodoc_typehints = "none"
+autodoc_member_order = "bysource"
+maximum_signature_line_length = 60
+napoleon_google_docstring = True
+napoleon_numpy_docstring = False
+napoleon_use_rtype = False
+napoleon_custom_sections = [("Cost", "notes")]
+bibtex_bibfiles = sorted(str(path.relative_to(HERE)) for path in HERE.glob("refs/*.bib"))
+bibtex_reference_style = "author_year"
+bibtex_default_style = "unsrt"
+
+html_theme = "pydata_sphinx_theme"
+html_title = "Equipoise"
+html_static_path = ["_static"]
+html_css_files = ["equipoise.css"]
+html_show_sourcelink = False
+html_theme_options = {
+    "navbar_align": "left",
+    "show_toc_level": 2,
+    "navigation_with_keys": False,
+    "secondary_sidebar_items": ["page-toc"],
+    "footer_start": ["copyright"],
+    "footer_end": [],
+}
+
+sphinx_gallery_conf = {
+    "examples_dirs": [str(ROOT / "examples")],
+    "gallery_dirs": ["gallery"],
+    "filename_pattern": r"plot_",
+    "ignore_pattern": r"tour\.py|__init__\.py",
+    "abort_on_example_error": True,
+    "remove_config_comments": True,
+    "doc_module": ("equipoise",),
+    "backreferences_dir": "gallery/backreferences",
+    "show_memory": False,
+    "show_signature": False,
+    "download_all_examples": False,
+    "write_computation_times": False,
+}
+
+
+def write_api_pages() -> None:
+    """A page an area, in the teaching order of its ``__all__``; the names' pages follow from it."""
+    folder = HERE / "api"
+    folder.mkdir(exist_ok=True)
+    for area in AREAS:
+        module = importlib.import_module(f"equipoise.{area}")
+        title = f"equipoise.{area}"
+        lines = [
+            title,
+            "=" * len(title),
+            "",
+            inspect.cleandoc(module.__doc__ or ""),
+            "",
+            f".. currentmodule:: equipoise.{area}",
+            "",
+            ".. autosummary::",
+            "   :toctree: generated",
+            "   :template: name.rst",
+            "",
+            *(f"   {name}" for name in module.__all__),
+            "",
+        ]
+        text = "\n".join(lines)
+        page = folder / f"{area}.rst"
+        if not page.exists() or page.read_text() != text:
+            page.write_text(text)
+
+
+write_api_pages()
