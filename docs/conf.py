@@ -29,7 +29,14 @@ extensions = [
     "sphinx_gallery.gen_gallery",
     "sphinxcontrib.bibtex",
 ]
-exclude_patterns = ["_build", "gallery/**/*.ipynb", "gallery/**/*.py", "sg_execution_times.rst"]
+templates_path = ["_templates"]
+exclude_patterns = [
+    "_build",
+    "_templates",
+    "gallery/**/*.ipynb",
+    "gallery/**/*.py",
+    "sg_execution_times.rst",
+]
 myst_enable_extensions = ["dollarmath", "amsmath", "colon_fence", "deflist"]
 myst_heading_anchors = 3
 suppress_warnings = ["config.cache"]
@@ -94,7 +101,7 @@ def write_api_pages() -> None:
             "",
             ".. autosummary::",
             "   :toctree: generated",
-            "   :template: name.rst",
+            "   :template: autosummary/name.rst",
             "",
             *(f"   {name}" for name in module.__all__),
             "",
