@@ -1,3 +1,23 @@
-from tests.contract import Case, Pytree, Static  # noqa: F401
+import jax
+import jax.numpy as jnp
 
-CASES: dict = {}
+from equipoise import layers
+from tests.contract import Case, Static
+
+
+def applied(layer, width=4, length=5):
+    params = layer.init(jax.random.key(1), jnp.float64)
+    x = jax.random.normal(jax.random.key(2), (length, width), jnp.float64)
+    return Case(layer.apply, (params, x))
+
+
+CASES: dict = {
+    "Layer": Static("functions and shapes, no arrays; tests/layers/test_layer.py holds it"),
+    "elman_rnn": applied(layers.elman_rnn(4)),
+    "gru": applied(layers.gru(4)),
+    "self_attention": applied(layers.self_attention(4, num_heads=2, is_causal=True)),
+    "feed_forward": applied(layers.feed_forward(4)),
+    "layer_norm": applied(layers.layer_norm(4)),
+    "transformer_block": applied(layers.transformer_block(4, num_heads=2)),
+    "stack": applied(layers.stack(layers.transformer_block(4, num_heads=2), 2)),
+}

@@ -1,0 +1,152 @@
+"""Self-attention: every position reads every other in one step."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from equipoise import _check
+from equipoise._types import Array, PyTree
+from equipoise.layers._layer import (
+    Layer,
+    Size,
+    Weight,
+    divide,
+    glorot,
+    no_step,
+    resolve,
+    sequence,
+    size,
+    softmax,
+)
+
+
+def attention_weights(where: str, width: Size, num_heads: Size) -> dict[str, Weight]:
+    """The four projections, one matrix a head."""
+    width, num_heads = size(where, "width", width), size(where, "num_heads", num_heads)
+    each = divide(
+        where, width, num_heads, f"For named sizes write the width as a product: '{num_heads}*k'."
+    )
+    head = glorot(in_axis=0, out_axis=(1, 2))
+    return {
+        "query": Weight((width, num_heads, each), head),
+        "key": Weight((width, num_heads, each), head),
+        "value": Weight((width, num_heads, each), head),
+        "output": Weight((num_heads, each, width), glorot(in_axis=(0, 1), out_axis=2)),
+    }
+
+
+def project(params: PyTree, x: Array) -> tuple[Array, Array, Array]:
+    """Queries, keys and values, each (n, h, k)."""
+    return tuple(jnp.einsum("nd,dhk->nhk", x, params[name]) for name in ("query", "key", "value"))  # type: ignore[return-value]
+
+
+def scale(q: Array) -> Any:
+    """1/√k for a head of k features."""
+    return jax.lax.rsqrt(jnp.asarray(q.shape[-1], q.dtype))
+
+
+def _everywhere(q: Array, k: Array, v: Array, is_causal: bool) -> Array:  # noqa: FBT001
+    scores = jnp.einsum("nhk,mhk->hnm", q * scale(q), k)
+    i = jnp.arange(q.shape[0])
+    allowed = i[:, None] >= i[None] if is_causal else jnp.ones((1, 1), bool)
+    return jnp.einsum("hnm,mhk->nhk", softmax(scores, allowed[None]), v)
+
+
+def _nearby(q: Array, k: Array, v: Array, offsets: Array) -> Array:
+    """Every query against the keys at the given offsets: n·r scores, not n²."""
+    n = q.shape[0]
+    at = jnp.arange(n)[:, None] + offsets[None]
+    allowed = (at >= 0) & (at < n)
+    at = jnp.clip(at, 0, n - 1)
+    scores = jnp.einsum("nhk,nrhk->nhr", q * scale(q), k[at])
+    return jnp.einsum("nhr,nrhk->nhk", softmax(scores, allowed[:, None]), v[at])
+
+
+def self_attention(
+    width: Size,
+    *,
+    num_heads: Size = 1,
+    is_causal: bool = False,
+    window: Size | None = None,
+) -> Layer:
+    r"""Softmax self-attention over all positions, earlier ones, or a window of them.
+
+    .. math::
+
+        y_i = \sum_h \sum_{j \in A(i)} p^h_{ij}\, x_j W^h_V W^h_O, \qquad
+        p^h_{ij} \propto \exp\bigl(k^{-1/2}\, x_i W^h_Q \cdot x_j W^h_K\bigr)
+
+    A(i) is everything; j ≤ i if causal; and \|i − j\| < ``window`` besides, if that is given.
+    Weights are drawn after Glorot and Bengio.
+
+    Args:
+        width: d, the width of input and output; a number, or a name for ``cost.analyze``.
+        num_heads: h. It divides d; heads have k = d / h features.
+        is_causal: Whether a position reads itself and earlier ones alone.
+        window: How many positions to either side count, the own one included.
+
+    Returns:
+        A :class:`Layer` with ``params`` ``query``, ``key``, ``value`` (d, h, k) and ``output``
+        (h, k, d). If causal, its state holds the keys and values of ``max_length`` positions, or
+        of ``window``; a step past ``max_length`` gives nan.
+
+    Raises:
+        ValueError: If a size is below one or does not parse, the heads do not divide the width,
+            ``x`` is not (n, d), or ``step`` is asked of a layer that is not causal.
+
+    Cost: 8·n·d² + 4·n²·d FLOPs; with a window of r, 4·n·d·r (causal) or 8·n·d·r in place of
+    4·n²·d. A step costs 8·d² + 4·m·d for a state of m positions.
+
+    Examples:
+        >>> layer = layers.self_attention(4, num_heads=2, is_causal=True)
+        >>> params = layer.init(jax.random.key(0))
+        >>> layer.apply(params, jnp.ones((5, 4))).shape
+        (5, 4)
+
+    References:
+        :cite:t:`vaswani2017attention`, equation 1 and section 4; :cite:t:`glorot2010understanding`.
+    """
+    where = "layers.self_attention"
+    weights = attention_weights(where, width, num_heads)
+    window = None if window is None else size(where, "window", window)
+
+    def apply(params: PyTree, x: Array) -> Array:
+        x = sequence(where, x, params["query"].shape[0])
+        q, k, v = project(params, x)
+        if window is None:
+            y = _everywhere(q, k, v, is_causal)
+        else:
+            r = resolve(where, "window", window, x)
+            y = _nearby(
+                q, k, v, jnp.arange(r) - (r - 1) if is_causal else jnp.arange(2 * r - 1) - (r - 1)
+            )
+        return jnp.einsum("nhk,hkd->nd", y, params["output"])
+
+    if not is_causal:
+        return Layer(
+            "self_attention", weights, apply, *no_step(where, "Make it with is_causal=True.")
+        )
+
+    def init_state(params: PyTree, max_length: int) -> tuple[Array, Array, Array]:
+        length = _check.positive_integer(where, "max_length", max_length)
+        if window is not None:
+            length = resolve(where, "window", window, params["query"])
+        cache = jnp.zeros((length, *params["key"].shape[1:]), params["key"].dtype)
+        return cache, cache, jnp.zeros((), jnp.int32)
+
+    def step(params: PyTree, state: Any, x_t: Array) -> tuple[Any, Array]:
+        keys, values, t = state
+        q, k, v = project(params, x_t[None])
+        length = keys.shape[0]
+        keys, values = (
+            jax.lax.dynamic_update_index_in_dim(cache, new[0], t % length, 0)
+            for cache, new in ((keys, k), (values, v))
+        )
+        scores = jnp.einsum("hk,mhk->hm", q[0] * scale(q), keys)
+        y = jnp.einsum("hm,mhk->hk", softmax(scores, (jnp.arange(length) <= t)[None]), values)
+        y_t = jnp.einsum("hk,hkd->d", y, params["output"])
+        full = window is None
+        return (keys, values, t + 1), jnp.where((t < length) if full else True, y_t, jnp.nan)
+
+    return Layer("self_attention", weights, apply, init_state, step)
