@@ -1,3 +1,40 @@
-from tests.contract import Case, Pytree, Static  # noqa: F401
+import jax
+import jax.numpy as jnp
+import numpy as np
 
-CASES: dict = {}
+from equipoise import attention
+from tests.contract import Case, Pytree, Static
+
+_rng = np.random.default_rng(20)
+_KEYS = jnp.asarray(_rng.normal(size=(6, 4)))
+_WEIGHTS = jnp.array([0.0, 0.7, 0.0, 0.0, 0.3, 0.0])
+_VALUES = jnp.asarray(_rng.normal(size=(6, 3)))
+
+
+def _noisy_lookup(keys, queries, noise):
+    return attention.noisy_lookup(keys, queries, jax.random.key(0), noise=noise, num_samples=64)
+
+
+CASES: dict = {
+    "LOOKUP_REASONS": Static("a tuple of sentences; test_lookup.py reads each"),
+    "lookup_query": Case(
+        lambda keys, weights, sharpness: attention.lookup_query(keys, weights, sharpness=sharpness),
+        (_KEYS, _WEIGHTS, jnp.array(3.0)),
+        rtol=1e-11,
+    ),
+    "lookup_margin": Case(attention.lookup_margin, (_KEYS, _WEIGHTS), rtol=1e-11),
+    "lookup_error_bound": Case(
+        lambda weights, values, margin: attention.lookup_error_bound(
+            weights, values, margin=margin
+        ),
+        (_WEIGHTS, _VALUES, jnp.array(2.0)),
+    ),
+    "lookup_sharpness": Case(
+        lambda weights, leak: attention.lookup_sharpness(weights, leaked_weight=leak),
+        (_WEIGHTS, jnp.array(0.01)),
+    ),
+    "noisy_lookup": Case(_noisy_lookup, (_KEYS, _KEYS[:2], jnp.ones((6, 4, 1)) * 0.1)),
+    "LookupQuery": Pytree(attention.lookup_query(_KEYS, _WEIGHTS, sharpness=3.0)),
+    "LookupErrorBound": Pytree(attention.lookup_error_bound(_WEIGHTS, _VALUES, margin=2.0)),
+    "NoisyLookup": Pytree(_noisy_lookup(_KEYS, _KEYS[:2], jnp.ones((6, 4, 1)) * 0.1)),
+}

@@ -1,0 +1,349 @@
+"""Which query reads a wanted mixture of values, and how far its output can be off."""
+
+import jax
+import jax.numpy as jnp
+
+from equipoise import _check
+from equipoise._types import Array, Float, Int, Scalar, result
+from equipoise.attention import _least_norm
+
+REACHED = 0
+RATIOS_CONTRADICT = 1
+INSIDE_THE_HULL = 2
+NOT_A_MIXTURE = 3
+UNFINISHED = 4
+LOOKUP_REASONS = (
+    "reached",
+    "the keys of the mixture are affinely dependent and no query gives these ratios",
+    "the keys of the mixture cannot be separated from the others",
+    "the weights are not finite, non-negative and somewhere positive",
+    "rounding kept the search from ending",
+)
+
+
+@result
+class LookupQuery:
+    """A query, what its softmax attains, or the reason why there is none.
+
+    Attributes:
+        query: Least-norm query q, ``(d,)``; NaN where the target cannot be reached.
+        feasible: Whether it can.
+        reason: 0 where it can, otherwise an index into ``attention.LOOKUP_REASONS``.
+        weights: Attained softmax(k q), ``(n,)``; NaN where the target cannot be reached.
+        margin: Attained distance in score between mixture and best other key; at least the
+            sharpness up to rounding, infinite without other keys.
+        norm: |q|.
+        certificate: c, ``(n,)``, the proof where there is none: Σc = 0 and Σ c_i k_i = 0 with
+            c_i ≤ 0 on keys that should not be read. Zero where the target is reached.
+    """
+
+    query: Float[Array, " d"]
+    feasible: Array
+    reason: Int[Array, ""]
+    weights: Float[Array, " n"]
+    margin: Scalar
+    norm: Scalar
+    certificate: Float[Array, " n"]
+
+
+@result
+class LookupErrorBound:
+    """How much weight a lookup loses to other keys, and how far its output can move.
+
+    Attributes:
+        leaked_weight: Largest total weight on keys outside the mixture.
+        output_error: Largest Euclidean distance of the output from the wanted one.
+    """
+
+    leaked_weight: Scalar
+    output_error: Scalar
+
+
+def lookup_query(
+    keys: Float[Array, "n d"], weights: Float[Array, " n"], *, sharpness: Scalar | float
+) -> LookupQuery:
+    r"""Least-norm query whose softmax reads a wanted mixture of the keys.
+
+    .. math::
+
+        \min_q \tfrac12 |q|^2 \quad\text{with}\quad
+        (k_a - k_b) \cdot q = \log \frac{w_a}{w_b} \;\; (a, b \in A), \qquad
+        \log \tfrac{1}{|A|} \textstyle\sum_{a \in A} e^{k_a \cdot q} - k_i \cdot q \ge \beta
+        \;\; (i \notin A)
+
+    A is where w > 0. The weights within A are exact; what leaks to other keys is at most
+    :func:`lookup_error_bound` at margin β. One-hot w copies one value, w uniform on a set averages.
+    Only differences of scores matter to softmax, so q has no part along which all scores move
+    alike: with orthonormal keys, copying key j is β(k_j − mean of all keys), which has the
+    scores of β k_j less a constant, and a smaller norm. Scores are unscaled: pass ``scale=1.0`` to
+    the attention, or multiply q by √d.
+
+    Args:
+        keys: k, one row a key. Shape ``(n, d)``.
+        weights: w, the mixture, normalized here to sum to one. Shape ``(n,)``.
+        sharpness: β, how far the other keys' scores lie below the (log-mean-exp) score of the
+            mixture. A scalar.
+
+    Returns:
+        :class:`LookupQuery`. If no query will do, ``feasible`` is false, ``reason`` says why,
+        ``certificate`` proves it and the query is NaN: a mixture whose keys are affinely dependent
+        may have ratios that contradict, or the affine hull of the mixture's keys meets the convex
+        hull of the others. Weights that are negative, not finite or all zero are no mixture. With
+        no key outside the mixture, β does not matter.
+
+    Raises:
+        ValueError: If ``keys`` is not a non-empty matrix, or ``weights`` or ``sharpness`` has
+            another shape.
+        TypeError: If one of them is not floating-point.
+
+    Cost: O(m · n·d·min(n, d)) FLOPs, m active keys; derivatives cost one solve of that size.
+
+    Examples:
+        >>> keys = jnp.eye(4)
+        >>> found = attention.lookup_query(
+        ...     keys, jnp.array([0.5, 0.5, 0.0, 0.0]), sharpness=10.0)
+        >>> print(found.query, found.feasible)
+        [ 5.  5. -5. -5.] True
+        >>> line = jnp.array([[0.0], [1.0], [2.0]])
+        >>> stuck = attention.lookup_query(line, jnp.array([0.0, 1.0, 0.0]), sharpness=1.0)
+        >>> attention.LOOKUP_REASONS[int(stuck.reason)]
+        'the keys of the mixture cannot be separated from the others'
+        >>> print(stuck.certificate)  # the middle key is the mean of the others
+        [-0.5  1.  -0.5]
+
+    References:
+        :cite:t:`goldfarb1983`; :cite:t:`vaswani2017`.
+    """
+    where = "attention.lookup_query"
+    keys, weights, dtype = _checked(where, keys, weights)
+    beta = _scalar(where, "sharpness", sharpness).astype(keys.dtype)
+    support, log_weights, valid = _mixture(weights)
+    size = jnp.sum(support, dtype=keys.dtype)
+    anchor = jnp.argmax(jnp.where(support, log_weights, -jnp.inf))
+    away = keys - keys[None, anchor]
+    # k_a·q = t + log w_a and log-mean-exp over A = t − log |A|; differences to the anchor drop t.
+    ratio = log_weights - log_weights[anchor]
+    gap = beta + jnp.log(size) + log_weights[anchor]
+    sign = jnp.where(support, 1, -1).astype(keys.dtype)
+    found = _least_norm.least_norm(
+        sign[:, None] * away,
+        jnp.where(support, ratio, gap),
+        support & (jnp.arange(len(keys)) != anchor) & valid,
+        ~support & valid,
+    )
+    reason = jnp.where(valid, jnp.asarray((0, 1, 2, 4))[found.status], NOT_A_MIXTURE)
+    feasible = reason == REACHED
+    query = jnp.where(feasible, found.solution, jnp.nan)
+    certificate = jnp.where(valid, sign * found.certificate, 0)
+    scores = keys @ query
+    inside = jax.nn.logsumexp(scores, where=support) - jnp.log(size)
+    margin = inside - jnp.max(jnp.where(support, -jnp.inf, scores))
+    # Without this the norm has no gradient at q = 0, which a uniform mixture of all keys reads.
+    squared = query @ query
+    norm = jnp.where(squared > 0, jnp.sqrt(jnp.where(squared > 0, squared, 1)), squared)
+    return LookupQuery(
+        query=query.astype(dtype),
+        feasible=feasible,
+        reason=reason.astype(jnp.int32),
+        weights=jax.nn.softmax(scores).astype(dtype),
+        margin=margin.astype(dtype),
+        norm=norm.astype(dtype),
+        certificate=certificate.at[anchor].add(-jnp.sum(certificate)).astype(dtype),
+    )
+
+
+def lookup_margin(keys: Float[Array, "n d"], weights: Float[Array, " n"]) -> Scalar:
+    r"""Largest gap in score that a unit query opens between the mixture's keys and the others.
+
+    .. math::
+
+        \gamma = \max_{|u| \le 1,\; u \cdot k_a = u \cdot k_b} \; \min_{i \notin A} \;
+            (k_a - k_i) \cdot u
+        = \operatorname{dist}\bigl(\operatorname{aff} \{k_a\}_{a \in A},\;
+            \operatorname{conv} \{k_i\}_{i \notin A}\bigr)
+
+    A is where w > 0. To average A with margin β takes a query of norm β / γ, so with norm R the
+    error is :func:`lookup_error_bound` at margin γR. It is a support vector machine's margin.
+
+    Args:
+        keys: k, one row a key. Shape ``(n, d)``.
+        weights: w; only where it is positive matters. Shape ``(n,)``.
+
+    Returns:
+        γ, a scalar in the units of ``keys``: 0 with gradient 0 where the hulls meet and no query
+        reads A alone, infinite if A is all keys, NaN if ``weights`` is no mixture.
+
+    Raises:
+        ValueError: If ``keys`` is not a non-empty matrix, or ``weights`` has another length.
+        TypeError: If one of them is not floating-point.
+
+    Cost: as :func:`lookup_query`.
+
+    Examples:
+        >>> print(attention.lookup_margin(jnp.eye(2), jnp.array([1.0, 0.0])))
+        1.4142135
+        >>> square = jnp.array([[1.0, 1.0], [1.0, -1.0], [-1.0, 1.0], [-1.0, -1.0]])
+        >>> print(attention.lookup_margin(square, jnp.array([0.5, 0.0, 0.0, 0.5])))
+        0.0
+
+    References:
+        :cite:t:`cortes1995`; :cite:t:`goldfarb1983`.
+    """
+    keys, weights, dtype = _checked("attention.lookup_margin", keys, weights)
+    support, log_weights, valid = _mixture(weights)
+    anchor = jnp.argmax(jnp.where(support, log_weights, -jnp.inf))
+    away = keys - keys[None, anchor]
+    found = _least_norm.least_norm(
+        jnp.where(support[:, None], away, -away),
+        jnp.where(support, 0, 1).astype(keys.dtype),
+        support & (jnp.arange(len(keys)) != anchor) & valid,
+        ~support & valid,
+    )
+    squared = found.solution @ found.solution
+    solved = (found.status == _least_norm.SOLVED) & (squared > 0)
+    margin = jnp.where(solved, jax.lax.rsqrt(jnp.where(solved, squared, 1)), 0)
+    margin = jnp.where(found.status == _least_norm.UNFINISHED, jnp.nan, margin)
+    margin = jnp.where(jnp.all(support), jnp.inf, margin)
+    return jnp.where(valid, margin, jnp.nan).astype(dtype)
+
+
+def lookup_error_bound(
+    weights: Float[Array, " n"], values: Float[Array, "n e"], *, margin: Scalar | float
+) -> LookupErrorBound:
+    r"""How far a lookup with a given margin can be from the mixture that it should read.
+
+    .. math::
+
+        \varepsilon \le \frac{(n - m)\, e^{-\Delta}}{m + (n - m)\, e^{-\Delta}}, \qquad
+        \Bigl| o - \sum_{a \in A} w_a v_a \Bigr|
+            \le \varepsilon \max_{i \notin A} \Bigl| v_i - \sum_{a \in A} w_a v_a \Bigr|
+
+    A, of m keys, is where w > 0. For a copy, m = 1. The first is an equality if the other
+    keys' scores are equal, as with orthonormal keys; then the error is ε times the distance of
+    the *mean* of the other values from the mixture.
+
+    Args:
+        weights: w, the mixture, normalized here. Shape ``(n,)``.
+        values: v, one row a key. Shape ``(n, e)``.
+        margin: Δ, the log-mean-exp of the scores in A less the largest other score: the
+            ``margin`` of a :class:`LookupQuery`, or its sharpness. A scalar.
+
+    Returns:
+        :class:`LookupErrorBound`; both numbers are 0 if no key lies outside A, NaN if
+        ``weights`` is no mixture.
+
+    Raises:
+        ValueError: If ``weights`` is not a non-empty vector, ``values`` not a matrix of as many
+            rows, or ``margin`` not a scalar.
+        TypeError: If one of them is not floating-point.
+
+    Cost: O(n·e) FLOPs.
+
+    Examples:
+        >>> bound = attention.lookup_error_bound(
+        ...     jnp.array([1.0, 0.0, 0.0]), jnp.eye(3), margin=jnp.log(2.0))
+        >>> print(bound.leaked_weight)
+        0.5
+
+    References:
+        :cite:t:`vaswani2017`, equation 1, of which these are exact consequences.
+    """
+    where = "attention.lookup_error_bound"
+    values = _check.floating_array(where, "values", values)
+    if values.ndim != 2:
+        raise _check.value_error(where, "values", "must have shape (n, e)", values)
+    values, weights, dtype = _checked(where, values, weights, name="values")
+    delta = _scalar(where, "margin", margin).astype(values.dtype)
+    support, log_weights, valid = _mixture(weights)
+    w = jnp.where(support, jnp.exp(log_weights), 0)
+    others = jnp.sum(~support, dtype=values.dtype)
+    leaked = jnp.where(others > 0, jax.nn.sigmoid(_log_odds(support, delta.dtype) - delta), 0)
+    squared = jnp.sum((values - (w @ values)[None]) ** 2, axis=1, where=~support[:, None])
+    farthest = jnp.max(jnp.where(support, 0, squared))
+    farthest = jnp.where(farthest > 0, jnp.sqrt(jnp.where(farthest > 0, farthest, 1)), 0)
+    leaked = jnp.where(valid, leaked, jnp.nan)
+    return LookupErrorBound(leaked.astype(dtype), (leaked * farthest).astype(dtype))
+
+
+def lookup_sharpness(weights: Float[Array, " n"], *, leaked_weight: Scalar | float) -> Scalar:
+    r"""Margin at which a lookup leaks no more than a given weight, whatever the keys.
+
+    .. math::
+
+        \Delta = \log \frac{n - m}{m} + \log \frac{1 - \varepsilon}{\varepsilon}
+
+    The inverse of the first bound of :func:`lookup_error_bound`: copying one of n keys with 99.9 %
+    of the weight needs log(n − 1) + 6.907.
+
+    Args:
+        weights: w, the mixture; only where it is positive matters. Shape ``(n,)``.
+        leaked_weight: ε in (0, 1), the total weight allowed outside the mixture. A scalar.
+
+    Returns:
+        Δ, a scalar, the ``sharpness`` to ask of :func:`lookup_query`. −∞ if no key lies
+        outside the mixture; NaN if ``weights`` is no mixture or ε lies outside [0, 1].
+
+    Raises:
+        ValueError: If ``weights`` is not a non-empty vector or ``leaked_weight`` not a scalar.
+        TypeError: If one of them is not floating-point.
+
+    Cost: O(n) FLOPs.
+
+    Examples:
+        >>> one_of_1000 = jnp.zeros(1000).at[7].set(1.0)
+        >>> print(attention.lookup_sharpness(one_of_1000, leaked_weight=1e-3).round(3))
+        13.813
+
+    References:
+        :cite:t:`vaswani2017`, equation 1, of which this is an exact consequence.
+    """
+    where = "attention.lookup_sharpness"
+    weights = _check.floating_array(where, "weights", weights)
+    if weights.ndim != 1:
+        raise _check.value_error(where, "weights", "must have shape (n,)", weights)
+    _, weights, dtype = _checked(where, weights[:, None], weights)
+    epsilon = _scalar(where, "leaked_weight", leaked_weight).astype(weights.dtype)
+    support, _, valid = _mixture(weights)
+    margin = _log_odds(support, epsilon.dtype) + jnp.log1p(-epsilon) - jnp.log(epsilon)
+    return jnp.where(valid, margin, jnp.nan).astype(dtype)
+
+
+def _log_odds(support: Array, dtype: jnp.dtype) -> Array:
+    """log((n − m)/m), the log-odds of leaking when all scores are equal; −∞ at n = m."""
+    others = jnp.sum(~support, dtype=dtype)
+    return jnp.log(others) - jnp.log(jnp.sum(support, dtype=dtype))
+
+
+def _mixture(weights: Array) -> tuple[Array, Array, Array]:
+    """Where w > 0, log of the normalized w there (0 elsewhere), and whether w is a mixture."""
+    valid = jnp.all(jnp.isfinite(weights)) & jnp.all(weights >= 0) & jnp.any(weights > 0)
+    # What is no mixture is treated as uniform, so that the branch not taken stays finite.
+    weights = jnp.where(valid, weights, 1)
+    support = weights > 0
+    logs = jnp.log(jnp.where(support, weights, 1)) - jnp.log(jnp.sum(weights))
+    return support, jnp.where(support, logs, 0), valid
+
+
+def _checked(
+    where: str, keys: Array, weights: Array, *, name: str = "keys"
+) -> tuple[Array, Array, jnp.dtype]:
+    """Both arrays in the first one's dtype, but 32 bits at least; and the dtype of the result."""
+    keys = _check.floating_array(where, name, keys)
+    weights = _check.floating_array(where, "weights", weights)
+    if keys.ndim != 2 or keys.shape[0] == 0:
+        raise _check.value_error(
+            where, name, "must be a matrix with a row for each key", keys, "Use vmap for batches."
+        )
+    if weights.shape != keys.shape[:1]:
+        raise _check.value_error(
+            where, "weights", f"must have shape ({len(keys)},), one for each key", weights
+        )
+    wide = keys.dtype if keys.dtype.itemsize >= 4 else jnp.float32
+    return keys.astype(wide), weights.astype(wide), keys.dtype
+
+
+def _scalar(where: str, argument: str, value: Array | float) -> Array:
+    array = _check.floating_array(where, argument, value)
+    if array.ndim != 0:
+        raise _check.value_error(where, argument, "must be a scalar", array)
+    return array
