@@ -1,0 +1,29 @@
+"""A Monte Carlo estimate with its error."""
+
+import jax
+import jax.numpy as jnp
+
+from equipoise._types import Array, Scalar, result
+
+
+@result
+class Estimate:
+    """A mean over draws with its standard error.
+
+    Attributes:
+        value: The mean.
+        standard_error: Standard deviation of ``value`` over the draws, which carries no gradient;
+            nan where the draws cannot tell, as with a single one.
+    """
+
+    value: Scalar
+    standard_error: Scalar
+
+
+def standard_error(terms: Array) -> Scalar:
+    """Standard error of the mean of independent terms; nan for a single one."""
+    n = terms.shape[0]
+    if n == 1:
+        return jnp.full((), jnp.nan, terms.dtype)
+    spread = jnp.std(jax.lax.stop_gradient(terms), ddof=1)
+    return jnp.divide(spread, n**0.5)
