@@ -1,3 +1,149 @@
-from tests.contract import Case, Pytree, Static  # noqa: F401
+import jax.numpy as jnp
 
-CASES: dict = {}
+from equipoise import games
+from tests.contract import Case, Pytree, Static
+
+X, Y = jnp.array([1.0, -0.5]), jnp.array([0.7, 0.3])
+MU, SIGMA = jnp.asarray(0.5), jnp.asarray(1.0)
+ORIGIN = (jnp.zeros(()), jnp.zeros(()))
+
+
+def quadratic(mu, sigma):
+    """μ/2·x² + σxy − μ/2·y², the game of which everything is known."""
+    return games.zero_sum(lambda x, y: mu / 2 * x**2 + sigma * x * y - mu / 2 * y**2)
+
+
+def cubic(c):
+    """A nonlinear zero-sum game on vectors."""
+    return games.zero_sum(lambda x, y: jnp.sum(x * y + c * x**3 - c * y**4))
+
+
+def played(rule, num_steps=3):
+    """Three steps of a rule on the nonlinear game, as a function of the start and the game."""
+    return Case(
+        lambda x, y, c: games.simulate(cubic(c), rule, (x, y), step_size=0.1, num_steps=num_steps),
+        (X, Y, jnp.asarray(0.2)),
+    )
+
+
+def built(make):
+    """A game made inside the function, differentiated through its vector field."""
+    return Case(lambda x, y, c: games.vector_field(make(c), (x, y)), (X, Y, jnp.asarray(0.2)))
+
+
+def logistic(r):
+    """The map whose periods and exponents are known."""
+    return lambda x: r * x * (1 - x)
+
+
+def step_of_map(flat):
+    step, ravel, unravel = games.update_map(
+        cubic(0.2), games.momentum(0.5), 0.1, (jnp.zeros(2), jnp.zeros(2))
+    )
+    return ravel(unravel(step(flat)))
+
+
+CONSTANT = Static("an integer that stands for a verdict or a kind of loss")
+CASES: dict = {
+    "zero_sum": built(cubic),
+    "general_sum": built(lambda c: games.general_sum(lambda x, y: c * x @ y, lambda x, y: y @ y)),
+    "Game": Pytree(cubic(0.2)),
+    "vector_field": built(cubic),
+    "Rule": Pytree(games.simultaneous()),
+    "State": Pytree(games.State((X, Y), ())),
+    "simultaneous": played(games.simultaneous()),
+    "alternating": played(games.alternating()),
+    "extragradient": played(games.extragradient()),
+    "optimistic": played(games.optimistic()),
+    "momentum": played(games.momentum(-0.3)),
+    "proximal_point": played(games.proximal_point()),
+    "simulate": played(games.simultaneous()),
+    "update_map": Case(step_of_map, (jnp.linspace(-1, 1, 8),)),
+    "spectral_radius": Case(
+        lambda mu, sigma: games.spectral_radius(
+            quadratic(mu, sigma), games.simultaneous(), ORIGIN, step_size=0.3
+        ),
+        (MU, SIGMA),
+    ),
+    "stability": Case(
+        lambda mu, sigma: (
+            games.stability(
+                quadratic(mu, sigma), games.simultaneous(), ORIGIN, step_size=0.3
+            ).spectral_radius
+        ),
+        (MU, SIGMA),
+    ),
+    "Stability": Pytree(
+        games.stability(quadratic(MU, SIGMA), games.simultaneous(), ORIGIN, step_size=0.3)
+    ),
+    "CONVERGES": CONSTANT,
+    "NEUTRAL": CONSTANT,
+    "DIVERGES": CONSTANT,
+    "critical_step_size": Case(
+        lambda mu, sigma: (
+            games.critical_step_size(
+                quadratic(mu, sigma), games.simultaneous(), ORIGIN, max_step_size=4.0
+            ).step_size
+        ),
+        (MU, SIGMA),
+        rtol=1e-11,
+    ),
+    "CriticalStep": Pytree(
+        games.CriticalStep(
+            step_size=jnp.asarray(1.0),
+            neutral_step_size=jnp.asarray(1.0),
+            eigenvalue=jnp.asarray(1j),
+            angle=jnp.asarray(jnp.pi / 2),
+            kind=jnp.asarray(games.NEIMARK_SACKER),
+            resonance=jnp.array([1, 4]),
+            simple=jnp.asarray(True),
+            residual=jnp.asarray(0.0),
+        )
+    ),
+    "NOT_LOST": CONSTANT,
+    "FOLD": CONSTANT,
+    "FLIP": CONSTANT,
+    "NEIMARK_SACKER": CONSTANT,
+    "period": Case(
+        lambda x, r: games.period(logistic(r), x),
+        (jnp.asarray(0.3), jnp.asarray(3.2)),
+        grad=False,
+        why="an integer",
+    ),
+    "cycle": Case(
+        lambda x, r: games.cycle(logistic(r), x).multipliers.real,
+        (jnp.asarray(0.6), jnp.asarray(2.9)),
+    ),
+    "Cycle": Pytree(games.cycle(logistic(2.9), 0.6)),
+    "rotation_number": Case(
+        lambda x, y, eta: games.rotation_number(
+            lambda z: (z[0] - eta * z[1], z[1] + eta * z[0]), (x, y), num_steps=20
+        ),
+        (jnp.asarray(1.0), jnp.asarray(0.5), jnp.asarray(0.3)),
+    ),
+    "lyapunov_exponents": Case(
+        lambda x, r: games.lyapunov_exponents(logistic(r), x, num_steps=50, num_transient=5).values,
+        (jnp.asarray(0.3), jnp.asarray(2.8)),
+    ),
+    "LyapunovExponents": Pytree(games.lyapunov_exponents(logistic(2.8), 0.3, num_steps=50)),
+    "orbit_diagram": Case(
+        lambda x, r: games.orbit_diagram(
+            lambda z, r: r * z * (1 - z), x, r, num_transient=5, num_states=4
+        ),
+        (jnp.asarray(0.3), jnp.array([2.5, 2.9])),
+    ),
+    "OrbitDiagram": Pytree(
+        games.orbit_diagram(lambda z, r: r * z * (1 - z), 0.3, jnp.array([2.5, 3.2]))
+    ),
+    "basins": Case(
+        lambda xs, eta: games.basins(
+            lambda x: x - eta * (x**3 - x), [xs], embed=lambda x: x, num_steps=60
+        ),
+        (jnp.array([-1.2, -0.4, 0.5, 1.3]), jnp.asarray(0.4)),
+        grad=False,
+        why="labels; an attractor does not depend on where its basin was entered",
+    ),
+    "Basins": Pytree(
+        games.basins(lambda x: x / 2, [jnp.linspace(-1, 1, 3)], embed=lambda x: x, num_steps=60)
+    ),
+}

@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+
 from equipoise._types import Array
 from equipoise.games._game import Game, Players, checked_players
 from equipoise.games._rule import Rule, State, StepSize
@@ -74,6 +75,8 @@ def update_map(
 def settled(game: Game, rule: Rule, players: Players, step_size: StepSize) -> State:
     """The initial state, with flags as after one step and step counts at their limit."""
     start = rule.init(game, players, step_size)
+    if all(jnp.issubdtype(leaf.dtype, jnp.floating) for leaf in jax.tree.leaves(start)):
+        return start
     later = rule.step(game, start, step_size)
 
     def leaf(first: Array, second: Array) -> Array:
@@ -81,7 +84,8 @@ def settled(game: Game, rule: Rule, players: Players, step_size: StepSize) -> St
             return first
         return jnp.full_like(second, COUNT) if first.dtype in (jnp.int32, jnp.int64) else second
 
-    return jax.tree.map(leaf, start, later)
+    state: State = jax.tree.map(leaf, start, later)
+    return state
 
 
 def flat_map(game: Game, rule: Rule, step_size: StepSize, example: State) -> UpdateMap:
@@ -104,7 +108,8 @@ def flat_map(game: Game, rule: Rule, step_size: StepSize, example: State) -> Upd
                 start += leaf.size
             else:
                 rebuilt.append(leaf)
-        return jax.tree.unflatten(structure, rebuilt)
+        state: State = jax.tree.unflatten(structure, rebuilt)
+        return state
 
     def step(flat: Array) -> Array:
         return ravel(rule.step(game, unravel(flat), step_size))

@@ -3,6 +3,7 @@ from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
+
 from equipoise._check import floating_tree, type_error, value_error
 from equipoise._types import Array, PyTree, Scalar, result, static_field
 
@@ -58,7 +59,7 @@ def zero_sum(payoff: Callable[..., Scalar]) -> Game:
 
 
 def general_sum(*losses: Callable[..., Scalar]) -> Game:
-    r"""n ≥ 1 players, each of which minimizes its own loss of everybody's position.
+    r"""N ≥ 1 players, each of which minimizes its own loss of everybody's position.
 
     .. math::
 
@@ -87,7 +88,11 @@ def general_sum(*losses: Callable[..., Scalar]) -> Game:
     """
     if not losses:
         raise value_error(
-            "games.general_sum", "losses", "must hold at least one loss", "none", "Pass one a player."
+            "games.general_sum",
+            "losses",
+            "must hold at least one loss",
+            "none",
+            "Pass one a player.",
         )
     for loss in losses:
         _check_callable("games.general_sum", "losses", loss)
@@ -99,7 +104,8 @@ def vector_field(game: Game, players: Players) -> Players:
 
     .. math::
 
-        F(z) = \bigl(\nabla_{x_1} f_1(z), \dots, \nabla_{x_n} f_n(z)\bigr), \qquad z = (x_1, \dots, x_n)
+        F(z) = \bigl(\nabla_{x_1} f_1(z), \dots, \nabla_{x_n} f_n(z)\bigr), \qquad
+        z = (x_1, \dots, x_n)
 
     For a zero-sum game F = (∇ₓf, −∇ᵧf): both players go *down* F.
 
@@ -146,9 +152,7 @@ def checked_players(
 ) -> tuple[Any, ...]:
     """The players as a tuple of pytrees of strongly typed real arrays that fit the game."""
     if not isinstance(game, Game):
-        raise type_error(
-            where, "game", "must be a Game", game, "Make one: games.zero_sum(payoff)."
-        )
+        raise type_error(where, "game", "must be a Game", game, "Make one: games.zero_sum(payoff).")
     if not isinstance(players, tuple | list):
         raise type_error(
             where,

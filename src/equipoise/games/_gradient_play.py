@@ -3,6 +3,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+
 from equipoise._check import type_error, value_error
 from equipoise.games._game import Game, Players, field, partial_gradient
 from equipoise.games._rule import (
@@ -39,8 +40,8 @@ def simultaneous(*, projections: Projections = None) -> Rule:
     Cost: one vector field a step.
 
     Examples:
-        >>> game = games.zero_sum(lambda p, q: p * q)
-        >>> p, q = games.simulate(game, games.simultaneous(), (1.0, 1.0), step_size=1.0, num_steps=3)
+        >>> game, rule = games.zero_sum(lambda p, q: p * q), games.simultaneous()
+        >>> p, q = games.simulate(game, rule, (1.0, 1.0), step_size=1.0, num_steps=3)
         >>> print(p, q)
         [ 1.  0. -2. -4.] [1. 2. 2. 0.]
 
@@ -127,8 +128,8 @@ def extragradient(*, projections: Projections = None) -> Rule:
     Cost: two vector fields a step.
 
     Examples:
-        >>> game = games.zero_sum(lambda p, q: p * q)
-        >>> p, q = games.simulate(game, games.extragradient(), (1.0, 1.0), step_size=0.5, num_steps=2)
+        >>> game, rule = games.zero_sum(lambda p, q: p * q), games.extragradient()
+        >>> p, q = games.simulate(game, rule, (1.0, 1.0), step_size=0.5, num_steps=2)
         >>> print(p, q)
         [ 1.      0.25   -0.4375] [1.     1.25   1.0625]
 
@@ -187,9 +188,7 @@ def optimistic(
 
     def advance(game: Game, z: Players, past: Players, eta: Steps) -> tuple[Players, Players]:
         now = field(game, z)
-        direction = jax.tree.map(
-            lambda g, p: _as(alpha, g) * g + _as(beta, g) * (g - p), now, past
-        )
+        direction = jax.tree.map(lambda g, p: _as(alpha, g) * g + _as(beta, g) * (g - p), now, past)
         return project(descend(z, eta, direction)), now
 
     return make_rule("optimistic", advance, lambda game, z, eta: field(game, z))
@@ -273,7 +272,7 @@ def replaced(players: Players, i: int, player: Any) -> Players:
 def checked_order(
     where: str, order: Sequence[int] | None, *, repeats: bool = True
 ) -> tuple[int, ...] | None:
-    """The order of play as a tuple of integers; it may name a player twice only with ``repeats``."""
+    """The order of play as integers; only with ``repeats`` may it name a player twice."""
     if order is None:
         return None
     if not isinstance(order, tuple | list) or not all(type(i) is int for i in order):

@@ -1,11 +1,12 @@
 from typing import Any
 
 import jax
+from jax.flatten_util import ravel_pytree
+
 from equipoise._check import positive_integer
 from equipoise.games._game import Game, Players, field
 from equipoise.games._newton import newton_root
 from equipoise.games._rule import Projections, Rule, Steps, descend, make_rule, projector
-from jax.flatten_util import ravel_pytree
 
 
 def proximal_point(*, max_newton: int = 20, projections: Projections = None) -> Rule:
@@ -34,8 +35,8 @@ def proximal_point(*, max_newton: int = 20, projections: Projections = None) -> 
     coordinates, GMRES above. Derivatives cost one such solve more, whatever ``max_newton`` is.
 
     Examples:
-        >>> game = games.zero_sum(lambda p, q: p * q)
-        >>> p, q = games.simulate(game, games.proximal_point(), (2.0, 2.0), step_size=1.0, num_steps=2)
+        >>> game, rule = games.zero_sum(lambda p, q: p * q), games.proximal_point()
+        >>> p, q = games.simulate(game, rule, (2.0, 2.0), step_size=1.0, num_steps=2)
         >>> print(p, q)
         [ 2.  0. -1.] [2. 2. 1.]
 

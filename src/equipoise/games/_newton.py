@@ -1,14 +1,21 @@
 """Newton's method on a flat vector, dense or matrix-free, differentiable at its solution."""
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+
 from equipoise._types import Array
 
 Flat = Callable[[Array], Array]
 # Above this many unknowns a matrix is no longer formed.
 DENSE_LIMIT = 512
+
+
+def rounding(dtype: Any, power: float = 1) -> float:
+    """The relative rounding error ε of a floating-point type, or a power of it."""
+    return float(jnp.finfo(dtype).eps ** power)  # type: ignore[no-untyped-call]
 
 
 def dense_matrix(matvec: Flat, n: int, dtype: jnp.dtype) -> Array:
@@ -17,26 +24,26 @@ def dense_matrix(matvec: Flat, n: int, dtype: jnp.dtype) -> Array:
 
 
 def solve_linear(matvec: Flat, b: Array, *, least_squares: bool = False) -> Array:
-    """x with ``matvec(x) = b``: by a factorization where small, by GMRES where large.
+    """X with ``matvec(x) = b``: by a factorization where small, by GMRES where large.
 
     ``least_squares`` takes the solution of least norm of a singular system (where small).
     """
     if b.size > DENSE_LIMIT:
-        x, _ = jax.scipy.sparse.linalg.gmres(
-            matvec, b, tol=10 * jnp.finfo(b.dtype).eps, restart=50, maxiter=20
-        )
+        x: Array = jax.scipy.sparse.linalg.gmres(  # type: ignore[no-untyped-call]
+            matvec, b, tol=10 * rounding(b.dtype), restart=50, maxiter=20
+        )[0]
         return x
     matrix = dense_matrix(matvec, b.size, b.dtype)
     if least_squares:
         # The pseudo-inverse is a constant of the solve, so that a multiple singular value, where
         # its own derivative does not exist, does no harm.
-        return jnp.linalg.pinv(jax.lax.stop_gradient(matrix)) @ b
-    return jnp.linalg.solve(matrix, b)
+        inverse: Array = jnp.linalg.pinv(jax.lax.stop_gradient(matrix))
+        return inverse @ b
+    solution: Array = jnp.linalg.solve(matrix, b)
+    return solution
 
 
-def newton_root(
-    f: Flat, start: Array, *, max_steps: int, least_squares: bool = False
-) -> Array:
+def newton_root(f: Flat, start: Array, *, max_steps: int, least_squares: bool = False) -> Array:
     """A root of f near the start; it differentiates implicitly.
 
     Each step takes the best of eight lengths 1, 1/2, … 1/128 of Newton's direction. It ends where
@@ -54,7 +61,7 @@ def newton_root(
 
 
 def _iterate(f: Flat, start: Array, *, max_steps: int, least_squares: bool) -> Array:
-    tolerance = 8 * jnp.finfo(start.dtype).eps
+    tolerance = 8 * rounding(start.dtype)
     lengths = 0.5 ** jnp.arange(8, dtype=start.dtype)
 
     def residual(u: Array) -> Array:
@@ -71,7 +78,7 @@ def _iterate(f: Flat, start: Array, *, max_steps: int, least_squares: bool) -> A
         u, size, _, step = carry
         value, tangent = jax.linearize(f, u)
         direction = solve_linear(tangent, -value, least_squares=least_squares)
-        candidates = u + lengths[:, None] * direction
+        candidates = jax.vmap(lambda t: u + t * direction)(lengths)
         sizes = jax.vmap(residual)(candidates)
         best = jnp.argmin(sizes)
         better = sizes[best] < size

@@ -5,6 +5,7 @@ from typing import Any, TypeAlias
 import jax
 import jax.numpy as jnp
 import numpy as np
+
 from equipoise._check import is_traced, type_error, value_error
 from equipoise._types import Array, PyTree, Scalar, result, static_field
 from equipoise.games._game import Game, Players, checked_players
@@ -108,7 +109,11 @@ def check_not_negative(where: str, argument: str, value: Any) -> None:
     """Reject negative and NaN entries of a concrete array; a traced one passes."""
     if not is_traced(value) and not np.all(np.asarray(value) >= 0):
         raise value_error(
-            where, argument, "must not be negative or NaN", str(np.asarray(value)), "Check its sign."
+            where,
+            argument,
+            "must not be negative or NaN",
+            str(np.asarray(value)),
+            "Check its sign.",
         )
 
 

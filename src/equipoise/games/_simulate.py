@@ -1,5 +1,6 @@
 import jax
 import jax.numpy as jnp
+
 from equipoise._check import positive_integer, type_error
 from equipoise.games._game import Game, Players
 from equipoise.games._rule import Rule, StepSize
@@ -26,7 +27,8 @@ def simulate(
         T + 1. A trajectory that overflows holds infinities and then NaNs from there on.
 
     Raises:
-        TypeError: If a player is not real and floating-point, or ``num_steps`` is no Python integer.
+        TypeError: If a player is not real and floating-point, or ``num_steps`` is no Python
+            integer.
         ValueError: If the players do not fit the game or the rule, or a step size is negative or
             NaN.
 
@@ -51,7 +53,10 @@ def simulate(
         return state, state.players
 
     _, path = jax.lax.scan(step, start, None, length=num_steps)
-    return jax.tree.map(lambda x, xs: jnp.concatenate([x[None], xs]), start.players, path)
+    trajectory: Players = jax.tree.map(
+        lambda x, xs: jnp.concatenate([x[None], xs]), start.players, path
+    )
+    return trajectory
 
 
 def check_rule(where: str, rule: object) -> None:
