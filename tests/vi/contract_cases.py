@@ -4,11 +4,12 @@ import jax
 import jax.numpy as jnp
 
 from equipoise import vi
-from tests.contract import Case, Pytree
+from tests.contract import Case, Pytree, Static
 
 EXAMPLE = {"a": jnp.zeros(2), "b": jnp.zeros(())}
 POSITION = {"a": jnp.array([0.3, -0.4]), "b": jnp.array(0.9)}
 VECTOR = jnp.array([0.1, -0.2, 0.3])
+ESTIMATE = vi.Estimate(jnp.array(1.0), jnp.array(0.1))
 
 
 def log_density(position):
@@ -22,6 +23,14 @@ def density_of(family):
     return fn
 
 
+def support_of(make, shape):
+    def fn(flat):
+        family = vi.mean_field(jnp.zeros(shape, flat.dtype), support=make())
+        return family.unravel(flat), family.log_volume(flat), family.ravel(family.unravel(flat))
+
+    return fn
+
+
 FULL = vi.full_rank(EXAMPLE)
 MEAN = vi.mean_field(EXAMPLE)
 MEAN_PARAMS = {"mean": VECTOR, "log_scale": -VECTOR}
@@ -31,8 +40,51 @@ CASES = {
         lambda params, key: vi.elbo(log_density, MEAN, params, key, num_samples=8),
         (MEAN_PARAMS, jax.random.key(0)),
     ),
+    "elbo_terms": Case(
+        lambda params, other, key: vi.elbo_terms(
+            log_density, (MEAN, other), MEAN, params, key, num_samples=8
+        ),
+        (MEAN_PARAMS, MEAN.init(), jax.random.key(0)),
+    ),
+    "ElboTerms": Pytree(vi.ElboTerms(ESTIMATE, ESTIMATE, ESTIMATE)),
+    "kl_divergence": Case(
+        lambda params, other: vi.kl_divergence(MEAN, params, MEAN, other),
+        (MEAN_PARAMS, MEAN.init(scale=2.0)),
+    ),
+    "free_bits": Case(lambda kl: vi.free_bits(kl, 0.05), (VECTOR,)),
+    "cyclical_weight": Case(lambda t: vi.cyclical_weight(t, period=3), (jnp.array(1.25),)),
+    "gradient_variance": Case(
+        lambda params, key: vi.gradient_variance(
+            lambda p, k: vi.elbo(log_density, MEAN, p, k, num_samples=2),
+            params,
+            key,
+            num_repeats=4,
+        ),
+        (MEAN_PARAMS, jax.random.key(0)),
+    ),
+    "GradientVariance": Pytree(
+        vi.GradientVariance(VECTOR, VECTOR, jnp.array(1.0), jnp.array(0.1), jnp.array(2.0))
+    ),
     "mean_field": Case(density_of(MEAN), (MEAN_PARAMS, POSITION)),
     "full_rank": Case(density_of(FULL), ({**MEAN_PARAMS, "lower": VECTOR}, POSITION)),
-    "Estimate": Pytree(vi.Estimate(jnp.array(1.0), jnp.array(0.1))),
+    "real": Case(support_of(vi.real, (3,)), (VECTOR,)),
+    "positive": Case(support_of(vi.positive, (3,)), (VECTOR,)),
+    "interval": Case(support_of(lambda: vi.interval(-1.0, 2.0), (3,)), (VECTOR,)),
+    "ordered": Case(support_of(vi.ordered, (3,)), (VECTOR,)),
+    "simplex": Case(support_of(vi.simplex, (4,)), (VECTOR,)),
+    "cholesky_correlation": Case(support_of(vi.cholesky_correlation, (3, 3)), (VECTOR,)),
+    "Support": Static("a tuple of functions; test_supports.py holds each of them"),
+    "Estimate": Pytree(ESTIMATE),
     "Family": Pytree(MEAN),
+    "diagnose": Case(
+        lambda params, key: vi.diagnose(log_density, MEAN, params, key, num_samples=200),
+        (MEAN_PARAMS, jax.random.key(0)),
+        rtol=1e-9,
+        rtol_float32=2e-2,
+        why="k̂ amplifies the rounding of the tail, whose excesses are differences",
+    ),
+    "fit": Static("reports mistakes from values, so it is no traced function; see test_fit.py"),
+    "posterior_draws": Static("draws from a Fit, whose source is static; see test_fit.py"),
+    "Fit": Static("made by fit alone; test_fit.py flattens and prints one"),
+    "Diagnostics": Pytree(vi.Diagnostics(*jnp.linspace(0.1, 1.0, 9))),
 }

@@ -1,49 +1,23 @@
 """The evidence lower bound: value, standard error, and a choice of gradient estimators."""
 
-from collections.abc import Callable
 from typing import Any
 
-import jax
-import jax.numpy as jnp
-
-from equipoise._check import choice, positive_integer, value_error
-from equipoise._types import Array, PRNGKeyArray, PyTree, Scalar
-from equipoise.vi._draws import independent
-from equipoise.vi._estimate import Estimate, standard_error
+from equipoise._types import PRNGKeyArray
+from equipoise.vi._estimate import Estimate
 from equipoise.vi._family import Family
-
-GRADIENTS = ("closed_form_entropy", "sticking_the_landing")
-
-
-def flat_log_density(
-    where: str, log_density: Callable[[PyTree], Scalar], family: Family
-) -> Callable[[Array], Scalar]:
-    """Log density of the flat vector, log p(position) + log |∂position/∂flat|, checked."""
-
-    def flat_density(flat: Array) -> Scalar:
-        value = jnp.asarray(log_density(family.unravel(flat)))
-        if value.shape != () or not jnp.issubdtype(value.dtype, jnp.floating):
-            raise value_error(
-                where,
-                "log_density",
-                "must return one floating-point number for one position",
-                value,
-                "Sum over the data inside it; positions are mapped for you.",
-            )
-        total: Array = value.astype(flat.dtype) + family.log_volume(flat)
-        return total
-
-    return flat_density
+from equipoise.vi._terms import LogDensity, checked_density, draw, dtype_of, estimate
 
 
 def elbo(
-    log_density: Callable[[PyTree], Scalar],
+    log_density: LogDensity,
     family: Family,
     params: Any,
     key: PRNGKeyArray,
     *,
     num_samples: int,
     gradient: str = "closed_form_entropy",
+    draws: str = "iid",
+    replications: int = 4,
 ) -> Estimate:
     r"""Evidence lower bound of a log density, with its standard error.
 
@@ -59,17 +33,26 @@ def elbo(
         params: θ, as ``family.init`` returns them.
         key: Randomness of the draws.
         num_samples: Number of draws.
-        gradient: What ``jax.grad`` of the value estimates the gradient with:
-            ``"closed_form_entropy"``, the exact gradient of this value, with the part of the
-            entropy that has a closed form in place of draws; ``"sticking_the_landing"``, without
-            the score of q, zero variance where q = p.
+        gradient: How ``jax.grad`` of the value estimates the gradient of the bound.
+            ``"closed_form_entropy"``: the exact gradient of this value, in which the part of the
+            entropy that has a closed form is not sampled. ``"sticking_the_landing"``: without the
+            score of q, so that its variance is 0 where q = p. ``"score_function"``: for draws
+            that have no derivative, with the mean of the other draws as baseline.
+        draws: ``"iid"``; ``"antithetic"``, pairs of draws that mirror each other;
+            ``"quasi_random"``, a randomly shifted and folded rank-1 lattice.
+        replications: Number of independent lattices that quasi-random draws are divided into;
+            their spread gives the standard error. One lattice has the least variance, and a
+            standard error of nan.
 
     Returns:
-        An :class:`Estimate`. It is the bound itself, never the loss: maximize it.
+        An :class:`Estimate`. It is the bound itself, never the loss: maximize it. The gradient
+        with respect to what ``log_density`` closes over is that of the value, whatever
+        ``gradient``. The standard error is over independent draws, pairs or lattices.
 
     Raises:
         ValueError: If ``log_density`` does not return one number, ``num_samples`` is below 1 or
-            ``gradient`` is none of those above.
+            not a multiple of the number of pairs or lattices, an option is unknown, or the family
+            is not reparameterized and ``gradient`` or ``draws`` needs that it is.
 
     Cost: ``num_samples`` evaluations of ``log_density``.
 
@@ -84,24 +67,19 @@ def elbo(
         1.8379
 
     References:
-        :cite:t:`kingma2014`, :cite:t:`roeder2017`.
+        :cite:t:`kingma2014`; :cite:t:`roeder2017` (sticking the landing); :cite:t:`kool2019` (the
+        baseline); :cite:t:`buchholz2018` (quasi-random draws).
     """
-    positive_integer("vi.elbo", "num_samples", num_samples)
-    choice("vi.elbo", "gradient", gradient, GRADIENTS)
-    log_p = flat_log_density("vi.elbo", log_density, family)
-    noise = independent(key, num_samples, family.noise_size, _dtype(params))
-
-    def closed_form_entropy(noise: Array) -> Any:
-        return log_p(family.transform_flat(params, noise)) + family.entropy_term(params, noise)
-
-    def sticking_the_landing(noise: Array) -> Any:
-        z = family.transform_flat(params, noise)
-        return log_p(z) - family.log_prob_flat(jax.lax.stop_gradient(params), z)
-
-    term = closed_form_entropy if gradient == "closed_form_entropy" else sticking_the_landing
-    terms = jax.vmap(term)(noise)
-    return Estimate(jnp.mean(terms), standard_error(terms))
-
-
-def _dtype(params: Any) -> Any:
-    return jax.tree.leaves(params)[0].dtype
+    where = "vi.elbo"
+    sample = draw(
+        where,
+        family,
+        params,
+        key,
+        num_samples=num_samples,
+        gradient=gradient,
+        draws=draws,
+        replications=replications,
+    )
+    log_p = checked_density(where, "log_density", log_density, dtype_of(params))
+    return estimate(sample.credited(sample.each(log_p) + sample.entropy))

@@ -1,5 +1,6 @@
 """What every family offers, and how a distribution of a flat vector becomes one of a pytree."""
 
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -10,6 +11,7 @@ import numpy as np
 from equipoise._check import describe, positive_integer, type_error, value_error
 from equipoise._types import Array, PyTree, Scalar, result, static_field
 from equipoise.vi._draws import independent
+from equipoise.vi._support import REAL, Support, match
 
 
 @result
@@ -40,6 +42,10 @@ class Family:
         ravel: From a position to its flat vector.
         unravel: From a flat vector to its position.
         log_volume: log |∂position/∂flat| at a flat vector, 0 without supports.
+        flat_entropy: Entropy of the flat vector where it is closed, otherwise None.
+        moments: For families that are normal in the flat vector, ``moments(params)`` gives its
+            mean and a factor S of its covariance S Sᵀ, a vector where S is diagonal; else None.
+        positions: Structure, shapes and supports of a position.
     """
 
     name: str = static_field()
@@ -56,22 +62,34 @@ class Family:
     ravel: Any = static_field(default=None)
     unravel: Any = static_field(default=None)
     log_volume: Any = static_field(default=None)
+    flat_entropy: Any = static_field(default=None)
+    moments: Any = static_field(default=None)
+    positions: Any = static_field(default=None)
 
     def __str__(self) -> str:
         return f"{self.name}, {self.dimension} coordinates"
 
 
 class Layout(NamedTuple):
-    """The shapes of a position; hashable, so that equal examples give the same family."""
+    """The shapes and supports of a position; hashable, so equal examples give the same family."""
 
     structure: Any
     shapes: tuple[tuple[int, ...], ...]
     dtypes: tuple[Any, ...]
+    supports: tuple[Support, ...]
+
+    @property
+    def flat_shapes(self) -> list[tuple[int, ...]]:
+        """Shapes of the free numbers of every leaf."""
+        return [
+            support.flat_shape(shape)
+            for support, shape in zip(self.supports, self.shapes, strict=True)
+        ]
 
     @property
     def size(self) -> int:
-        """Number of entries of all leaves."""
-        return sum(int(np.prod(shape)) for shape in self.shapes)
+        """Number of flat coordinates."""
+        return sum(math.prod(shape) for shape in self.flat_shapes)
 
     @property
     def dtype(self) -> Any:
@@ -89,7 +107,7 @@ def available(dtype: Any) -> Any:
     return jnp.dtype(np.float32 if narrow else dtype)
 
 
-def layout(where: str, example: Any) -> Layout:
+def layout(where: str, example: Any, support: Any) -> Layout:
     """Structure, shapes and dtypes of the example, whose leaves must be floating-point."""
     paths, structure = jax.tree_util.tree_flatten_with_path(example)
     if not paths:
@@ -111,6 +129,7 @@ def layout(where: str, example: Any) -> Layout:
         structure,
         tuple(tuple(leaf.shape) for leaf in leaves),
         tuple(jnp.dtype(leaf.dtype) for leaf in leaves),
+        match(where, jax.tree.unflatten(structure, leaves), support),
     )
 
 
@@ -124,24 +143,28 @@ class Core(NamedTuple):
     transform: Callable[[Any, Array], Array]
     log_prob: Callable[[Any, Array], Scalar]
     entropy_term: Callable[[Any, Array], Scalar]
-    entropy: Callable[[Any], Scalar] | None
+    entropy: Callable[[Any], Scalar] | None = None
+    moments: Callable[[Any], tuple[Array, Array]] | None = None
 
 
 def assemble(core: Core, shape: Layout) -> Family:
     """The family of positions whose flat vectors have the distribution ``core``."""
-    where = f"vi.{core.name}"
-    sizes = [int(np.prod(s)) for s in shape.shapes]
-    splits = np.cumsum(sizes)[:-1].tolist()
+    where, d = f"vi.{core.name}", core.dimension
+    flat_shapes, supports = shape.flat_shapes, shape.supports
+    splits = np.cumsum([math.prod(s) for s in flat_shapes])[:-1].tolist()
+
+    def free(flat: Array) -> list[Array]:
+        parts = jnp.split(flat, splits)
+        return [part.reshape(s) for part, s in zip(parts, flat_shapes, strict=True)]
 
     def unravel(flat: Array) -> PyTree:
-        parts = jnp.split(flat, splits)
         leaves = [
-            part.reshape(s).astype(available(dtype))
-            for part, s, dtype in zip(parts, shape.shapes, shape.dtypes, strict=True)
+            support.forward(u).astype(available(dtype))
+            for support, u, dtype in zip(supports, free(flat), shape.dtypes, strict=True)
         ]
         return jax.tree.unflatten(shape.structure, leaves)
 
-    def ravel(position: PyTree) -> Array:
+    def checked(position: PyTree) -> list[Array]:
         leaves = [jnp.asarray(leaf) for leaf in jax.tree.leaves(position)]
         if jax.tree.structure(position) != shape.structure or (
             [leaf.shape for leaf in leaves] != list(shape.shapes)
@@ -153,13 +176,22 @@ def assemble(core: Core, shape: Layout) -> Family:
                 f"{jax.tree.structure(position)} with shapes {[leaf.shape for leaf in leaves]}",
                 "Several positions go through jax.vmap.",
             )
-        return jnp.concatenate([leaf.ravel().astype(shape.dtype) for leaf in leaves])
+        return [leaf.astype(shape.dtype) for leaf in leaves]
+
+    def join(leaves: list[Array]) -> Array:
+        return jnp.concatenate(
+            [support.inverse(x).ravel() for support, x in zip(supports, leaves, strict=True)]
+        )
+
+    def ravel(position: PyTree) -> Array:
+        return join(checked(position))
 
     def log_volume(flat: Array) -> Scalar:
-        return jnp.zeros((), flat.dtype)
+        terms = [support.log_volume(u) for support, u in zip(supports, free(flat), strict=True)]
+        return sum(terms, start=jnp.zeros((), flat.dtype))
 
     def init(key: Any = None, *, position: PyTree = None, scale: Any = 1.0) -> Any:
-        center = jnp.zeros(core.dimension, shape.dtype) if position is None else ravel(position)
+        center = jnp.zeros(d, shape.dtype) if position is None else ravel(position)
         return core.init(key, center, jnp.asarray(scale, shape.dtype))
 
     def transform(params: Any, noise: Array) -> PyTree:
@@ -171,17 +203,25 @@ def assemble(core: Core, shape: Layout) -> Family:
         return jax.vmap(transform, in_axes=(None, 0))(params, noise)
 
     def log_prob(params: Any, position: PyTree) -> Scalar:
-        flat = ravel(position)
-        return core.log_prob(params, flat) - log_volume(flat)
+        leaves = checked(position)
+        inside = jnp.stack([s.contains(x) for s, x in zip(supports, leaves, strict=True)]).all()
+        # The inverse outside its set is nan, which would reach the gradient through `where`.
+        anywhere = [
+            s.forward(u) for s, u in zip(supports, free(jnp.zeros(d, shape.dtype)), strict=True)
+        ]
+        safe = [jnp.where(inside, x, y) for x, y in zip(leaves, anywhere, strict=True)]
+        flat = join(safe)
+        return jnp.where(inside, core.log_prob(params, flat) - log_volume(flat), -jnp.inf)
 
     def entropy(params: Any) -> Scalar:
-        if core.entropy is None:
+        bent = [s.name for s in supports if s is not REAL]
+        if core.entropy is None or bent:
             raise value_error(
                 where,
                 "entropy",
-                "has no closed form for this family",
-                core.name,
-                "Estimate it: vi.elbo(lambda z: 0.0, ...) is the entropy with its error.",
+                "must have a closed form",
+                f"{core.name} on {', '.join(bent)}" if bent else core.name,
+                "Estimate it: vi.elbo of a log density that is 0 everywhere is the entropy.",
             )
         return core.entropy(params)
 
@@ -191,7 +231,7 @@ def assemble(core: Core, shape: Layout) -> Family:
         sample=sample,
         log_prob=log_prob,
         entropy=entropy,
-        dimension=core.dimension,
+        dimension=d,
         noise_size=core.noise_size,
         transform=transform,
         transform_flat=core.transform,
@@ -200,4 +240,7 @@ def assemble(core: Core, shape: Layout) -> Family:
         ravel=ravel,
         unravel=unravel,
         log_volume=log_volume,
+        flat_entropy=core.entropy,
+        moments=core.moments,
+        positions=shape,
     )

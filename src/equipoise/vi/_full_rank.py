@@ -10,6 +10,7 @@ import numpy as np
 from equipoise._types import Array, PyTree, Scalar
 from equipoise.vi._family import Core, Family, Layout, assemble, layout
 from equipoise.vi._mean_field import LOG_2PI, normal_log_prob
+from equipoise.vi._support import Support
 
 
 def scale_tril(params: dict[str, Array]) -> Array:
@@ -27,7 +28,7 @@ def from_scale_tril(mean: Array, factor: Array) -> dict[str, Array]:
     return {"mean": mean, "log_scale": jnp.log(diagonal), "lower": lower}
 
 
-def full_rank(example: PyTree) -> Family:
+def full_rank(example: PyTree, *, support: PyTree | Support | None = None) -> Family:
     r"""A normal with any covariance.
 
     .. math::
@@ -41,6 +42,8 @@ def full_rank(example: PyTree) -> Family:
     Args:
         example: A pytree of floating-point arrays, or of ``jax.ShapeDtypeStruct``, with the shapes
             of one position; its values are not used.
+        support: Where each leaf lives: one support for all, or a pytree of supports like the
+            example. Default: all reals.
 
     Returns:
         A :class:`Family` with params ``{"mean": m, "log_scale": ℓ, "lower": U}``, where ``lower``
@@ -49,7 +52,7 @@ def full_rank(example: PyTree) -> Family:
 
     Raises:
         TypeError: If a leaf of the example is not floating-point.
-        ValueError: If the example has no leaf.
+        ValueError: If the example has no leaf, or ``support`` does not fit it.
 
     Cost: d(d + 3)/2 parameters; O(d²) for a draw or a density, O(d) for the entropy.
 
@@ -62,7 +65,7 @@ def full_rank(example: PyTree) -> Family:
     References:
         :cite:t:`kucukelbir2017`, section 2.4.
     """
-    return _full_rank(layout("vi.full_rank", example))
+    return _full_rank(layout("vi.full_rank", example, support))
 
 
 @functools.lru_cache(maxsize=256)
@@ -91,6 +94,9 @@ def _full_rank(shape: Layout) -> Family:
     def entropy_term(params: dict[str, Array], noise: Array) -> Scalar:
         return entropy(params)
 
+    def moments(params: dict[str, Array]) -> tuple[Array, Array]:
+        return params["mean"], scale_tril(params)
+
     return assemble(
-        Core("full_rank", d, d, init, transform, log_prob, entropy_term, entropy), shape
+        Core("full_rank", d, d, init, transform, log_prob, entropy_term, entropy, moments), shape
     )

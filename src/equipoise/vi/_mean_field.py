@@ -8,6 +8,7 @@ import numpy as np
 
 from equipoise._types import Array, PyTree, Scalar
 from equipoise.vi._family import Core, Family, Layout, assemble, layout
+from equipoise.vi._support import Support
 
 LOG_2PI = float(np.log(2 * np.pi))
 
@@ -17,7 +18,7 @@ def normal_log_prob(noise: Array) -> Scalar:
     return -0.5 * (jnp.sum(noise**2) + noise.size * LOG_2PI)
 
 
-def mean_field(example: PyTree) -> Family:
+def mean_field(example: PyTree, *, support: PyTree | Support | None = None) -> Family:
     r"""Independent normals, one for each coordinate of the position.
 
     .. math::
@@ -31,6 +32,8 @@ def mean_field(example: PyTree) -> Family:
     Args:
         example: A pytree of floating-point arrays, or of ``jax.ShapeDtypeStruct``, with the shapes
             of one position; its values are not used.
+        support: Where each leaf lives: one support for all, or a pytree of supports like the
+            example. Default: all reals.
 
     Returns:
         A :class:`Family` with params ``{"mean": m, "log_scale": ℓ}``, both of shape
@@ -38,7 +41,7 @@ def mean_field(example: PyTree) -> Family:
 
     Raises:
         TypeError: If a leaf of the example is not floating-point.
-        ValueError: If the example has no leaf.
+        ValueError: If the example has no leaf, or ``support`` does not fit it.
 
     Cost: d parameters; O(d) for a draw, a density or the entropy.
 
@@ -51,7 +54,7 @@ def mean_field(example: PyTree) -> Family:
     References:
         :cite:t:`kucukelbir2017`, section 2.4.
     """
-    return _mean_field(layout("vi.mean_field", example))
+    return _mean_field(layout("vi.mean_field", example, support))
 
 
 @functools.lru_cache(maxsize=256)
@@ -74,6 +77,9 @@ def _mean_field(shape: Layout) -> Family:
     def entropy_term(params: dict[str, Array], noise: Array) -> Scalar:
         return entropy(params)
 
+    def moments(params: dict[str, Array]) -> tuple[Array, Array]:
+        return params["mean"], jnp.exp(params["log_scale"])
+
     return assemble(
-        Core("mean_field", d, d, init, transform, log_prob, entropy_term, entropy), shape
+        Core("mean_field", d, d, init, transform, log_prob, entropy_term, entropy, moments), shape
     )

@@ -1,0 +1,208 @@
+"""The two terms of the ELBO apart, and the plain functions that weigh them."""
+
+import functools
+from typing import Any
+
+import jax.numpy as jnp
+
+from equipoise._check import floating_array, positive_integer, type_error, value_error
+from equipoise._types import Array, PRNGKeyArray, Scalar, result
+from equipoise.vi._estimate import Estimate
+from equipoise.vi._family import Family
+from equipoise.vi._kl import kl_divergence
+from equipoise.vi._terms import LogDensity, checked_density, draw, dtype_of, estimate
+
+
+@result
+class ElboTerms:
+    """Reconstruction and divergence of a bound, each with its standard error.
+
+    Attributes:
+        reconstruction: Expected log-likelihood, times the likelihood scale.
+        kl: Divergence from the prior; its standard error is 0 where it has a closed form.
+        elbo: reconstruction − kl, whose standard error counts that both use the same draws.
+    """
+
+    reconstruction: Estimate
+    kl: Estimate
+    elbo: Estimate
+
+    def __str__(self) -> str:
+        rows = ("reconstruction", "kl", "elbo")
+        width = max(map(len, rows))
+        pairs = ((name, getattr(self, name)) for name in rows)
+        return "ElboTerms\n" + "\n".join(
+            f"  {name:<{width}}  {pair.value} ± {pair.standard_error}" for name, pair in pairs
+        )
+
+
+def elbo_terms(
+    log_likelihood: LogDensity,
+    prior: LogDensity | tuple[Family, Any],
+    family: Family,
+    params: Any,
+    key: PRNGKeyArray,
+    *,
+    num_samples: int,
+    gradient: str = "closed_form_entropy",
+    draws: str = "iid",
+    replications: int = 4,
+    likelihood_scale: float | Scalar = 1.0,
+) -> ElboTerms:
+    r"""Reconstruction and divergence from the prior, each with its error.
+
+    .. math::
+
+        \operatorname{ELBO} =
+        \underbrace{c\, \mathbb{E}_q[\log p(x \mid z)]}_{\text{reconstruction}}
+        - \underbrace{\operatorname{KL}(q(z) \,\|\, p(z))}_{\text{kl}}
+
+    Args:
+        log_likelihood: log p(x | z), a function of one position that returns one number.
+        prior: p(z): its log density, normalized, as a function of one position, for a sampled
+            divergence; or a pair ``(family, params)``, for a closed one where both are normal and
+            a sampled one where they are not.
+        family: The :class:`Family` of q.
+        params: Params of q.
+        key: Randomness of the draws.
+        num_samples: Number of draws.
+        gradient: The gradient estimator, as in :func:`elbo`.
+        draws: ``"iid"``, ``"antithetic"`` or ``"quasi_random"``, as in :func:`elbo`.
+        replications: Number of independent lattices of quasi-random draws.
+        likelihood_scale: c, the size of the data divided by that of a minibatch: with it the
+            reconstruction of a random minibatch is unbiased for that of all data.
+
+    Returns:
+        An :class:`ElboTerms`. For β ≠ 1 use ``reconstruction.value - beta * kl.value``, and
+        :func:`free_bits` on ``kl.value`` for a floor.
+
+    Raises:
+        TypeError: If ``prior`` is neither a function nor a pair.
+        ValueError: If ``log_likelihood`` or ``prior`` does not return one number, and as
+            :func:`elbo`.
+
+    Cost: ``num_samples`` evaluations of ``log_likelihood``, and of ``prior`` where it is sampled.
+
+    Examples:
+        >>> family = vi.mean_field(0.0)
+        >>> posterior = family.init(position=8.0, scale=0.2**0.5)
+        >>> log_likelihood = lambda z: -0.5 * (10 - z) ** 2 / 0.25 - 0.5 * jnp.log(jnp.pi / 2)
+        >>> terms = vi.elbo_terms(
+        ...     log_likelihood, (family, family.init()), family, posterior, jax.random.key(0),
+        ...     num_samples=64, draws="quasi_random",
+        ... )
+        >>> print(terms.kl)
+        Estimate
+          value           32.4047
+          standard_error  0
+
+    References:
+        :cite:t:`kingma2014`, equation 3.
+    """
+    where = "vi.elbo_terms"
+    sample = draw(
+        where,
+        family,
+        params,
+        key,
+        num_samples=num_samples,
+        gradient=gradient,
+        draws=draws,
+        replications=replications,
+    )
+    dtype = dtype_of(params)
+    likelihood = sample.each(checked_density(where, "log_likelihood", log_likelihood, dtype))
+    scale = jnp.asarray(likelihood_scale, dtype)
+    reconstruction = sample.credited(scale * likelihood)
+    divergence = _divergence(where, prior, family, params, sample, dtype)
+    closed = Estimate(divergence, jnp.zeros_like(divergence))
+    return ElboTerms(
+        estimate(reconstruction),
+        estimate(divergence) if divergence.ndim else closed,
+        estimate(reconstruction - divergence),
+    )
+
+
+def _divergence(
+    where: str, prior: Any, family: Family, params: Any, sample: Any, dtype: Any
+) -> Array:
+    """The divergence: one number where it is closed, otherwise one for each draw."""
+    log_prior = prior
+    if isinstance(prior, tuple) and len(prior) == 2 and isinstance(prior[0], Family):
+        other, other_params = prior
+        if family.moments and other.moments and family.positions == other.positions:
+            return kl_divergence(family, params, other, other_params)
+        log_prior = functools.partial(other.log_prob, other_params)
+    elif not callable(prior):
+        raise type_error(where, "prior", "must be a log density or a pair (family, params)", prior)
+    log_prior = checked_density(where, "prior", log_prior, dtype)
+    values: Array = sample.credited(-sample.each(log_prior) - sample.entropy)
+    return values
+
+
+def free_bits(kl: Array, minimum: float | Array) -> Array:
+    r"""Divergence with a floor, below which it costs nothing and has no gradient.
+
+    .. math::
+
+        \sum_i \max(\mathrm{kl}_i, \lambda)
+
+    Args:
+        kl: Divergences in nats, one for each group of latents; any shape.
+        minimum: λ, in nats, for each group.
+
+    Returns:
+        The sum over groups. Where kl_i = λ exactly, half of its gradient passes.
+
+    Raises:
+        TypeError: If ``kl`` is not floating-point.
+
+    Cost: one comparison for each group.
+
+    Examples:
+        >>> print(vi.free_bits(jnp.array([0.1, 2.0]), 0.5))
+        2.5
+
+    References:
+        :cite:t:`kingma2016`, section C.8.
+    """
+    kl = floating_array("vi.free_bits", "kl", kl)
+    return jnp.sum(jnp.maximum(kl, jnp.asarray(minimum, kl.dtype)))
+
+
+def cyclical_weight(
+    step: int | Array, *, period: int, ramp: float = 0.5, maximum: float = 1.0
+) -> Scalar:
+    r"""Weight β of the divergence that rises from 0 again and again.
+
+    .. math::
+
+        \beta(t) = \beta_{\max} \min\!\left(\frac{t \bmod T}{r\,T}, 1\right)
+
+    Args:
+        step: t, the number of steps taken; a scalar.
+        period: T, steps from one start to the next. For a single ramp take more than all steps.
+        ramp: r, the part of a period in which the weight rises.
+        maximum: β_max, the weight after the ramp.
+
+    Returns:
+        The weight, a scalar: 0 at the start of a period. A function of ``step`` alone, so it can
+        be passed wherever ``optax`` takes a schedule.
+
+    Raises:
+        ValueError: If ``period`` is below 1 or ``ramp`` not in (0, 1].
+
+    Cost: a few operations.
+
+    Examples:
+        >>> print(vi.cyclical_weight(25, period=100), vi.cyclical_weight(175, period=100))
+        0.5 1.0
+
+    References:
+        :cite:t:`fu2019`.
+    """
+    positive_integer("vi.cyclical_weight", "period", period)
+    if not 0 < ramp <= 1:
+        raise value_error("vi.cyclical_weight", "ramp", "must be in (0, 1]", ramp)
+    phase = jnp.remainder(jnp.asarray(step), period) / period
+    return maximum * jnp.minimum(phase / ramp, 1.0)
