@@ -15,6 +15,11 @@ def _noisy_lookup(keys, queries, noise):
     return attention.noisy_lookup(keys, queries, jax.random.key(0), noise=noise, num_samples=64)
 
 
+_QUERY = jnp.asarray(_rng.normal(size=(2, 7, 4, 6)))
+_KEY = jnp.asarray(_rng.normal(size=(2, 7, 2, 6)))
+_VALUE = jnp.asarray(_rng.normal(size=(2, 7, 2, 3)))
+
+
 CASES: dict = {
     "LOOKUP_REASONS": Static("a tuple of sentences; test_lookup.py reads each"),
     "lookup_query": Case(
@@ -34,6 +39,19 @@ CASES: dict = {
         (_WEIGHTS, jnp.array(0.01)),
     ),
     "noisy_lookup": Case(_noisy_lookup, (_KEYS, _KEYS[:2], jnp.ones((6, 4, 1)) * 0.1)),
+    "linear_attention": Case(
+        lambda q, k, v: attention.linear_attention(q, k, v, is_causal=True, chunk_size=4),
+        (_QUERY, _KEY, _VALUE),
+    ),
+    "rotary_embedding": Case(attention.rotary_embedding, (_QUERY,)),
+    "rotary_tables": Case(
+        lambda positions: attention.rotary_tables(positions, 4),
+        (jnp.arange(5),),
+        grad=False,
+        why="positions are integers",
+    ),
+    "alibi": Static("slopes of a number of heads; test_position.py compares them"),
+    "Alibi": Pytree(attention.alibi(3)),
     "LookupQuery": Pytree(attention.lookup_query(_KEYS, _WEIGHTS, sharpness=3.0)),
     "LookupErrorBound": Pytree(attention.lookup_error_bound(_WEIGHTS, _VALUES, margin=2.0)),
     "NoisyLookup": Pytree(_noisy_lookup(_KEYS, _KEYS[:2], jnp.ones((6, 4, 1)) * 0.1)),
