@@ -1,40 +1,23 @@
-import jax
 import jax.numpy as jnp
 import numpy as np
 
 from equipoise import attention
-from tests.contract import Case, Pytree, Static
+from tests.attention import contract_cases_around
+from tests.contract import Case, Static
 
-_rng = np.random.default_rng(20)
-_KEYS = jnp.asarray(_rng.normal(size=(6, 4)))
-_WEIGHTS = jnp.array([0.0, 0.7, 0.0, 0.0, 0.3, 0.0])
-_VALUES = jnp.asarray(_rng.normal(size=(6, 3)))
-
-
-def _noisy_lookup(keys, queries, noise):
-    return attention.noisy_lookup(keys, queries, jax.random.key(0), noise=noise, num_samples=64)
-
+_rng = np.random.default_rng(0)
+_QUERY, _KEY, _VALUE = (jnp.asarray(_rng.normal(size=(5, 2, 3))) for _ in range(3))
+_MASK_VALUE = (
+    "A mask value, not a function of float arrays; tests/attention/test_masks.py holds it."
+)
 
 CASES: dict = {
-    "LOOKUP_REASONS": Static("a tuple of sentences; test_lookup.py reads each"),
-    "lookup_query": Case(
-        lambda keys, weights, sharpness: attention.lookup_query(keys, weights, sharpness=sharpness),
-        (_KEYS, _WEIGHTS, jnp.array(3.0)),
-        rtol=1e-11,
-    ),
-    "lookup_margin": Case(attention.lookup_margin, (_KEYS, _WEIGHTS), rtol=1e-11),
-    "lookup_error_bound": Case(
-        lambda weights, values, margin: attention.lookup_error_bound(
-            weights, values, margin=margin
-        ),
-        (_WEIGHTS, _VALUES, jnp.array(2.0)),
-    ),
-    "lookup_sharpness": Case(
-        lambda weights, leak: attention.lookup_sharpness(weights, leaked_weight=leak),
-        (_WEIGHTS, jnp.array(0.01)),
-    ),
-    "noisy_lookup": Case(_noisy_lookup, (_KEYS, _KEYS[:2], jnp.ones((6, 4, 1)) * 0.1)),
-    "LookupQuery": Pytree(attention.lookup_query(_KEYS, _WEIGHTS, sharpness=3.0)),
-    "LookupErrorBound": Pytree(attention.lookup_error_bound(_WEIGHTS, _VALUES, margin=2.0)),
-    "NoisyLookup": Pytree(_noisy_lookup(_KEYS, _KEYS[:2], jnp.ones((6, 4, 1)) * 0.1)),
+    "dot_product_attention": Case(attention.dot_product_attention, (_QUERY, _KEY, _VALUE)),
+    "reference_attention": Case(attention.reference_attention, (_QUERY, _KEY, _VALUE)),
+    "causal": Static(_MASK_VALUE),
+    "sliding_window": Static(_MASK_VALUE),
+    "segments": Static(_MASK_VALUE),
+    "prefix": Static(_MASK_VALUE),
+    "from_function": Static(_MASK_VALUE),
 }
+CASES |= contract_cases_around.CASES

@@ -64,12 +64,13 @@ def least_norm_by_enumeration(keys, weights, sharpness):
 query = jax.jit(
     lambda keys, weights, sharpness: attention.lookup_query(keys, weights, sharpness=sharpness)
 )
+margin = jax.jit(attention.lookup_margin)
 
 
 @pytest.mark.parametrize("m", [1, 2, 3])
 def test_lookup_query_is_the_least_norm_solution(rng, m):
-    for _ in range(8):
-        keys, weights = problem(rng, 7, int(rng.integers(m, 6)), m)
+    for trial in range(8):
+        keys, weights = problem(rng, 7, (m, 5)[trial % 2], m)
         sharpness = rng.uniform(0.5, 8.0)
         found = query(keys, weights, sharpness)
         best = least_norm_by_enumeration(keys, weights, sharpness)
@@ -153,7 +154,7 @@ def test_lookup_query_finds_a_key_inside_the_hull(rng, dtype, scale):
     assert "separated" in attention.LOOKUP_REASONS[int(found.reason)]
     assert np.all(np.isnan(found.query))
     assert np.all(np.isnan(found.weights))
-    assert attention.lookup_margin(keys, weights) == 0
+    assert margin(keys, weights) == 0
     c = np.asarray(found.certificate, np.float64)
     eps = np.finfo(dtype).eps
     # c proves it: the wanted key is a convex combination of others, up to rounding.
@@ -190,7 +191,7 @@ def test_lookup_query_reports_weights_that_are_no_mixture(weights):
     assert not found.feasible
     assert "weights" in attention.LOOKUP_REASONS[int(found.reason)]
     assert np.all(np.isnan(found.query))
-    assert np.isnan(attention.lookup_margin(np.eye(2), np.array(weights)))
+    assert np.isnan(margin(np.eye(2), np.array(weights)))
     bound = attention.lookup_error_bound(np.array(weights), np.eye(2), margin=1.0)
     assert np.isnan(bound.leaked_weight)
     assert np.isnan(attention.lookup_sharpness(np.array(weights), leaked_weight=0.1))
@@ -200,7 +201,7 @@ def test_lookup_query_edge_all_keys_in_the_mixture():
     found = query(np.eye(3), np.full(3, 1 / 3), 100.0)
     np.testing.assert_array_equal(found.query, np.zeros(3))
     assert found.margin == np.inf
-    assert attention.lookup_margin(np.eye(3), np.full(3, 1 / 3)) == np.inf
+    assert margin(np.eye(3), np.full(3, 1 / 3)) == np.inf
     assert query(np.ones((1, 2)), np.ones(1), 1.0).norm == 0
 
 
@@ -216,12 +217,12 @@ def test_lookup_query_gradient_matches_finite_differences(seed_of_case):
 
     args = jnp.asarray(keys), jnp.asarray(weights[support]), jnp.asarray(3.0)
     assert np.all(np.isfinite(solve(*args)))
-    check_grads(solve, args, order=2, modes=["fwd", "rev"], eps=1e-5, rtol=1e-4)
+    check_grads(jax.jit(solve), args, order=2, modes=["fwd", "rev"], eps=1e-5, rtol=1e-4)
 
 
 def test_lookup_margin_gradient_matches_finite_differences(rng):
     keys, weights = problem(rng, 6, 5, 2)
-    check_grads(lambda k: attention.lookup_margin(k, weights), (jnp.asarray(keys),), order=2)
+    check_grads(lambda keys: margin(keys, weights), (jnp.asarray(keys),), order=2)
 
 
 def test_lookup_query_float32_agrees_with_float64(rng):
@@ -262,10 +263,10 @@ def test_lookup_margin_is_the_distance_between_the_hulls(rng, m):
             options={"ftol": 1e-14, "maxiter": 1000},
         )
         # SLSQP ends with squared distance to about 1e-8.
-        margin = attention.lookup_margin(keys, weights)
-        np.testing.assert_allclose(margin, np.sqrt(found.fun), rtol=1e-5, atol=2e-4)
+        distance = margin(keys, weights)
+        np.testing.assert_allclose(distance, np.sqrt(found.fun), rtol=1e-5, atol=2e-4)
         uniform = (weights > 0) / m
-        np.testing.assert_allclose(query(keys, uniform, 3.0).norm, 3.0 / margin, rtol=1e-10)
+        np.testing.assert_allclose(query(keys, uniform, 3.0).norm, 3.0 / distance, rtol=1e-10)
 
 
 def test_lookup_margin_of_orthonormal_keys():
@@ -273,14 +274,12 @@ def test_lookup_margin_of_orthonormal_keys():
     for m in range(1, n):
         weights = (np.arange(n) < m) / m
         expected = np.sqrt(1 / m + 1 / (n - m))  # distance of the two centroids
-        np.testing.assert_allclose(
-            attention.lookup_margin(np.eye(n), weights), expected, rtol=1e-14
-        )
+        np.testing.assert_allclose(margin(np.eye(n), weights), expected, rtol=1e-14)
 
 
 def test_lookup_margin_gradient_is_zero_where_hulls_meet():
     line = jnp.array([[0.0], [1.0], [2.0]])
-    gradient = jax.grad(attention.lookup_margin)(line, jnp.array([0.0, 1.0, 0.0]))
+    gradient = jax.grad(margin)(line, jnp.array([0.0, 1.0, 0.0]))
     np.testing.assert_array_equal(gradient, 0)
 
 
@@ -321,8 +320,8 @@ def test_lookup_error_bound_edge_no_other_key():
 def test_lookup_sharpness_inverts_the_error_bound(rng):
     for leak in (0.5, 1e-3, 1e-9):
         _, weights = problem(rng, 30, 2, 4)
-        margin = attention.lookup_sharpness(weights, leaked_weight=leak)
-        bound = attention.lookup_error_bound(weights, np.eye(30), margin=margin)
+        needed = attention.lookup_sharpness(weights, leaked_weight=leak)
+        bound = attention.lookup_error_bound(weights, np.eye(30), margin=needed)
         np.testing.assert_allclose(bound.leaked_weight, leak, rtol=1e-13)
 
 

@@ -38,6 +38,7 @@ class _Basis(NamedTuple):
 _State: TypeAlias = tuple[Array, Array, Array, Array, Array, Array, Array]
 
 
+@jax.jit
 def least_norm(rows: Array, bounds: Array, equality: Array, inequality: Array) -> LeastNorm:
     """Minimize |x|² with rows·x = bounds where ``equality``, rows·x ≥ bounds where ``inequality``.
 
@@ -74,7 +75,7 @@ def _active_set(
     accuracy = tolerance * (1 + jnp.linalg.norm(x) + jnp.max(jnp.abs(bounds), initial=0))
     gap = jnp.where(equality, jnp.abs(slack), 0)
     worst = jnp.argmax(gap)
-    contradiction = _combination(basis, rows[worst], worst, count) * -jnp.sign(slack[worst])
+    contradiction = _project(basis, rows, worst)[1] * -jnp.sign(slack[worst])
     contradictory = jnp.max(gap) > accuracy
 
     def running(state: _State) -> Array:
@@ -91,8 +92,7 @@ def _active_set(
         finished = (entering == _NONE) & (candidates[violated] >= -accuracy)
 
         basis = _factor(rows, active)
-        direction, _ = _project(basis, rows[p])
-        combination = _combination(basis, rows[p], p, count)
+        direction, combination = _project(basis, rows, p)
         # Moving t along the direction changes the dual by t times the combination.
         blocking = active & inequality & (combination < 0)
         ratios = jnp.where(blocking, dual / jnp.where(blocking, -combination, 1), jnp.inf)
@@ -138,7 +138,9 @@ def _independent(rows: Array, equality: Array, tolerance: float) -> Array:
     """A linearly independent subset of the equalities that spans all of them, by pivoting."""
 
     def step(_: Array, active: Array) -> Array:
-        rest, _ = jax.vmap(_project, (None, 0))(_factor(rows, active), rows)
+        q = _factor(rows, active).q
+        rest = rows - rows @ q @ q.T
+        rest = rest - rest @ q @ q.T  # again, because one pass leaves the rounding of the first
         lengths = jnp.where(equality & ~active, jnp.linalg.norm(rest, axis=1), 0)
         p = jnp.argmax(lengths)
         return active.at[p].set(active[p] | (lengths[p] > tolerance))
@@ -156,19 +158,14 @@ def _factor(rows: Array, active: Array) -> _Basis:
     return _Basis(order, jnp.where(used[None], q, 0), r, used)
 
 
-def _project(basis: _Basis, row: Array) -> tuple[Array, Array]:
-    """The part of a row outside the active ones, and its coefficients on them."""
-    first = basis.q.T @ row
-    rest = row - basis.q @ first
-    second = basis.q.T @ rest  # again, because one pass leaves the rounding of the first
-    return rest - basis.q @ second, solve_triangular(basis.r, first + second)
-
-
-def _combination(basis: _Basis, row: Array, index: Array, count: int) -> Array:
-    """Coefficients, one on ``index``, that cancel the row as far as the active rows can."""
-    _, coefficients = _project(basis, row)
-    zeros = jnp.zeros(count, row.dtype)
-    return zeros.at[basis.order].add(jnp.where(basis.used, -coefficients, 0)).at[index].add(1)
+def _project(basis: _Basis, rows: Array, index: Array) -> tuple[Array, Array]:
+    """What active rows cannot cancel of a row, and the combination of rows that this is."""
+    first = basis.q.T @ rows[index]
+    rest = rows[index] - basis.q @ first
+    second = basis.q.T @ rest
+    coefficients = jnp.where(basis.used, solve_triangular(basis.r, first + second), 0)
+    combination = jnp.zeros(len(rows), rows.dtype).at[basis.order].add(-coefficients)
+    return rest - basis.q @ second, combination.at[index].add(1)
 
 
 def _solve_active(rows: Array, bounds: Array, active: Array, scales: Array) -> Array:

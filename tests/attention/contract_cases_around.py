@@ -1,0 +1,58 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from equipoise import attention
+from tests.contract import Case, Pytree, Static
+
+_rng = np.random.default_rng(20)
+_KEYS = jnp.asarray(_rng.normal(size=(6, 4)))
+_WEIGHTS = jnp.array([0.0, 0.7, 0.0, 0.0, 0.3, 0.0])
+_VALUES = jnp.asarray(_rng.normal(size=(6, 3)))
+
+
+def _noisy_lookup(keys, queries, noise):
+    return attention.noisy_lookup(keys, queries, jax.random.key(0), noise=noise, num_samples=64)
+
+
+_QUERY = jnp.asarray(_rng.normal(size=(2, 7, 4, 6)))
+_KEY = jnp.asarray(_rng.normal(size=(2, 7, 2, 6)))
+_VALUE = jnp.asarray(_rng.normal(size=(2, 7, 2, 3)))
+
+
+CASES: dict = {
+    "LOOKUP_REASONS": Static("a tuple of sentences; test_lookup.py reads each"),
+    "lookup_query": Case(
+        lambda keys, weights, sharpness: attention.lookup_query(keys, weights, sharpness=sharpness),
+        (_KEYS, _WEIGHTS, jnp.array(3.0)),
+        rtol=1e-11,
+    ),
+    "lookup_margin": Case(attention.lookup_margin, (_KEYS, _WEIGHTS), rtol=1e-11),
+    "lookup_error_bound": Case(
+        lambda weights, values, margin: attention.lookup_error_bound(
+            weights, values, margin=margin
+        ),
+        (_WEIGHTS, _VALUES, jnp.array(2.0)),
+    ),
+    "lookup_sharpness": Case(
+        lambda weights, leak: attention.lookup_sharpness(weights, leaked_weight=leak),
+        (_WEIGHTS, jnp.array(0.01)),
+    ),
+    "noisy_lookup": Case(_noisy_lookup, (_KEYS, _KEYS[:2], jnp.ones((6, 4, 1)) * 0.1)),
+    "linear_attention": Case(
+        lambda q, k, v: attention.linear_attention(q, k, v, is_causal=True, chunk_size=4),
+        (_QUERY, _KEY, _VALUE),
+    ),
+    "rotary_embedding": Case(attention.rotary_embedding, (_QUERY,)),
+    "rotary_tables": Case(
+        lambda positions: attention.rotary_tables(positions, 4),
+        (jnp.arange(5),),
+        grad=False,
+        why="positions are integers",
+    ),
+    "alibi": Static("slopes of a number of heads; test_position.py compares them"),
+    "Alibi": Pytree(attention.alibi(3)),
+    "LookupQuery": Pytree(attention.lookup_query(_KEYS, _WEIGHTS, sharpness=3.0)),
+    "LookupErrorBound": Pytree(attention.lookup_error_bound(_WEIGHTS, _VALUES, margin=2.0)),
+    "NoisyLookup": Pytree(_noisy_lookup(_KEYS, _KEYS[:2], jnp.ones((6, 4, 1)) * 0.1)),
+}
