@@ -1,3 +1,5 @@
 """Symbolic work, depth and memory of any JAX function."""
 
-__all__: list[str] = []
+from equipoise.cost._dependencies import Dependencies, dependencies
+
+__all__: list[str] = ["Dependencies", "dependencies"]
