@@ -1,3 +1,23 @@
+import jax.numpy as jnp
+
+from equipoise import cost
 from tests.contract import Case, Pytree, Static  # noqa: F401
 
-CASES: dict = {}
+PROGRAM = "takes a program, not arrays; tests/cost holds it on many programs and sizes"
+SYMBOLIC = "takes symbolic expressions, not arrays; held by tests/cost/test_expression.py"
+
+SMALL = cost.analyze(lambda w, x: x @ w, "f32[d,d]", "f32[n,d]")
+
+CASES: dict = {
+    "analyze": Static(PROGRAM),
+    "Cost": Pytree(SMALL),
+    "analyze_training": Static(PROGRAM),
+    "TrainingCost": Pytree(cost.analyze_training(lambda w, x: x @ w, "f32[d,d]", "f32[n,d]")),
+    "dependencies": Static("runs a program on abstract arrays; tests/cost/test_dependencies.py"),
+    "Dependencies": Pytree(cost.dependencies(jnp.cumsum, jnp.ones(3))),
+    "Expression": Static(SYMBOLIC),
+    "compare": Static("takes costs, not arrays; held by tests/cost/test_compare.py"),
+    "Comparison": Pytree(cost.compare({"dense": SMALL})),
+    "crossover": Static("takes symbolic expressions; held by tests/cost/test_crossover.py"),
+    "Crossover": Pytree(cost.crossover(SMALL.flops, 6, "n", d=1)),
+}

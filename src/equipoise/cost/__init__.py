@@ -1,5 +1,22 @@
 """Symbolic work, depth and memory of any JAX function."""
 
+from equipoise.cost._analyze import Cost, analyze
+from equipoise.cost._compare import Comparison, compare
+from equipoise.cost._crossover import Crossover, crossover
 from equipoise.cost._dependencies import Dependencies, dependencies
+from equipoise.cost._expression import Expression
+from equipoise.cost._training import TrainingCost, analyze_training
 
-__all__: list[str] = ["Dependencies", "dependencies"]
+__all__ = [
+    "Comparison",
+    "Cost",
+    "Crossover",
+    "Dependencies",
+    "Expression",
+    "TrainingCost",
+    "analyze",
+    "analyze_training",
+    "compare",
+    "crossover",
+    "dependencies",
+]

@@ -10,7 +10,7 @@ import numpy as np
 from equipoise import _check
 from equipoise._types import Array, Bool, result, static_field
 from equipoise.cost._reach import NONE, Reach
-from equipoise.cost._walk import CALLS, Walk
+from equipoise.cost._unrolled import CALLS, Walk
 
 LARGEST = 256
 
@@ -94,7 +94,7 @@ def dependencies(fn: Callable[[Array], Array], x: Any, axis: int = 0) -> Depende
           ####
 
     References:
-        :cite:t:`griewank2008evaluating`, chapter 7, on sparsity from the program.
+        :cite:t:`griewank2008`, chapter 7, on sparsity from the program.
     """
     program, x, axis = traced("cost.dependencies", fn, x, axis)
     steps, notes = reached(program, x, axis, counts=False)

@@ -1,146 +1,229 @@
-"""A program run on abstract arrays, loops unrolled."""
+"""One walk over a traced program that collects work, depth and live memory.
 
-from typing import Any
+A program is a list of equations, some of which hold programs: calls, loops and branches. Each
+equation is priced by :mod:`_rules` or, where it holds programs, by :mod:`_control`; here the
+prices are put together: work adds up, depth joins at every operand, memory lives from an
+equation that makes it to the last that reads it.
+"""
 
-import jax.numpy as jnp
+import dataclasses
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
 import numpy as np
-from jax.extend import core
 
-from equipoise.cost._propagation import RULES, everything
-from equipoise.cost._reach import Reach, anything, depend, join, later, lift
-
-CALLS = ("jaxpr", "call_jaxpr", "fun_jaxpr")
-LONGEST_LOOP = 4096
+from equipoise.cost import _depth, _order, _rules, _shapes
+from equipoise.cost._depth import AT_START, Depth, Frontier
+from equipoise.cost._expression import ZERO, Expression
+from equipoise.cost._work import NOTHING, Work
 
 
-class Walk:
-    """One run over a program; ``notes`` names what had to be assumed.
+class Walked(NamedTuple):
+    """What a program, or an equation, costs."""
 
-    With ``counts``, the steps of a dependency are the loop iterations on the way.
-    """
-
-    def __init__(self, n: int, *, counts: bool):
-        self.n, self.counts = n, counts
-        self.notes: dict[str, None] = {}
-
-    def run(self, closed: Any, args: list[Any]) -> list[Any]:
-        """The results of a program on abstract or concrete arguments."""
-        jaxpr = getattr(closed, "jaxpr", closed)
-        env: dict[Any, Any] = dict(zip(jaxpr.constvars, getattr(closed, "consts", ()), strict=True))
-        env.update(zip(jaxpr.invars, args, strict=True))
-
-        def read(atom: Any) -> Any:
-            return atom.val if isinstance(atom, core.Literal) else env[atom]
-
-        for eqn in jaxpr.eqns:
-            results = self.equation(eqn, [read(atom) for atom in eqn.invars])
-            env.update(zip(eqn.outvars, results, strict=True))
-        return [read(atom) for atom in jaxpr.outvars]
-
-    def equation(self, eqn: Any, xs: list[Any]) -> list[Any]:
-        """The results of one primitive."""
-        name = eqn.primitive.name
-        if name in ("scan", "while", "cond"):
-            if any(isinstance(x, Reach) for x in xs):
-                return getattr(self, name + "_")(eqn, xs)  # type: ignore[no-any-return]
-        elif name != "shard_map":
-            for parameter in CALLS:
-                if parameter in eqn.params and eqn.params[parameter] is not None:
-                    return self.run(eqn.params[parameter], xs)
-        if not any(isinstance(x, Reach) for x in xs):
-            results = eqn.primitive.bind(*map(jnp.asarray, xs), **eqn.params)
-            return list(results) if eqn.primitive.multiple_results else [results]
-        rule = RULES.get(name)
-        if rule is None:
-            self.notes[f"{name}: every result reads every operand"] = None
-            return everything(eqn, xs, self.n)
-        return rule(eqn, xs, self.n)
-
-    def scan_(self, eqn: Any, xs: list[Any]) -> list[Any]:
-        """As many copies of the body as it has iterations."""
-        p, n = eqn.params, self.n
-        consts, rest = xs[: p["num_consts"]], xs[p["num_consts"] :]
-        carry, stacked = rest[: p["num_carry"]], rest[p["num_carry"] :]
-        length = p["length"]
-        outputs: list[Any] = [None] * length
-        for t in reversed(range(length)) if p["reverse"] else range(length):
-            results = self.run(p["jaxpr"], [*consts, *carry, *(at(x, t) for x in stacked)])
-            results = [later(x, self.counts) for x in results]
-            carry, outputs[t] = results[: p["num_carry"]], results[p["num_carry"] :]
-        empty = eqn.outvars[p["num_carry"] :]
-        ys = [stack([row[i] for row in outputs], v.aval, n) for i, v in enumerate(empty)]
-        return [*carry, *ys]
-
-    def while_(self, eqn: Any, xs: list[Any]) -> list[Any]:
-        """Iterations while the condition is known; then what holds however many there are."""
-        p = eqn.params
-        split = p["cond_nconsts"] + p["body_nconsts"]
-        on, of = xs[: p["cond_nconsts"]], xs[p["cond_nconsts"] : split]
-        carry = xs[split:]
-        for _ in range(LONGEST_LOOP):
-            (again,) = self.run(p["cond_jaxpr"], [*on, *carry])
-            if isinstance(again, Reach):
-                return self.settle(p, on, of, carry)
-            if not again:
-                return carry
-            carry = [later(x, self.counts) for x in self.run(p["body_jaxpr"], [*of, *carry])]
-        self.notes[f"while: more than {LONGEST_LOOP} iterations, taken as any number"] = None
-        return self.settle(p, on, of, carry)
-
-    def settle(self, p: Any, on: list[Any], of: list[Any], carry: list[Any]) -> list[Any]:
-        """The least that is true after any number of iterations."""
-        self.notes["while: the number of iterations depends on the input"] = None
-        while True:
-            (again,) = self.run(p["cond_jaxpr"], [*on, *carry])
-            reads = anything([again], self.n)
-            after = [later(x, self.counts) for x in self.run(p["body_jaxpr"], [*of, *carry])]
-            joined = [
-                depend(join(a, b, self.n), reads, self.n) for a, b in zip(carry, after, strict=True)
-            ]
-            if all(same(a, b, self.n) for a, b in zip(carry, joined, strict=True)):
-                return joined
-            carry = joined
-
-    def cond_(self, eqn: Any, xs: list[Any]) -> list[Any]:
-        """The branch that is taken, or what holds in all of them."""
-        which, *operands = xs
-        branches = eqn.params["branches"]
-        if not isinstance(which, Reach):
-            chosen = int(np.clip(int(which), 0, len(branches) - 1))
-            return self.run(branches[chosen], operands)
-        first, *others = [self.run(branch, operands) for branch in branches]
-        for other in others:
-            first = [join(a, b, self.n) for a, b in zip(first, other, strict=True)]
-        return [depend(x, which.steps, self.n) for x in first]
+    work: Work
+    # The depth of each result.
+    depths: list[Depth]
+    # Most bytes alive at once beyond what was alive before it, operands that die there included.
+    extra: Frontier
+    # Which results follow from sizes alone.
+    known: Sequence["Known | None"] = ()
 
 
-def at(x: Any, t: int) -> Any:
-    """One slice along the first axis."""
-    return Reach(x.value[t], x.known[t], x.steps[t]) if isinstance(x, Reach) else x[t]
+@dataclasses.dataclass
+class Ledger:
+    """What holds for a whole walk: stated trip counts, and what has been assumed on the way."""
+
+    trips: list[Expression]
+    notes: dict[str, None] = dataclasses.field(default_factory=dict)
+    branches: dict[str, tuple[Expression, ...]] = dataclasses.field(default_factory=dict)
+    unknown_loops: int = 0
+
+    def next_trips(self) -> Expression:
+        """The trip count of the next while loop: as stated, or a new name."""
+        if self.trips:
+            return self.trips.pop(0)
+        self.unknown_loops += 1
+        name = f"trips_{self.unknown_loops}"
+        self.notes[f"a while loop runs {name} times"] = None
+        return Expression(name)
 
 
-def stack(rows: list[Any], aval: Any, n: int) -> Any:
-    """Slices put together along a new first axis."""
-    if not any(isinstance(row, Reach) for row in rows):
-        return (
-            jnp.stack([jnp.asarray(row) for row in rows])
-            if rows
-            else jnp.zeros(aval.shape, aval.dtype)
+class Known(NamedTuple):
+    """A scalar that follows from sizes alone, and its value where that is a whole number."""
+
+    size: Expression | None
+
+
+class Operands(NamedTuple):
+    """An equation as seen from outside: its operands, and which of its results are read."""
+
+    equation: Any
+    depths: list[Depth]
+    known: list[Known | None]
+    dying: list[bool]
+    used: list[bool]
+
+
+def is_literal(variable: Any) -> bool:
+    """Whether an operand is a number in the program's text."""
+    return hasattr(variable, "val")
+
+
+def walk(
+    jaxpr: Any,
+    ledger: Ledger,
+    depths: Sequence[Depth],
+    known: Sequence[Known | None],
+    dying: Sequence[bool],
+    used: Sequence[bool],
+) -> Walked:
+    """The cost of a program whose inputs have these depths; ``dying`` ones need not be kept."""
+    from equipoise.cost import _control
+
+    scope = _Scope(jaxpr, depths, known, dying, used)
+    work = NOTHING
+    for index, equation in enumerate(jaxpr.eqns):
+        if not scope.needed[index]:
+            continue
+        operands = scope.operands(index, equation)
+        if scope.is_static(equation, operands):
+            continue
+        rule = _control.find(equation)
+        walked = rule(operands, ledger) if rule is not None else _primitive(operands, ledger, scope)
+        work = work.then(walked.work)
+        scope.record(index, equation, walked)
+    return Walked(
+        work,
+        [scope.depth(v) for v in jaxpr.outvars],
+        scope.peak,
+        [scope.known.get(v) if not is_literal(v) else None for v in jaxpr.outvars],
+    )
+
+
+class _Scope:
+    """The variables of one program: their depths, known values, and how long they live."""
+
+    def __init__(
+        self,
+        jaxpr: Any,
+        depths: Sequence[Depth],
+        known: Sequence[Known | None],
+        dying: Sequence[bool],
+        used: Sequence[bool],
+    ) -> None:
+        self.depths: dict[Any, Depth] = dict(zip(jaxpr.invars, depths, strict=True))
+        self.depths.update((v, {}) for v in jaxpr.constvars)
+        self.known = {v: x for v, x in zip(jaxpr.invars, known, strict=True) if x is not None}
+        # Memory: bytes that this scope frees, under the variable that holds them.
+        self.held = {
+            v: _shapes.array_bytes(v.aval)
+            for v, dies in zip(jaxpr.invars, dying, strict=True)
+            if dies
+        }
+        self.current: Expression = ZERO
+        self.peak: Frontier = (ZERO,)
+        self.needed, self.last = _liveness(jaxpr, used)
+
+    def depth(self, variable: Any) -> Depth:
+        return {} if is_literal(variable) else self.depths.get(variable, {})
+
+    def value(self, variable: Any) -> Known | None:
+        if not is_literal(variable):
+            return self.known.get(variable)
+        value = variable.val
+        whole = np.ndim(value) == 0 and np.issubdtype(np.asarray(value).dtype, np.integer)
+        return Known(Expression(int(value)) if whole else None)
+
+    def operands(self, index: int, equation: Any) -> Operands:
+        variables = equation.invars
+        return Operands(
+            equation,
+            [self.depth(v) for v in variables],
+            [self.value(v) for v in variables],
+            [not is_literal(v) and v in self.held and self.last.get(v) == index for v in variables],
+            [v in self.last for v in equation.outvars],
         )
-    lifted = [lift(row, n) for row in rows]
-    return Reach(
-        np.stack([row.value for row in lifted]),
-        np.stack([row.known for row in lifted]),
-        np.stack([row.steps for row in lifted]),
-    )
+
+    def is_static(self, equation: Any, operands: Operands) -> bool:
+        """Whether the result is a number that follows from sizes alone: it costs nothing."""
+        known = [value for value in operands.known if value is not None]
+        if equation.primitive.name == "dim_as_value":
+            result = Known(_shapes.expression(equation.params["dim"]))
+        elif len(known) == len(equation.invars) and not all(map(is_literal, equation.invars)):
+            result = _fold(equation.primitive.name, [value.size for value in known])
+        else:
+            return False
+        if [v.aval.shape for v in equation.outvars] != [()]:
+            return False
+        self.known[equation.outvars[0]] = result
+        self.depths[equation.outvars[0]] = {}
+        return True
+
+    def record(self, index: int, equation: Any, walked: Walked) -> None:
+        """Take over the results of an equation, and free what it was the last to read."""
+        self.known.update(
+            (v, x) for v, x in zip(equation.outvars, walked.known, strict=False) if x is not None
+        )
+        candidates = [self.current + extra for extra in walked.extra]
+        self.peak = _order.frontier([*self.peak, *candidates])
+        for variable, depth in zip(equation.outvars, walked.depths, strict=True):
+            self.depths[variable] = depth
+            if variable in self.last:
+                self.held[variable] = _shapes.array_bytes(variable.aval)
+                self.current = self.current + self.held[variable]
+        for variable in {v for v in equation.invars if not is_literal(v)}:
+            if self.last.get(variable) == index and variable in self.held:
+                self.current = self.current - self.held.pop(variable)
 
 
-def same(a: Any, b: Any, n: int) -> bool:
-    """Whether two abstract arrays say the same."""
-    a, b = lift(a, n), lift(b, n)
-    return bool(
-        (a.known == b.known).all()
-        and (a.steps == b.steps).all()
-        and (a.far == b.far).all()
-        and np.array_equal(a.value, b.value, equal_nan=a.value.dtype.kind in "fc")
+def _fold(primitive: str, sizes: list[Expression | None]) -> Known:
+    """A scalar that follows from sizes; followed only as far as trip counts need."""
+    match primitive, sizes:
+        case ("convert_element_type" | "copy", [Expression() as a]):
+            return Known(a)
+        case "add", [Expression() as a, Expression() as b]:
+            return Known(a + b)
+        case "sub", [Expression() as a, Expression() as b]:
+            return Known(a - b)
+        case "mul", [Expression() as a, Expression() as b]:
+            return Known(a * b)
+    return Known(None)
+
+
+def _liveness(jaxpr: Any, used: Sequence[bool]) -> tuple[list[bool], dict[Any, int]]:
+    """Which equations matter, and the last one to read each variable; results live to the end."""
+    end = len(jaxpr.eqns)
+    last = {
+        v: end
+        for v, is_used in zip(jaxpr.outvars, used, strict=True)
+        if is_used and not is_literal(v)
+    }
+    needed = [False] * end
+    for index in reversed(range(end)):
+        equation = jaxpr.eqns[index]
+        if equation.effects or any(v in last for v in equation.outvars):
+            needed[index] = True
+            for variable in equation.invars:
+                if not is_literal(variable):
+                    last.setdefault(variable, index)
+    return needed, last
+
+
+def _primitive(operands: Operands, ledger: Ledger, scope: _Scope) -> Walked:
+    """The cost of a primitive that holds no program."""
+    equation = operands.equation
+    op = _rules.Operation(
+        equation.primitive.name,
+        [v.aval for v in equation.invars],
+        [v.aval for v in equation.outvars],
+        equation.params,
     )
+    cost = _rules.cost(op)
+    if cost.note:
+        ledger.notes[cost.note] = None
+    read = sum((_shapes.array_bytes(v.aval) for v in equation.invars if not is_literal(v)), ZERO)
+    written = sum((_shapes.array_bytes(v.aval) for v in equation.outvars), ZERO)
+    inputs = _depth.join(operands.depths) or AT_START
+    depth = _depth.after(inputs, cost.chain)
+    return Walked(cost.work.moving(read, written), [depth] * len(equation.outvars), (written,))

@@ -1,0 +1,191 @@
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import jax
+
+from equipoise import _check
+from equipoise._types import PyTree, result, static_field
+from equipoise.cost import _depth, _order, _shapes, _trace
+from equipoise.cost._depth import AT_START, START
+from equipoise.cost._expression import ZERO, Expression
+from equipoise.cost._walk import Ledger, Walked, walk
+
+
+@result
+class Cost:
+    """Work, depth and memory of a function, as expressions in the named sizes.
+
+    Attributes:
+        flops: Operations in all.
+        matmul_flops: Those of products of matrices and convolutions, 2·m·k·n each.
+        elementwise_flops: Arithmetic, comparisons and selections, one an element.
+        transcendental_flops: Exponentials, logarithms, roots and trigonometric functions.
+        reduction_flops: Sums, maxima and running sums, one for each element but the first.
+        other_flops: Sorting, Fourier transforms and linear algebra.
+        depth: The longest chain of dependent operations, one unit each.
+        log_depth: The same, with ⌈log₂ n⌉ steps for a reduction over n elements.
+        bytes_read: Bytes that all operations read, none fused.
+        bytes_written: Bytes that all operations write, none fused.
+        peak_bytes: Most bytes alive at once, arguments included.
+        residual_bytes: Bytes that :func:`jax.vjp` keeps for the backward pass; None where the
+            function has no reverse derivative, and ``assumptions`` says why.
+        input_bytes: Bytes of all arguments.
+        output_bytes: Bytes of the results.
+        parameter_bytes: Bytes of the arrays that the function closes over.
+        branches: Operations of each branch of each ``cond``, in the order of the program.
+        assumptions: What was assumed: primitives without a rule, loops of unknown length.
+    """
+
+    flops: Expression = static_field()
+    matmul_flops: Expression = static_field()
+    elementwise_flops: Expression = static_field()
+    transcendental_flops: Expression = static_field()
+    reduction_flops: Expression = static_field()
+    other_flops: Expression = static_field()
+    depth: Expression = static_field()
+    log_depth: Expression = static_field()
+    bytes_read: Expression = static_field()
+    bytes_written: Expression = static_field()
+    peak_bytes: Expression = static_field()
+    residual_bytes: Expression | None = static_field()
+    input_bytes: Expression = static_field()
+    output_bytes: Expression = static_field()
+    parameter_bytes: Expression = static_field()
+    branches: tuple[tuple[Expression, ...], ...] = static_field()
+    assumptions: tuple[str, ...] = static_field()
+
+
+def analyze(
+    fn: Callable[..., Any],
+    *args: PyTree,
+    trips: Sequence[int | str | Expression] = (),
+    constraints: Sequence[str] = (),
+) -> Cost:
+    r"""Operations, depth and memory of a function, as exact expressions in its sizes.
+
+    The function is traced, never run, with sizes that are names; the program is then walked
+    equation by equation e, along all paths p, and through its life t,
+
+    .. math::
+
+        W = \sum_e w_e, \qquad D = \max_p \sum_{e \in p} d_e, \qquad
+        M = \max_t \sum_{v\ \mathrm{alive\ at}\ t} |v|
+
+    Args:
+        fn: Any function of arrays that JAX can trace; pytrees in and out.
+        args: Arrays, :class:`jax.ShapeDtypeStruct`, or strings such as ``"f32[n,d]"``,
+            ``"i32[8,2*n]"`` and ``"bf16[]"``, or pytrees of those. A name means the same size in
+            all of them. Only shapes and dtypes are read.
+        trips: Iterations of the ``while`` loops in the order of the program: numbers, names or
+            expressions. Those not stated become the sizes ``trips_1``, ``trips_2``, ...
+        constraints: What may be taken for granted of the sizes, in JAX's notation, such as
+            ``"n >= 4"`` or ``"mod(n, 2) == 0"``.
+
+    Returns:
+        :class:`Cost`. Sizes are positive. A ``scan`` of length n counts n bodies; a ``cond`` the
+        largest of its branches in each measure; code whose result is not used counts nothing.
+
+    Raises:
+        ValueError: If a string does not parse or a size in it is not positive, or if the function
+            cannot be traced with named sizes; the message names the operation.
+        TypeError: If an argument is neither an array nor a shape.
+
+    Cost: One trace and one walk, whatever the sizes; milliseconds for each hundred equations.
+
+    Examples:
+        >>> found = cost.analyze(lambda w, x: jnp.tanh(x @ w), "f32[d,k]", "f32[n,d]")
+        >>> print(found.flops)
+        2*d*k*n + k*n
+        >>> found.flops.evaluate(n=8, d=4, k=2)
+        144
+        >>> print(found.depth, found.output_bytes)
+        2 4*k*n
+
+    References:
+        Work and depth are those of :cite:t:`blelloch1996`; reverse mode and what it keeps,
+        :cite:t:`griewank2008`.
+    """
+    where = "cost.analyze"
+    shapes = _shapes.structures(where, args, constraints)
+    counts = trip_counts(where, trips)
+    program = _trace.trace(where, fn, shapes).closed
+    ledger = Ledger(counts)
+    walked = walk_whole(program, ledger)
+    residual = _residual_bytes(where, fn, shapes, ledger)
+    return summary(walked, ledger, program.jaxpr, program.jaxpr.outvars, residual)
+
+
+def trip_counts(where: str, trips: Sequence[int | str | Expression]) -> list[Expression]:
+    for trip in trips:
+        if not isinstance(trip, (int, str, Expression)):
+            raise _check.type_error(where, "trips", "must hold numbers, names or expressions", trip)
+    return [Expression(trip) for trip in trips]
+
+
+def walk_whole(closed: Any, ledger: Ledger) -> Walked:
+    """The walk over a whole program, whose arguments belong to the caller."""
+    jaxpr = closed.jaxpr
+    inputs, results = len(jaxpr.invars), len(jaxpr.outvars)
+    return walk(
+        jaxpr, ledger, [AT_START] * inputs, [None] * inputs, [False] * inputs, [True] * results
+    )
+
+
+def summary(
+    walked: Walked,
+    ledger: Ledger,
+    jaxpr: Any,
+    results: Sequence[Any],
+    residual: Expression | None,
+) -> Cost:
+    """The cost of a walk that began with the inputs of a program and ended with these results."""
+    work = walked.work
+    inputs, parameters = total_bytes(jaxpr.invars), total_bytes(jaxpr.constvars)
+    ends = [depth[START] for depth in walked.depths if START in depth] or [_depth.EMPTY]
+    return Cost(
+        flops=work.flops,
+        matmul_flops=work.matmul,
+        elementwise_flops=work.elementwise,
+        transcendental_flops=work.transcendental,
+        reduction_flops=work.reduction,
+        other_flops=work.other,
+        depth=_order.largest(length for end in ends for length in end.unit),
+        log_depth=_order.largest(length for end in ends for length in end.log),
+        bytes_read=work.read,
+        bytes_written=work.written,
+        peak_bytes=inputs + parameters + _order.largest(walked.extra),
+        residual_bytes=residual,
+        input_bytes=inputs,
+        output_bytes=total_bytes(results),
+        parameter_bytes=parameters,
+        branches=tuple(ledger.branches.values()),
+        assumptions=tuple(ledger.notes),
+    )
+
+
+def total_bytes(variables: Iterable[Any]) -> Expression:
+    """Bytes of some variables of a program."""
+    return sum((_shapes.array_bytes(v.aval) for v in variables), ZERO)
+
+
+def _residual_bytes(
+    where: str, fn: Callable[..., Any], shapes: Any, ledger: Ledger
+) -> Expression | None:
+    """Bytes that the function's vjp holds, or None and the reason why among the assumptions."""
+    try:
+        program, (_, pullback) = _trace.forward(where, fn, shapes)
+    except (ValueError, TypeError, NotImplementedError) as error:
+        reason = str(error).splitlines()[0]
+        ledger.notes[f"no residual bytes, as there is no reverse derivative: {reason}"] = None
+        return None
+    return residual_bytes(program, walk_whole(program, Ledger([])), pullback)
+
+
+def residual_bytes(program: Any, walked: Walked, pullback: Any) -> Expression:
+    """Bytes of the last results of a forward program, which are the leaves of its pullback.
+
+    Scalars that follow from sizes alone are left out: with numbers for sizes they are constants.
+    """
+    first = len(program.jaxpr.outvars) - len(jax.tree.leaves(pullback))
+    pairs = zip(program.jaxpr.outvars[first:], walked.known[first:], strict=True)
+    return total_bytes(v for v, known in pairs if known is None)

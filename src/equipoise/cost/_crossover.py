@@ -1,0 +1,175 @@
+import bisect
+import itertools
+import math
+from collections.abc import Callable, Sequence
+from fractions import Fraction
+
+from equipoise import _check
+from equipoise._types import result, static_field
+from equipoise.cost._atoms import Number
+from equipoise.cost._expression import Expression, as_expression
+
+# Expressions that round are tried at each size up to the first, and at doublings up to the second.
+EVERY_SIZE, LARGEST = 4096, 2**62
+
+
+@result
+class Crossover:
+    """The sizes at which the order of two costs changes.
+
+    Attributes:
+        name: The size that grows.
+        exists: Whether the order ever changes.
+        size: The size from which on the cost that was smaller before is larger for good: the last
+            of ``crossings``. None if there is none.
+        root: The real number, between ``size`` − 1 and ``size``, at which the costs are equal.
+        larger: The larger of the two in the end, ``"a"`` or ``"b"``; ``"neither"`` if equal.
+        crossings: Each size at which the order is the opposite of what it was before.
+    """
+
+    name: str = static_field()
+    exists: bool = static_field()
+    size: int | None = static_field()
+    root: float | None = static_field()
+    larger: str = static_field()
+    crossings: tuple[int, ...] = static_field()
+
+
+def crossover(a: Expression | Number, b: Expression | Number, name: str, **sizes: int) -> Crossover:
+    r"""Where one cost overtakes another as one size grows, or that it never does.
+
+    .. math::
+
+        n^* = \min \{ n : \operatorname{sign}(a(m) - b(m)) = s \ne 0
+              \ \mathrm{for\ all}\ m \ge n \}, \qquad n \in \{1, 2, \dots\}
+
+    Args:
+        a: A cost, such as ``analyze(...).flops``.
+        b: The cost to compare it with.
+        name: The size that grows from 1.
+        sizes: All other sizes that occur in a or b.
+
+    Returns:
+        :class:`Crossover`. Costs that are equal everywhere, or never change order, have
+        ``exists=False`` and ``size=None``. Polynomials are solved exactly. Expressions that round
+        or take maxima are compared at every size up to 4096, and beyond it at doublings up to
+        2⁶², between which one change of order at most is found.
+
+    Raises:
+        ValueError: If a size is missing or not positive, or ``name`` is given a size as well.
+        TypeError: If a size is no integer, or a or b is no expression.
+
+    Cost: O(k²·log n) evaluations for a polynomial of degree k; 4096 otherwise.
+
+    Examples:
+        >>> attention = cost.analyze(lambda x: (x @ x.T) @ x, "f32[n,d]").flops
+        >>> rnn = cost.analyze(lambda w, x: x @ w, "f32[d,d]", "f32[n,d]").flops
+        >>> print(cost.crossover(attention, rnn, "n", d=512))
+        Crossover
+          name       n
+          exists     True
+          size       257
+          root       256
+          larger     a
+          crossings  (257,)
+
+    References:
+        The comparison of layers in :cite:t:`vaswani2017`, section 4.
+    """
+    where = "cost.crossover"
+    for argument, value in (("a", a), ("b", b)):
+        if not isinstance(value, (Expression, int, Fraction)):
+            raise _check.type_error(where, argument, "must be an expression or a number", value)
+    if name in sizes:
+        raise _check.value_error(
+            where, name, "must be left open, as the size that grows", f"{name}={sizes[name]}"
+        )
+    difference = as_expression(a) - as_expression(b)
+    difference.evaluate(**sizes, **{name: 1})
+    of_one = difference.substitute(**sizes)
+
+    def at(size: Number) -> Number:
+        return of_one.at({name: size})
+
+    polynomial = _coefficients(of_one, name)
+    if polynomial is None:
+        points = [*range(1, EVERY_SIZE), *(EVERY_SIZE * 2**k for k in range(51))]
+    else:
+        points = _monotone_points(polynomial)
+    crossings = _changes(at, points)
+    last = next((sign for p in reversed(points) if (sign := _sign(at(p)))), 0)
+    return Crossover(
+        name=name,
+        exists=bool(crossings),
+        size=crossings[-1] if crossings else None,
+        root=_root(at, crossings[-1]) if crossings else None,
+        larger=("neither", "a", "b")[last],
+        crossings=tuple(crossings),
+    )
+
+
+def _sign(value: Number) -> int:
+    return (value > 0) - (value < 0)
+
+
+def _coefficients(expression: Expression, name: str) -> list[Number] | None:
+    """The polynomial's coefficients by power, or None for any other expression."""
+    powers = {monomial: dict(monomial) for monomial, _ in expression.terms}
+    if any(set(p) - {name} or p.get(name, 0) < 0 for p in powers.values()):
+        return None
+    top = max((p.get(name, 0) for p in powers.values()), default=0)
+    coefficients: list[Number] = [0] * (top + 1)
+    for monomial, coefficient in expression.terms:
+        coefficients[powers[monomial].get(name, 0)] = coefficient
+    return coefficients
+
+
+def _monotone_points(coefficients: Sequence[Number]) -> list[int]:
+    """Integers from 1 to beyond every root, between which the polynomial is monotone.
+
+    The polynomial rises at n where its difference f(n+1) − f(n) is positive; that difference has
+    a lower degree, so its changes of sign are found in the same way.
+    """
+    top = coefficients[-1]
+    if len(coefficients) == 1 or not top:
+        return [1]
+    bound = 2 + math.ceil(max(abs(Fraction(c) / top) for c in coefficients))
+    difference = [
+        sum(coefficients[k] * math.comb(k, i) for k in range(i + 1, len(coefficients)))
+        for i in range(len(coefficients) - 1)
+    ]
+    turns = _changes(lambda n: _horner(difference, n), _monotone_points(difference))
+    return sorted({1, *turns, bound})
+
+
+def _horner(coefficients: Sequence[Number], point: Number) -> Number:
+    value: Number = 0
+    for coefficient in reversed(coefficients):
+        value = value * point + coefficient
+    return value
+
+
+def _changes(at: Callable[[Number], Number], points: Sequence[int]) -> list[int]:
+    """The integers at which the sign is the opposite of the last that was not zero."""
+    found: list[int] = []
+    sign = 0
+    for low, high in itertools.pairwise([points[0], *points]):
+        new = _sign(at(high))
+        if new and sign and new != sign:
+            span = range(low, high + 1)
+            found.append(span[bisect.bisect_left(span, True, key=lambda n: _sign(at(n)) == new)])
+        sign = new or sign
+    return found
+
+
+def _root(at: Callable[[Number], Number], size: int) -> float:
+    """The real zero between two integers, where the expression has values between them."""
+    low, high = Fraction(size - 1), Fraction(size)
+    rising = _sign(at(high))
+    for _ in range(60):
+        middle = (low + high) / 2
+        if _sign(at(middle)) == rising:
+            high = middle
+        else:
+            low = middle
+    return float(high)

@@ -1,0 +1,299 @@
+"""Exact expressions in named sizes: polynomials over the rationals, and a few atoms.
+
+An expression is a sum of terms; a term is a coefficient times a product of powers of *bases*. A
+base is the name of a size or an :class:`Atom`: a rounded quotient, a remainder, the largest or
+smallest of several expressions, a rounded logarithm, or a sum that stands in a denominator.
+"""
+
+import functools
+from collections.abc import Mapping
+from fractions import Fraction
+
+from equipoise import _check
+from equipoise.cost import _atoms, _printing
+from equipoise.cost._atoms import FUNCTIONS, Atom, Monomial, Number
+
+
+class Expression:
+    """An exact cost as a function of named sizes, which are positive integers.
+
+    Supports ``+ - * / // % **`` with numbers and other expressions. ``==`` holds when both are the
+    same expression in normal form; ``<``, ``<=``, ``>`` and ``>=`` mean *for all sizes*, and raise
+    ``ValueError`` where that can be neither shown nor refuted.
+    """
+
+    __slots__ = ("_hash", "_terms")
+    _terms: dict[Monomial, Number]
+    _hash: int
+
+    def __init__(self, value: "int | Fraction | str | Expression" = 0) -> None:
+        if isinstance(value, Expression):
+            terms = value._terms
+        elif isinstance(value, str):
+            terms = {((value, 1),): 1}
+        else:
+            terms = {(): value} if value else {}
+        self._set(terms)
+
+    def _set(self, terms: Mapping[Monomial, Number]) -> None:
+        object.__setattr__(self, "_terms", terms)
+        object.__setattr__(self, "_hash", hash(frozenset(terms.items())))
+
+    def __setattr__(self, name: str, value: object) -> None:
+        raise AttributeError("an Expression is immutable")
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return (from_terms, (dict(self._terms),))
+
+    @property
+    def terms(self) -> tuple[tuple[Monomial, Number], ...]:
+        """Terms as (monomial, coefficient), in the order in which they are printed."""
+        return tuple(sorted(self._terms.items(), key=_printing.term_order))
+
+    @property
+    def names(self) -> frozenset[str]:
+        """The sizes that the expression depends on."""
+        found: set[str] = set()
+        for monomial in self._terms:
+            for base, _ in monomial:
+                if isinstance(base, str):
+                    found.add(base)
+                else:
+                    found = found.union(*(argument.names for argument in base.arguments))
+        return frozenset(found)
+
+    @property
+    def constant(self) -> Number | None:
+        """The number, where no size occurs; otherwise None."""
+        if not self._terms:
+            return 0
+        return self._terms.get(()) if len(self._terms) == 1 else None
+
+    def evaluate(self, **sizes: int) -> Number:
+        """The value at the given sizes: an integer, or an exact fraction after a division.
+
+        Sizes that do not occur are ignored, so that one set of sizes serves a whole table.
+        Raises ``ValueError`` for a size that is missing or not positive (names that start with
+        ``trips`` may be 0) and ``TypeError`` for one that is no integer.
+        """
+        missing = sorted(self.names - set(sizes))
+        if missing:
+            raise _check.value_error(
+                "cost.Expression.evaluate",
+                missing[0],
+                "must be given a size",
+                f"sizes for {', '.join(sizes) or 'nothing'}",
+                f"Call evaluate({', '.join(f'{name}=...' for name in sorted(self.names))}).",
+            )
+        for name, value in sizes.items():
+            minimum = 0 if name.startswith("trips") else 1
+            _check.positive_integer("cost.Expression.evaluate", name, value, minimum=minimum)
+        return self.at({name: int(value) for name, value in sizes.items()})
+
+    def at(self, sizes: Mapping[str, Number]) -> Number:
+        """The value at sizes that may be any numbers and are not checked."""
+        total: Number = 0
+        for monomial, coefficient in self._terms.items():
+            for base, power in monomial:
+                value = sizes[base] if isinstance(base, str) else _atoms.evaluate(base, sizes)
+                coefficient = coefficient * Fraction(value) ** power
+            total = total + coefficient
+        return int(total) if Fraction(total).denominator == 1 else total
+
+    def substitute(self, **sizes: "int | Expression") -> "Expression":
+        """The expression with some sizes replaced by numbers or other expressions."""
+        values = {name: as_expression(value) for name, value in sizes.items()}
+        total = ZERO
+        for monomial, coefficient in self._terms.items():
+            term = Expression(coefficient)
+            for base, power in monomial:
+                if isinstance(base, str):
+                    value = values.get(base, from_terms({((base, 1),): 1}))
+                else:
+                    value = apply(base.function, *(a.substitute(**sizes) for a in base.arguments))
+                term = term * value**power
+            total = total + term
+        return total
+
+    def degree(self, name: str) -> int:
+        """The power of one size that bounds the growth when all others are fixed.
+
+        A rounded logarithm has degree 0, and so has anything bounded. The zero expression has
+        degree 0.
+        """
+        return max((_atoms.degree(monomial, (name,)) for monomial in self._terms), default=0)
+
+    def leading(self, *names: str) -> "Expression":
+        """The terms of the highest total degree in the named sizes (in all, if none is named)."""
+        names = names or tuple(self.names)
+        degrees = {monomial: _atoms.degree(monomial, names) for monomial in self._terms}
+        top = max(degrees.values(), default=0)
+        return from_terms({m: c for m, c in self._terms.items() if degrees[m] == top})
+
+    def latex(self) -> str:
+        """LaTeX source, without the dollar signs."""
+        return _printing.write(self, _printing.LATEX)
+
+    def __str__(self) -> str:
+        return _printing.write(self, _printing.TEXT)
+
+    def __repr__(self) -> str:
+        return f"Expression({self})"
+
+    def __hash__(self) -> int:
+        return self._hash
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, (Expression, int, Fraction)):
+            return NotImplemented
+        return self._terms == as_expression(other)._terms
+
+    def __add__(self, other: "Expression | Number") -> "Expression":
+        if not isinstance(other, (Expression, int, Fraction)):
+            return NotImplemented
+        terms = dict(self._terms)
+        for monomial, coefficient in as_expression(other)._terms.items():
+            total = terms.get(monomial, 0) + coefficient
+            if total:
+                terms[monomial] = total
+            else:
+                terms.pop(monomial, None)
+        return from_terms(terms)
+
+    def __neg__(self) -> "Expression":
+        return from_terms({monomial: -c for monomial, c in self._terms.items()})
+
+    def __sub__(self, other: "Expression | Number") -> "Expression":
+        return self + -as_expression(other)
+
+    def __rsub__(self, other: "Expression | Number") -> "Expression":
+        return -self + other
+
+    def __mul__(self, other: "Expression | Number") -> "Expression":
+        if not isinstance(other, (Expression, int, Fraction)):
+            return NotImplemented
+        terms: dict[Monomial, Number] = {}
+        for left, a in self._terms.items():
+            for right, b in as_expression(other)._terms.items():
+                product = _times(left, right)
+                terms[product] = terms.get(product, 0) + a * b
+        return from_terms({monomial: c for monomial, c in terms.items() if c})
+
+    def __pow__(self, power: int) -> "Expression":
+        if power < 0:
+            return 1 / self**-power
+        return functools.reduce(lambda a, b: a * b, [self] * power, ONE)
+
+    def __truediv__(self, other: "Expression | Number") -> "Expression":
+        return self * _reciprocal(as_expression(other))
+
+    def __rtruediv__(self, other: "Expression | Number") -> "Expression":
+        return as_expression(other) / self
+
+    def __floordiv__(self, other: "Expression | Number") -> "Expression":
+        return apply("floordiv", self, as_expression(other))
+
+    def __rfloordiv__(self, other: "Expression | Number") -> "Expression":
+        return as_expression(other) // self
+
+    def __mod__(self, other: "Expression | Number") -> "Expression":
+        return apply("mod", self, as_expression(other))
+
+    def __rmod__(self, other: "Expression | Number") -> "Expression":
+        return as_expression(other) % self
+
+    __radd__ = __add__
+    __rmul__ = __mul__
+
+    def __le__(self, other: "Expression | Number") -> bool:
+        from equipoise.cost import _order
+
+        return _order.decide(as_expression(other) - self, strict=False)
+
+    def __lt__(self, other: "Expression | Number") -> bool:
+        from equipoise.cost import _order
+
+        return _order.decide(as_expression(other) - self, strict=True)
+
+    def __ge__(self, other: "Expression | Number") -> bool:
+        return as_expression(other) <= self
+
+    def __gt__(self, other: "Expression | Number") -> bool:
+        return as_expression(other) < self
+
+
+def from_terms(terms: dict[Monomial, Number]) -> Expression:
+    """The expression with these terms, which have no zero coefficient."""
+    made = Expression.__new__(Expression)
+    made._set(terms)
+    return made
+
+
+def as_expression(value: Expression | Number) -> Expression:
+    """The value as an expression."""
+    return value if isinstance(value, Expression) else Expression(value)
+
+
+ZERO, ONE = Expression(0), Expression(1)
+
+
+@functools.cache
+def _times(left: Monomial, right: Monomial) -> Monomial:
+    powers = dict(left)
+    for base, power in right:
+        powers[base] = powers.get(base, 0) + power
+    return tuple(sorted(((b, p) for b, p in powers.items() if p), key=_printing.base_order))
+
+
+def _reciprocal(value: Expression) -> Expression:
+    if value == 0:
+        raise ZeroDivisionError("an expression is divided by 0")
+    if len(value._terms) > 1:
+        value = from_terms({((Atom("sum", (value,)), 1),): 1})
+    ((monomial, coefficient),) = value._terms.items()
+    return from_terms(
+        {tuple((base, -power) for base, power in monomial): Fraction(1) / coefficient}
+    )
+
+
+def apply(function: str, *arguments: Expression) -> Expression:
+    """An atom of these arguments, or the simpler expression that it is equal to."""
+    constants = [argument.constant for argument in arguments]
+    if all(constant is not None for constant in constants):
+        return Expression(FUNCTIONS[function](*constants))
+    if function in ("max", "min"):
+        arguments = tuple(sorted(dict.fromkeys(arguments), key=str))
+        if len(arguments) == 1:
+            return arguments[0]
+    if function == "sum":
+        return arguments[0]
+    if function in ("floordiv", "mod"):
+        whole, rest = _divide(*arguments)
+        if rest == 0:
+            return whole if function == "floordiv" else ZERO
+        arguments = (rest, arguments[1])
+        return (whole if function == "floordiv" else ZERO) + _atom(function, arguments)
+    return _atom(function, arguments)
+
+
+def _atom(function: str, arguments: tuple[Expression, ...]) -> Expression:
+    constants = [argument.constant for argument in arguments]
+    if all(constant is not None for constant in constants):
+        return Expression(FUNCTIONS[function](*constants))
+    return from_terms({((Atom(function, arguments), 1),): 1})
+
+
+def _divide(numerator: Expression, divisor: Expression) -> tuple[Expression, Expression]:
+    """The terms that the divisor divides with an integer coefficient, divided; and the rest."""
+    whole, rest = ZERO, ZERO
+    for monomial, coefficient in numerator._terms.items():
+        term = from_terms({monomial: coefficient})
+        quotient = term / divisor if len(divisor._terms) == 1 else None
+        if quotient is not None and all(
+            Fraction(c).denominator == 1 and all(p > 0 for _, p in m)
+            for m, c in quotient._terms.items()
+        ):
+            whole = whole + quotient
+        else:
+            rest = rest + term
+    return whole, rest

@@ -1,0 +1,138 @@
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+
+from equipoise._types import PyTree, result, static_field
+from equipoise.cost import _order, _shapes, _trace
+from equipoise.cost._analyze import (
+    Cost,
+    residual_bytes,
+    summary,
+    total_bytes,
+    trip_counts,
+    walk_whole,
+)
+from equipoise.cost._depth import AT_START
+from equipoise.cost._expression import ZERO, Expression
+from equipoise.cost._walk import Ledger, Walked, is_literal, walk
+
+
+@result
+class TrainingCost:
+    """Cost of the forward pass, of the backward pass, and of the memory between them.
+
+    Attributes:
+        forward: The forward pass as reverse mode runs it, derivatives that it prepares included;
+            its outputs are the result and the residuals.
+        backward: The backward pass; its inputs are the residuals and the cotangents.
+        total: Both, in one program from the arguments to the result and the gradients.
+        residual_bytes: Bytes that :func:`jax.vjp` keeps between them, arguments included.
+        rematerialized: Both, where :func:`jax.checkpoint` computes again what it does not keep;
+            its ``residual_bytes`` are those kept then.
+    """
+
+    forward: Cost = static_field()
+    backward: Cost = static_field()
+    total: Cost = static_field()
+    residual_bytes: Expression = static_field()
+    rematerialized: Cost = static_field()
+
+
+def analyze_training(
+    fn: Callable[..., Any],
+    *args: PyTree,
+    policy: Callable[..., Any] | None = None,
+    trips: Sequence[int | str | Expression] = (),
+    constraints: Sequence[str] = (),
+) -> TrainingCost:
+    r"""Forward and backward cost of a function, and the bytes saved between them.
+
+    With ``fn`` the composition of primitives, reverse mode computes the residuals r = R(x) beside
+    the result, keeps them, and later applies the transposed Jacobian,
+
+    .. math::
+
+        (y, r) = (f(x), R(x)), \qquad \bar x = J_f(x)^\top \bar y = T(r, \bar y)
+
+    Args:
+        fn: The function to differentiate, with respect to all floating-point arguments.
+        args: Arrays, :class:`jax.ShapeDtypeStruct` or strings, as for :func:`analyze`.
+        policy: What :func:`jax.checkpoint` may keep in the rematerialized variant, one of
+            :data:`jax.checkpoint_policies`. By default nothing but the arguments.
+        trips: Iterations of the ``while`` loops, as for :func:`analyze`.
+        constraints: What may be taken for granted of the sizes, as for :func:`analyze`.
+
+    Returns:
+        :class:`TrainingCost`. A function without floating-point arguments or results has a
+        backward pass that costs nothing.
+
+    Raises:
+        ValueError: As for :func:`analyze`, and where reverse mode is not defined, as through a
+            ``while`` loop of unknown length.
+        TypeError: If an argument is neither an array nor a shape.
+
+    Cost: Two traces with their derivatives and three walks each, whatever the sizes.
+
+    Examples:
+        >>> found = cost.analyze_training(lambda w, x: jnp.tanh(x @ w), "f32[d,d]", "f32[n,d]")
+        >>> print(found.forward.matmul_flops, "|", found.backward.matmul_flops)
+        2*d^2*n | 4*d^2*n
+        >>> print(found.rematerialized.matmul_flops)
+        8*d^2*n
+
+    References:
+        :cite:t:`griewank2008`, reverse mode; :cite:t:`chen2016`, rematerialization.
+    """
+    where = "cost.analyze_training"
+    shapes = _shapes.structures(where, args, constraints)
+    counts = trip_counts(where, trips)
+    forward, backward, total, residual = _passes(where, fn, shapes, counts)
+    return TrainingCost(
+        forward=forward,
+        backward=backward,
+        total=total,
+        residual_bytes=residual,
+        rematerialized=_passes(where, jax.checkpoint(fn, policy=policy), shapes, counts)[2],
+    )
+
+
+def _passes(
+    where: str, fn: Callable[..., Any], shapes: Any, trips: Sequence[Expression]
+) -> tuple[Cost, Cost, Cost, Expression]:
+    """Forward, backward, both in one, and the residuals between them."""
+    ahead, (result, pullback) = _trace.forward(where, fn, shapes)
+    back, _ = _trace.backward(where, result, pullback)
+    ledger = Ledger(list(trips))
+    first, second = walk_whole(ahead, ledger), walk_whole(back, ledger)
+    residual = residual_bytes(ahead, first, pullback)
+    results = len(jax.tree.leaves(result))
+    both = _continued(ahead.jaxpr, first, back.jaxpr, results, ledger)
+    outputs = [*ahead.jaxpr.outvars[:results], *back.jaxpr.outvars]
+    return (
+        summary(first, ledger, ahead.jaxpr, ahead.jaxpr.outvars, residual),
+        summary(second, ledger, back.jaxpr, back.jaxpr.outvars, ZERO),
+        summary(both, ledger, ahead.jaxpr, outputs, residual),
+        residual,
+    )
+
+
+def _continued(ahead: Any, first: Walked, back: Any, results: int, ledger: Ledger) -> Walked:
+    """The backward pass entered with the depths, and the memory, that the forward pass left."""
+    kept = ahead.outvars[results:]
+    cotangents = len(back.invars) - len(kept)
+    second = walk(
+        back,
+        ledger,
+        [*first.depths[results:], *([AT_START] * cotangents)],
+        [*first.known[results:], *([None] * cotangents)],
+        [False] * len(back.invars),
+        [True] * len(back.outvars),
+    )
+    made = {v for v in ahead.outvars if not is_literal(v)} - set(ahead.invars)
+    saved = total_bytes([*made, *back.invars[len(kept) :]])
+    return Walked(
+        first.work.then(second.work),
+        [*first.depths[:results], *second.depths],
+        _order.frontier([*first.extra, *(saved + extra for extra in second.extra)]),
+    )

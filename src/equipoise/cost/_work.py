@@ -1,0 +1,46 @@
+"""What a program does: operations by kind, and bytes moved. Adds up along the program."""
+
+from typing import NamedTuple
+
+from equipoise.cost import _order
+from equipoise.cost._expression import ZERO, Expression
+
+KINDS = ("matmul", "elementwise", "transcendental", "reduction", "other")
+
+
+class Work(NamedTuple):
+    """Operations in all and by kind, and bytes read and written."""
+
+    flops: Expression = ZERO
+    matmul: Expression = ZERO
+    elementwise: Expression = ZERO
+    transcendental: Expression = ZERO
+    reduction: Expression = ZERO
+    other: Expression = ZERO
+    read: Expression = ZERO
+    written: Expression = ZERO
+
+    def then(self, other: "Work") -> "Work":
+        """Both, one after the other."""
+        return Work(*(a + b if b is not ZERO else a for a, b in zip(self, other, strict=True)))
+
+    def repeated(self, times: Expression) -> "Work":
+        """The same, as often as that."""
+        return Work(*(a * times for a in self))
+
+    def moving(self, read: Expression, written: Expression) -> "Work":
+        """The same operations with these bytes moved."""
+        return self._replace(read=read, written=written)
+
+
+NOTHING = Work()
+
+
+def either(alternatives: list[Work]) -> Work:
+    """The largest of each measure over alternatives of which one takes place."""
+    return Work(*(_order.largest(measures) for measures in zip(*alternatives, strict=True)))
+
+
+def operations(**kinds: Expression) -> Work:
+    """Work of these kinds, with no bytes moved."""
+    return Work(flops=sum(kinds.values(), ZERO), **kinds)
