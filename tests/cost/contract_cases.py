@@ -1,3 +1,5 @@
+import jax.numpy as jnp
+
 from equipoise import cost
 from tests.contract import Case, Pytree, Static  # noqa: F401
 
@@ -11,6 +13,8 @@ CASES: dict = {
     "Cost": Pytree(SMALL),
     "analyze_training": Static(PROGRAM),
     "TrainingCost": Pytree(cost.analyze_training(lambda w, x: x @ w, "f32[d,d]", "f32[n,d]")),
+    "dependencies": Static("runs a program on abstract arrays; tests/cost/test_dependencies.py"),
+    "Dependencies": Pytree(cost.dependencies(jnp.cumsum, jnp.ones(3))),
     "Expression": Static(SYMBOLIC),
     "compare": Static("takes costs, not arrays; held by tests/cost/test_compare.py"),
     "Comparison": Pytree(cost.compare({"dense": SMALL})),

@@ -3,6 +3,7 @@
 from equipoise.cost._analyze import Cost, analyze
 from equipoise.cost._compare import Comparison, compare
 from equipoise.cost._crossover import Crossover, crossover
+from equipoise.cost._dependencies import Dependencies, dependencies
 from equipoise.cost._expression import Expression
 from equipoise.cost._training import TrainingCost, analyze_training
 
@@ -10,10 +11,12 @@ __all__ = [
     "Comparison",
     "Cost",
     "Crossover",
+    "Dependencies",
     "Expression",
     "TrainingCost",
     "analyze",
     "analyze_training",
     "compare",
     "crossover",
+    "dependencies",
 ]

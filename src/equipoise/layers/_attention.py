@@ -105,7 +105,7 @@ def self_attention(
         (5, 4)
 
     References:
-        :cite:t:`vaswani2017attention`, equation 1 and section 4; :cite:t:`glorot2010understanding`.
+        :cite:t:`vaswani2017`, equation 1 and section 4; :cite:t:`glorot2010understanding`.
     """
     where = "layers.self_attention"
     weights = attention_weights(where, width, num_heads)

@@ -56,7 +56,7 @@ def feed_forward(
         (5, 3)
 
     References:
-        :cite:t:`vaswani2017attention`, equation 2; :cite:t:`glorot2010understanding`.
+        :cite:t:`vaswani2017`, equation 2; :cite:t:`glorot2010understanding`.
     """
     where = "layers.feed_forward"
     width = size(where, "width", width)

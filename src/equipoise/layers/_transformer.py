@@ -49,7 +49,7 @@ def transformer_block(
         (5, 4)
 
     References:
-        :cite:t:`vaswani2017attention`, section 3.1; :cite:t:`xiong2020layer`, figure 1b.
+        :cite:t:`vaswani2017`, section 3.1; :cite:t:`xiong2020layer`, figure 1b.
     """
     attention = self_attention(width, num_heads=num_heads, is_causal=is_causal, window=window)
     attention_norm, feed_forward_norm = layer_norm(width), layer_norm(width)
@@ -109,7 +109,7 @@ def stack(layer: Layer, num_layers: Size) -> Layer:
         (3, 4, 16)
 
     References:
-        :cite:t:`vaswani2017attention`, section 3.1.
+        :cite:t:`vaswani2017`, section 3.1.
     """
     where = "layers.stack"
     if not isinstance(layer, Layer):
