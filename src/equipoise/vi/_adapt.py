@@ -1,0 +1,186 @@
+"""Adaptive importance sampling: a mixture of Student t that learns the target from its draws."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.scipy.special import gammaln, logsumexp
+
+from equipoise._types import Array, PRNGKeyArray, Scalar
+from equipoise.vi._fit_start import affine
+from equipoise.vi._weighted import Weighted, evaluate, weigh
+
+DEGREES = 6  # tails heavier than those of most targets, with four moments
+SMALLEST_WEIGHT = 0.01
+EXCELLENT = 0.9  # share of effective draws that ends the adaptation
+
+
+class Mixture(NamedTuple):
+    """Student t components: weights, means, Cholesky factors of the scale matrices."""
+
+    weights: Array
+    means: Array
+    factors: Array
+
+
+class Adaptation(NamedTuple):
+    """A round: the mixture to draw from, the draws it made, and the best mixture so far."""
+
+    round: Array
+    mixture: Mixture
+    weighted: Weighted
+    best: Mixture
+    best_efficiency: Scalar
+    best_round: Array
+    last: Array
+    done: Array
+
+
+def component_log_probs(mixture: Mixture, draws: Array) -> tuple[Array, Array]:
+    """Log of weight times density, and Mahalanobis distance, each (components, draws)."""
+    d = draws.shape[1]
+    constant = gammaln((DEGREES + d) / 2) - gammaln(DEGREES / 2) - 0.5 * d * np.log(DEGREES * np.pi)
+
+    def one(weight: Array, mean: Array, factor: Array) -> tuple[Array, Array]:
+        whitened = jax.scipy.linalg.solve_triangular(factor, (draws - mean[None]).T, lower=True)
+        distance = jnp.sum(whitened**2, axis=0)
+        volume = jnp.sum(jnp.log(jnp.diagonal(factor)))
+        tail = -0.5 * (DEGREES + d) * jnp.log1p(distance / DEGREES)
+        return jnp.log(weight) + constant.astype(draws.dtype) - volume + tail, distance
+
+    return jax.vmap(one)(*mixture)
+
+
+def sample(key: PRNGKeyArray, mixture: Mixture, num_samples: int) -> Array:
+    """Draws, stratified over the components."""
+    d, dtype = mixture.means.shape[1], mixture.means.dtype
+    levels = (jnp.arange(num_samples, dtype=dtype) + 0.5) / num_samples
+    component = jnp.searchsorted(jnp.cumsum(mixture.weights), levels)
+    component = jnp.minimum(component, mixture.weights.shape[0] - 1)
+    noise = jax.random.normal(key, (num_samples, d + DEGREES), dtype)
+    chi_squared = jnp.sum(noise[:, d:] ** 2, axis=1, keepdims=True)
+    normal = noise[:, :d] * jnp.sqrt(DEGREES / chi_squared)
+    step = jnp.zeros_like(normal)
+    for k in range(mixture.weights.shape[0]):
+        mine = (component == k)[:, None]
+        step = jnp.where(mine, affine(mixture.means[k], mixture.factors[k], normal), step)
+    return step
+
+
+def temper(log_ratios: Array, wanted: float) -> Array:
+    """Log weights raised to the largest power ≤ 1 that keeps ``wanted`` effective draws."""
+
+    def effective(power: Array) -> Array:
+        log_weights = power * log_ratios
+        return jnp.exp(2 * logsumexp(log_weights) - logsumexp(2 * log_weights))
+
+    def halve(_: int, bounds: tuple[Array, Array]) -> tuple[Array, Array]:
+        low, high = bounds
+        middle = 0.5 * (low + high)
+        enough = effective(middle) >= wanted
+        return jnp.where(enough, middle, low), jnp.where(enough, high, middle)
+
+    one = jnp.ones((), log_ratios.dtype)
+    low, _ = jax.lax.fori_loop(0, 20, halve, (0 * one, one))
+    power = jnp.where(effective(one) >= wanted, one, low)
+    return power * log_ratios - logsumexp(power * log_ratios)
+
+
+def improve(mixture: Mixture, draws: Array, log_ratios: Array) -> Mixture:
+    """One EM step towards the weighted draws, which lowers KL(target ‖ mixture)."""
+    n, d = draws.shape
+    log_ratios = jnp.where(jnp.isfinite(log_ratios), log_ratios, np.finfo(draws.dtype).min / 4)
+    log_ratios = log_ratios - jnp.max(log_ratios)
+    log_weights = temper(log_ratios, min(30.0 * d, n / 4))
+    joint, distance = component_log_probs(mixture, draws)
+    share = jnp.exp(joint + (log_weights - logsumexp(joint, axis=0))[None])
+    pull = share * (DEGREES + d) / (DEGREES + distance)
+    weights = jnp.sum(share, axis=1)
+    tiny = np.finfo(draws.dtype).tiny ** 0.5
+    means = (pull @ draws) / jnp.maximum(jnp.sum(pull, axis=1), tiny)[:, None]
+    centered = draws[None] - means[:, None]
+    scatter = jnp.einsum("kn,kni,knj->kij", pull, centered, centered)
+    # A component with little weight leans on the identity, the shape of the first proposal.
+    prior = 10.0 * (d + 1) / n
+    scatter = scatter + prior * jnp.eye(d, dtype=draws.dtype)[None]
+    scatter = scatter / (weights + prior)[:, None, None]
+    weights = jnp.maximum(weights, SMALLEST_WEIGHT)
+    return Mixture(weights / jnp.sum(weights), means, jnp.linalg.cholesky(scatter))
+
+
+def log_ratio(log_p: Callable[[Array], Scalar], mixture: Mixture, draws: Array) -> Array:
+    """Log target minus log mixture."""
+    joint, _ = component_log_probs(mixture, draws)
+    return evaluate(log_p, draws) - logsumexp(joint, axis=0)
+
+
+def first_mixture(
+    key: PRNGKeyArray, size: int, components: int, means: Array, factors: Array, weights: Array
+) -> Mixture:
+    """Equal parts of unit components scattered around 0 and of the given other modes."""
+    scattered = 0.7 * jax.random.normal(key, (components, size), means.dtype)
+    scattered = scattered.at[0].set(0.0)
+    eye = jnp.broadcast_to(jnp.eye(size, dtype=means.dtype), (components, size, size))
+    ours = jnp.full(components, 1.0 / components, means.dtype)
+    total = jnp.concatenate([ours, jnp.maximum(weights, SMALLEST_WEIGHT)])
+    return Mixture(
+        total / jnp.sum(total),
+        jnp.concatenate([scattered, means]),
+        jnp.concatenate([eye, factors]),
+    )
+
+
+def adapt(
+    log_p: Callable[[Array], Scalar],
+    mixture: Mixture,
+    key: PRNGKeyArray,
+    *,
+    num_samples: int,
+    num_rounds: int,
+    patience: int = 3,
+) -> Weighted:
+    """Rounds of sampling and EM, then fresh draws from the best mixture.
+
+    Adapts until the effective sample size has not grown by a tenth for ``patience`` rounds. The
+    last round draws from the best mixture, independently of the draws it was chosen by.
+    """
+    size = mixture.means.shape[1]
+
+    def step(state: Adaptation) -> Adaptation:
+        draws = sample(jax.random.fold_in(key, state.round), state.mixture, num_samples)
+        weighted = weigh(draws, log_ratio(log_p, state.mixture, draws))
+        efficiency = weighted.effective_sample_size / num_samples
+        efficiency = jnp.where(weighted.khat < 1, efficiency, 0.1 * efficiency)
+        better = efficiency > 1.1 * state.best_efficiency
+        best, best_efficiency, best_round = jax.tree.map(
+            lambda new, old: jnp.where(better, new, old),
+            (state.mixture, efficiency, state.round),
+            (state.best, state.best_efficiency, state.best_round),
+        )
+        stale = state.round - best_round >= patience
+        last = stale | (efficiency > EXCELLENT) | (state.round >= num_rounds - 2)
+        improved = improve(state.mixture, draws, weighted.log_ratios)
+        mixture = jax.tree.map(lambda kept, new: jnp.where(last, kept, new), best, improved)
+        return Adaptation(
+            round=state.round + 1,
+            mixture=mixture,
+            weighted=weighted,
+            best=best,
+            best_efficiency=best_efficiency,
+            best_round=best_round,
+            last=last,
+            done=state.last,
+        )
+
+    zero, first = jnp.zeros((), mixture.means.dtype), jnp.zeros((), jnp.int32)
+    no = jnp.zeros((), bool)
+    empty = jax.tree.map(
+        lambda leaf: jnp.zeros(leaf.shape, leaf.dtype),
+        jax.eval_shape(
+            weigh, jnp.zeros((num_samples, size), zero.dtype), jnp.zeros(num_samples, zero.dtype)
+        ),
+    )
+    state = Adaptation(first, mixture, empty, mixture, zero, first, no, no)
+    return jax.lax.while_loop(lambda state: ~state.done, step, state).weighted
