@@ -1,3 +1,5 @@
 """Matplotlib figures of the areas' results; imported only when asked for."""
 
-__all__: list[str] = []
+from equipoise.plot._style import COLORS, new_axes, new_grid, styled
+
+__all__ = ["COLORS", "new_axes", "new_grid", "styled"]
