@@ -247,10 +247,8 @@ def orbit_diagram(
     if None in lengths or len(lengths) != 1:
         shapes = [list(leaf.shape) for leaf in leaves]
         raise value_error(where, "parameters", "must have one common leading axis", str(shapes))
-    example = jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), parameters
-    )
-    step, z, unravel = flat_step(where, fn, start, example)
+    one = jax.eval_shape(lambda p: jax.tree.map(lambda leaf: leaf.sum(0), p), parameters)
+    step, z, unravel = flat_step(where, fn, start, one)
 
     def settle(parameter: PyTree) -> tuple[PyTree, Array]:
         states = orbit(
