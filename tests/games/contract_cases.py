@@ -71,7 +71,7 @@ CASES: dict = {
     "primal_dual_hybrid": played(games.primal_dual_hybrid()),
     "alternating_extrapolation": played(games.alternating_extrapolation(1.5, 1.2)),
     "lookahead": played(games.lookahead(games.optimistic(), 2, 0.5)),
-    "from_optax": played(games.from_optax(optax.adam(1.0))),
+    "from_optax": played(games.from_optax(optax.sgd(1.0, momentum=0.5))),
     "proximal_point": played(games.proximal_point()),
     "find_equilibrium": Case(
         lambda c: (

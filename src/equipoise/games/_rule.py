@@ -121,7 +121,7 @@ def common_step(where: str, ratios: Any, num_players: int, dtype: Any) -> Callab
     """From a common step size to one a player, each its own multiple."""
     if ratios is None:
         return lambda eta: (eta,) * num_players
-    if np.ndim(ratios) != 1 and not isinstance(ratios, tuple | list):
+    if not isinstance(ratios, tuple | list) and np.ndim(ratios) != 1:
         raise value_error(where, "step_ratios", "must have one number a player", ratios)
     if len(ratios) != num_players:
         raise value_error(
