@@ -1,4 +1,5 @@
 import jax.numpy as jnp
+import optax
 
 from equipoise import games
 from tests.contract import Case, Pytree, Static
@@ -43,6 +44,13 @@ def step_of_map(flat):
     return ravel(unravel(step(flat)))
 
 
+def swept(x, y, c):
+    """Only the distance: the other results are verdicts, counts and a rate of undecided lanes."""
+    return games.sweep(
+        cubic(c), games.extragradient(), (x, y), step_sizes=jnp.array([0.1, 0.2]), num_steps=32
+    ).final_distance
+
+
 CONSTANT = Static("an integer that stands for a verdict or a kind of loss")
 CASES: dict = {
     "zero_sum": built(cubic),
@@ -56,7 +64,40 @@ CASES: dict = {
     "extragradient": played(games.extragradient()),
     "optimistic": played(games.optimistic()),
     "momentum": played(games.momentum(-0.3)),
+    "consensus": played(games.consensus(0.3)),
+    "symplectic_adjustment": played(games.symplectic_adjustment(0.3)),
+    "lola": played(games.lola(0.3)),
+    "competitive": played(games.competitive()),
+    "primal_dual_hybrid": played(games.primal_dual_hybrid()),
+    "alternating_extrapolation": played(games.alternating_extrapolation(1.5, 1.2)),
+    "lookahead": played(games.lookahead(games.optimistic(), 2, 0.5)),
+    "from_optax": played(games.from_optax(optax.sgd(1.0, momentum=0.5))),
     "proximal_point": played(games.proximal_point()),
+    "find_equilibrium": Case(
+        lambda c: (
+            games.find_equilibrium(
+                games.zero_sum(lambda x, y: jnp.sum(x * y - c * x + y) + 0.1 * x @ x), (X, Y)
+            ).players
+        ),
+        (jnp.asarray(0.2),),
+    ),
+    "Equilibrium": Pytree(games.Equilibrium((X, Y), jnp.asarray(0.0), jnp.asarray(True))),
+    "sweep": Case(
+        swept,
+        (X, Y, jnp.asarray(0.2)),
+        grad=False,
+        why="runs in a loop of unknown length",
+        rtol_float32=1e-3,
+    ),
+    "Sweep": Pytree(
+        games.sweep(
+            cubic(0.2),
+            games.simultaneous(),
+            (X, Y),
+            step_sizes=jnp.array([0.1, 0.2]),
+            num_steps=32,
+        )
+    ),
     "simulate": played(games.simultaneous()),
     "update_map": Case(step_of_map, (jnp.linspace(-1, 1, 8),)),
     "spectral_radius": Case(
@@ -100,6 +141,22 @@ CASES: dict = {
             residual=jnp.asarray(0.0),
         )
     ),
+    "simulated_critical_step_size": Case(
+        lambda mu: (
+            games.simulated_critical_step_size(
+                games.general_sum(lambda x: mu * x**2),
+                games.simultaneous(),
+                (jnp.ones(()),),
+                max_step_size=3.0,
+                num_steps=64,
+                num_rounds=2,
+            ).low
+        ),
+        (MU,),
+        grad=False,
+        why="runs in a loop of unknown length",
+    ),
+    "SimulatedCriticalStep": Pytree(games.SimulatedCriticalStep(*jnp.ones(4))),
     "NOT_LOST": CONSTANT,
     "FOLD": CONSTANT,
     "FLIP": CONSTANT,
@@ -145,5 +202,16 @@ CASES: dict = {
     ),
     "Basins": Pytree(
         games.basins(lambda x: x / 2, [jnp.linspace(-1, 1, 3)], embed=lambda x: x, num_steps=60)
+    ),
+    "compare": Case(
+        lambda mu, sigma: (
+            games.compare(quadratic(mu, sigma), [games.simultaneous()], ORIGIN, max_step_size=3.0)
+            .steps[0]
+            .step_size
+        ),
+        (MU, SIGMA),
+    ),
+    "Comparison": Pytree(
+        games.compare(quadratic(MU, SIGMA), [games.simultaneous()], ORIGIN, max_step_size=3.0)
     ),
 }

@@ -1,5 +1,7 @@
 """Gradient play, and the exact step size where it stops converging."""
 
+from equipoise.games._adjusted import consensus, lola, symplectic_adjustment
+from equipoise.games._compare import Comparison, compare
 from equipoise.games._critical import (
     FLIP,
     FOLD,
@@ -8,6 +10,8 @@ from equipoise.games._critical import (
     CriticalStep,
     critical_step_size,
 )
+from equipoise.games._equilibrium import Equilibrium, find_equilibrium
+from equipoise.games._extrapolated import alternating_extrapolation, primal_dual_hybrid
 from equipoise.games._flat import update_map
 from equipoise.games._game import Game, general_sum, vector_field, zero_sum
 from equipoise.games._gradient_play import (
@@ -17,13 +21,14 @@ from equipoise.games._gradient_play import (
     optimistic,
     simultaneous,
 )
-from equipoise.games._implicit import proximal_point
+from equipoise.games._implicit import competitive, proximal_point
 from equipoise.games._maps import LyapunovExponents, lyapunov_exponents
 from equipoise.games._maps_basins import Basins, basins
 from equipoise.games._maps_cycle import Cycle, cycle
 from equipoise.games._maps_orbits import OrbitDiagram, orbit_diagram, period, rotation_number
 from equipoise.games._rule import Rule, State
 from equipoise.games._simulate import simulate
+from equipoise.games._simulated import SimulatedCriticalStep, simulated_critical_step_size
 from equipoise.games._spectrum import (
     CONVERGES,
     DIVERGES,
@@ -32,6 +37,8 @@ from equipoise.games._spectrum import (
     spectral_radius,
     stability,
 )
+from equipoise.games._sweep import Sweep, sweep
+from equipoise.games._wrapped import from_optax, lookahead
 
 # In teaching order.
 __all__ = [  # noqa: RUF022
@@ -39,6 +46,8 @@ __all__ = [  # noqa: RUF022
     "general_sum",
     "Game",
     "vector_field",
+    "find_equilibrium",
+    "Equilibrium",
     "Rule",
     "State",
     "simultaneous",
@@ -46,8 +55,18 @@ __all__ = [  # noqa: RUF022
     "extragradient",
     "optimistic",
     "momentum",
+    "consensus",
+    "symplectic_adjustment",
+    "lola",
+    "competitive",
     "proximal_point",
+    "primal_dual_hybrid",
+    "alternating_extrapolation",
+    "lookahead",
+    "from_optax",
     "simulate",
+    "sweep",
+    "Sweep",
     "update_map",
     "spectral_radius",
     "stability",
@@ -57,6 +76,10 @@ __all__ = [  # noqa: RUF022
     "DIVERGES",
     "critical_step_size",
     "CriticalStep",
+    "simulated_critical_step_size",
+    "SimulatedCriticalStep",
+    "compare",
+    "Comparison",
     "NOT_LOST",
     "FOLD",
     "FLIP",

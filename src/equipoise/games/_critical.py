@@ -3,13 +3,13 @@ from collections.abc import Callable, Sequence
 import jax
 import jax.numpy as jnp
 
-from equipoise._check import positive_integer, value_error
+from equipoise._check import positive_integer
 from equipoise._types import Array, Bool, Float, Int, Shaped, aligned, result
 from equipoise.games._crossing import Bracket, bound_slack, explore, polish
 from equipoise.games._derivative import fixed_matrix, implicit
 from equipoise.games._game import Game, Players, checked_players
 from equipoise.games._newton import dense_matrix, rounding
-from equipoise.games._rule import Rule, checked_step_size, step_sizes
+from equipoise.games._rule import Rule, checked_step_size, common_step
 from equipoise.games._simulate import check_rule
 from equipoise.games._spectrum import cluster, eigenvalue_gap, linearization, step_residual
 
@@ -137,20 +137,7 @@ def critical_step_size(
     dtype = jnp.result_type(*(leaf.dtype for leaf in jax.tree.leaves(players)))
     limit = checked_step_size(where, "max_step_size", max_step_size).astype(dtype)
     num = positive_integer(where, "num_evaluations", num_evaluations, minimum=32)
-    if step_ratios is None:
-        step_ratios = (1.0,) * len(players)
-    if len(step_ratios) != len(players):
-        raise value_error(
-            where,
-            "step_ratios",
-            f"must have one entry for each of the {len(players)} players",
-            f"{len(step_ratios)} entries",
-        )
-    ratios = step_sizes(where, tuple(step_ratios), len(players))
-
-    def steps(eta: Array) -> tuple[Array, ...]:
-        return tuple(eta * ratio.astype(dtype) for ratio in ratios)
-
+    steps = common_step(where, step_ratios, len(players), dtype)
     lost: CriticalStep = jax.jit(lambda limit: _critical(game, rule, players, steps, limit, num))(
         limit
     )

@@ -127,13 +127,15 @@ def polish(family: Family, bracket: Bracket, happened: Callable[[Array, Array], 
     """
     eps = rounding(bracket.low.dtype)
 
-    def measure(eta: Array) -> tuple[Array, Array, Array]:
+    def measure(eta: Array) -> tuple[Array, Array, Array, Array]:
         matrix, derivative = jax.jvp(family, (eta,), (jnp.ones_like(eta),))
         values, vectors = jnp.linalg.eig(matrix)
         top = leading(values)
         left = jnp.linalg.solve(vectors.T, jax.nn.one_hot(top, values.size, dtype=values.dtype))
         speed = jnp.real(left @ (derivative.astype(values.dtype) @ vectors[:, top]) / values[top])
-        return jnp.max(jnp.abs(values)), rounding_level(matrix), speed
+        # Near a Jordan block rounding enters the speed by the square of the condition number.
+        doubt = rounding_level(matrix) * jnp.sum(jnp.abs(left) ** 2)
+        return jnp.max(jnp.abs(values)), rounding_level(matrix), speed, doubt
 
     def unfinished(carry: Any) -> Any:
         low, high, _, done, step = carry
@@ -141,11 +143,11 @@ def polish(family: Family, bracket: Bracket, happened: Callable[[Array, Array], 
 
     def advance(carry: Any) -> Any:
         low, high, eta, _, step = carry
-        rho, level, speed = measure(eta)
+        rho, level, speed, doubt = measure(eta)
         hit = happened(rho, level)
         low, high = jnp.where(hit, low, eta), jnp.where(hit, eta, high)
         move = -jnp.log(rho) / speed
-        trusted = (jnp.abs(speed) * eta > 100 * level) & (jnp.abs(move) <= high - low + eps * eta)
+        trusted = (jnp.abs(speed) * eta > 100 * doubt) & (jnp.abs(move) <= high - low + eps * eta)
         newton = eta + move
         inside = trusted & (newton >= low) & (newton <= high)
         done = trusted & (jnp.abs(move) <= 2 * eps * eta + level / jnp.abs(speed))

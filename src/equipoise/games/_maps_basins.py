@@ -6,9 +6,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.flatten_util import ravel_pytree
 
 from equipoise._check import floating_array, positive_integer, value_error
-from equipoise._types import Array, Float, Int, PyTree, result
+from equipoise._types import Array, Float, Int, PyTree, aligned, result
 from equipoise.games._maps import flat_step, orbit
 from equipoise.games._maps_orbits import close, default_tolerance
 
@@ -32,6 +33,20 @@ class Basins:
     attractors: PyTree
     fractions: Float[Array, " labels"]
     num_attractors: Int[Array, ""]
+
+    def __str__(self) -> str:
+        """The share of the grid and a state for each label that occurs."""
+        if isinstance(self.labels, jax.core.Tracer) or self.num_attractors.ndim:
+            return f"Basins of shape {self.labels.shape}"
+        names = ["escapes", "bounded", *(f"attractor {i + 1}" for i in range(self.num_attractors))]
+        states = jax.vmap(lambda state: ravel_pytree(state)[0])(self.attractors)
+        rows = []
+        for i, name in enumerate(names):
+            numbers = ", ".join(f"{number:.4g}" for number in states[i - 2][:6]) if i > 1 else ""
+            if self.fractions[i] > 0:
+                rows.append([f"  {name}", f"{float(self.fractions[i]):.2%}", numbers])
+        grid = "×".join(map(str, self.labels.shape))
+        return f"Basins on {grid} starts\n{aligned(rows)}"
 
 
 def basins(

@@ -25,9 +25,18 @@ def close(points: Array, reference: Array, tolerance: float | None) -> Array:
 
 
 def first_return(orbit: Array, reference: Array, tolerance: float | None) -> Array:
-    """One plus the index of the first state that is the reference; 0 if none is."""
-    back = close(orbit, reference, tolerance)
-    return jnp.where(jnp.any(back), jnp.argmax(back) + 1, 0).astype(jnp.int32)
+    """The period of an orbit (states, n) that goes on from the reference; 0 for none.
+
+    A return is judged against the extent of the orbit: a slow approach is no cycle of length two
+    only because it flips from side to side.
+    """
+    tolerance = default_tolerance(orbit.dtype) if tolerance is None else tolerance
+    distances = jnp.max(jnp.abs(orbit - reference[None]), axis=-1)
+    extent = jnp.max(distances)
+    back = distances <= tolerance * extent
+    at_rest = extent <= tolerance * jnp.maximum(1, jnp.max(jnp.abs(reference)))
+    ahead = jnp.where(jnp.any(back), jnp.argmax(back) + 1, 0)
+    return jnp.where(at_rest, 1, ahead).astype(jnp.int32)
 
 
 def period(
@@ -42,9 +51,11 @@ def period(
 
     .. math::
 
-        \min \bigl\{ p \in \{1, \dots, P\} :
-        \lVert f^p(z) - z \rVert_\infty \le \tau \max(1, \lVert z \rVert_\infty) \bigr\},
+        \min \Bigl\{ p : \lVert f^p(z) - z \rVert_\infty
+        \le \tau \max_{q \le P} \lVert f^q(z) - z \rVert_\infty \Bigr\},
         \qquad z = f^N(z_0)
+
+    or 1 where the orbit is at rest, to τ relative to the larger of 1 and its largest coordinate.
 
     Args:
         fn: f, a map z -> z.
@@ -247,10 +258,8 @@ def orbit_diagram(
     if None in lengths or len(lengths) != 1:
         shapes = [list(leaf.shape) for leaf in leaves]
         raise value_error(where, "parameters", "must have one common leading axis", str(shapes))
-    example = jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), parameters
-    )
-    step, z, unravel = flat_step(where, fn, start, example)
+    one = jax.eval_shape(lambda p: jax.tree.map(lambda leaf: leaf.sum(0), p), parameters)
+    step, z, unravel = flat_step(where, fn, start, one)
 
     def settle(parameter: PyTree) -> tuple[PyTree, Array]:
         states = orbit(

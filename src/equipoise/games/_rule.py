@@ -117,6 +117,23 @@ def check_not_negative(where: str, argument: str, value: Any) -> None:
         )
 
 
+def common_step(where: str, ratios: Any, num_players: int, dtype: Any) -> Callable[[Array], Steps]:
+    """From a common step size to one a player, each its own multiple."""
+    if ratios is None:
+        return lambda eta: (eta,) * num_players
+    if not isinstance(ratios, tuple | list) and np.ndim(ratios) != 1:
+        raise value_error(where, "step_ratios", "must have one number a player", ratios)
+    if len(ratios) != num_players:
+        raise value_error(
+            where,
+            "step_ratios",
+            f"must have one entry for each of the {num_players} players",
+            f"{len(ratios)} entries",
+        )
+    factors = [checked_step_size(where, "step_ratios", r).astype(dtype) for r in ratios]
+    return lambda eta: tuple(eta * factor for factor in factors)
+
+
 @dataclasses.dataclass(frozen=True)
 class Projector:
     """One projection a player: applied to all of them by a call, to one by ``one``."""

@@ -1,5 +1,24 @@
 """Matplotlib figures of the areas' results; imported only when asked for."""
 
+from equipoise.plot._games import (
+    basins,
+    critical_steps,
+    eigenvalue_paths,
+    orbit_diagram,
+    phase_plane,
+    step_rates,
+)
 from equipoise.plot._style import COLORS, new_axes, new_grid, styled
 
-__all__ = ["COLORS", "new_axes", "new_grid", "styled"]
+__all__ = [
+    "COLORS",
+    "basins",
+    "critical_steps",
+    "eigenvalue_paths",
+    "new_axes",
+    "new_grid",
+    "orbit_diagram",
+    "phase_plane",
+    "step_rates",
+    "styled",
+]

@@ -1,0 +1,137 @@
+"""The figures of games say what the numbers say."""
+
+import jax.numpy as jnp
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+
+from equipoise import games, plot
+
+QUADRATIC = games.zero_sum(lambda x, y: 0.25 * x**2 + x * y - 0.25 * y**2)
+ORIGIN = (jnp.zeros(()), jnp.zeros(()))
+START = (jnp.asarray(1.0), jnp.asarray(0.5))
+
+
+@pytest.fixture(autouse=True)
+def _closed_figures():
+    yield
+    plt.close("all")
+
+
+@pytest.fixture(scope="module")
+def comparison():
+    rules = [games.simultaneous(), games.alternating()]
+    return games.compare(QUADRATIC, rules, ORIGIN, max_step_size=3.0)
+
+
+def test_compare_prints_the_largest_step_first(comparison):
+    lines = str(comparison).splitlines()
+    assert [line.split()[0] for line in lines[2:]] == ["alternating", "simultaneous"]
+    assert "1.33333" in lines[2]
+    assert "flip" in lines[2]
+    assert "0.8 " in lines[3]
+    assert "Neimark-Sacker" in lines[3]
+
+
+def test_compare_says_never_and_beyond():
+    bilinear = games.zero_sum(lambda x, y: x * y)
+    text = str(
+        games.compare(
+            bilinear, [games.simultaneous(), games.proximal_point()], ORIGIN, max_step_size=4.0
+        )
+    )
+    assert "simultaneous    never" in text
+    assert "proximal_point  beyond 4" in text
+
+
+@pytest.mark.parametrize(
+    ("rules", "names", "error", "match"),
+    [
+        ([], None, ValueError, "`rules` must hold at least one rule"),
+        ([games.simultaneous], None, TypeError, r"`rules\[0\]` must be a Rule"),
+        ([games.simultaneous()], ["a", "b"], ValueError, "`names` must have one entry"),
+    ],
+)
+def test_compare_rejects_what_is_no_list_of_rules(rules, names, error, match):
+    with pytest.raises(error, match=f"games.compare: {match}"):
+        games.compare(QUADRATIC, rules, ORIGIN, max_step_size=1.0, names=names)
+
+
+def test_critical_steps_bars_end_at_the_critical_steps(comparison):
+    ax = plot.critical_steps(comparison)
+    assert ax.get_title(loc="left") == "alternating converges up to η = 1.333"
+    blue = [bar for bar in ax.patches if bar.get_x() == 0 and bar.get_width() > 0]
+    np.testing.assert_allclose(sorted(bar.get_width() for bar in blue), [0.8, 4 / 3], rtol=1e-9)
+
+
+def test_step_rates_draws_one_line_a_verdict_and_names_the_fastest(comparison):
+    etas = jnp.linspace(0.1, 1.5, 15)
+    sweeps = {
+        rule.name: games.sweep(
+            QUADRATIC, rule, START, step_sizes=etas, num_steps=200, equilibrium=ORIGIN
+        )
+        for rule in (games.simultaneous(), games.alternating())
+    }
+    critical = dict(zip(comparison.names, comparison.steps, strict=True))
+    ax = plot.step_rates(sweeps, critical=critical)
+    best = min(sweeps, key=lambda name: float(jnp.min(sweeps[name].rate)))
+    assert ax.get_title(loc="left").startswith(f"{best} is fastest")
+    verticals = [line.get_xdata()[0] for line in ax.lines if len(set(line.get_xdata())) == 1]
+    np.testing.assert_allclose(verticals, [0.8, 4 / 3], rtol=1e-9)
+
+
+def test_eigenvalue_paths_mark_where_the_circle_is_left(comparison):
+    ax = plot.eigenvalue_paths(
+        QUADRATIC,
+        games.alternating(),
+        ORIGIN,
+        step_sizes=jnp.linspace(0.1, 1.5, 8),
+        critical=comparison.steps[1],
+    )
+    assert ax.get_title(loc="left") == "alternating leaves the circle at η = 1.333, angle 180°"
+    marked = ax.collections[-1].get_offsets()
+    np.testing.assert_allclose(marked, [[-1, 0]], atol=1e-8)
+    assert len(ax.collections[0].get_offsets()) == 16
+
+
+def test_phase_plane_shows_how_far_each_path_ends():
+    bilinear = games.zero_sum(lambda x, y: x * y)
+    paths = {
+        rule.name: games.simulate(bilinear, rule, START, step_size=0.5, num_steps=4)
+        for rule in (games.simultaneous(), games.proximal_point())
+    }
+    ax = plot.phase_plane(bilinear, paths, equilibrium=ORIGIN)
+    assert ax.get_title(loc="left") == "proximal_point ends nearest, simultaneous farthest"
+    labels = [text.get_text() for text in ax.get_legend().get_texts()]
+    # ‖z‖ grows by √(1 + η²) a step, or shrinks by it: 1.25² in four steps.
+    assert labels == ["simultaneous: distance ×1.56", "proximal_point: distance ×0.64"]
+    assert ax.get_xlabel()
+    assert ax.get_ylabel()
+
+
+def test_orbit_diagram_names_the_doublings():
+    etas = jnp.linspace(1.5, 2.5, 101)
+    diagram = games.orbit_diagram(
+        lambda x, eta: x - eta * (x**2 - x), 0.3, etas, num_states=16, num_transient=5_000
+    )
+    title = plot.orbit_diagram(diagram).get_title(loc="left")
+    # The flips are at 2 and √6; the grid has steps of 0.01.
+    assert title == "period 2 from 2.01; period 4 from 2.45"
+
+
+def test_basins_legend_has_the_shares():
+    axes = [jnp.linspace(-3.0, 3.0, 12), jnp.linspace(-1.0, 1.0, 3)]
+    found = games.basins(lambda z: jnp.stack([z[0] - 0.5 * (z[0] ** 3 - z[0]), z[1] / 2]), axes)
+    ax = plot.basins(found, axes)
+    labels = [text.get_text() for text in ax.get_legend().get_texts()]
+    shares = [float(label.split(": ")[1].rstrip("%")) for label in labels]
+    assert sum(shares) == pytest.approx(100, abs=0.2)
+    assert f"{shares[0]:.1f}% of the starts escape" == ax.get_title(loc="left")
+    lines = str(found).splitlines()
+    assert lines[0] == "Basins on 12×3 starts"
+    assert "attractor 2" in lines[-1]
+
+
+def test_figures_draw_on_given_axes(comparison):
+    _, ax = plt.subplots()
+    assert plot.critical_steps(comparison, ax=ax) is ax
