@@ -10,7 +10,7 @@ import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from equipoise.cost import _convolution, _shapes
+from equipoise.cost import _convolution, _linear_algebra, _shapes
 from equipoise.cost._depth import EMPTY, Chain, step
 from equipoise.cost._expression import ONE, ZERO, Expression, apply
 from equipoise.cost._work import NOTHING, Work, operations
@@ -95,7 +95,7 @@ def reduced(times: int = 1) -> Rule:
 
 
 def cumulative(op: Operation) -> Cost:
-    """A running reduction, counted as the sequential one: one operation an element but the first."""
+    """A running reduction, one operation an element but the first."""
     size = op.size(op.params["axis"])
     work = operations(reduction=op.elements_in - op.elements_in / size)
     return Cost(work, step(ONE, log2(size)))
@@ -176,6 +176,32 @@ def random_bits(op: Operation) -> Cost:
     return Cost(work, step(), "random bits cost 58 operations for each 32-bit word (Threefry)")
 
 
+def linear_algebra(op: Operation) -> Cost:
+    """The count of the standard algorithm, and a chain of one stage for each column."""
+    count = _linear_algebra.COUNTS[op.name](op.inputs, op.outputs)
+    stages = _linear_algebra.stages(op.inputs)
+    work = operations(other=_linear_algebra.batch(op.inputs[0]) * count)
+    note = f"{op.name}: {count} operations a matrix, as in the standard algorithm"
+    return Cost(work, step(ONE, stages * (ONE + log2(stages))), note)
+
+
+def reduced_by_program(op: Operation) -> Cost:
+    """Each combination runs the equations of the reduction's own program."""
+    equations = len(getattr(op.params["jaxpr"], "jaxpr", op.params["jaxpr"]).eqns)
+    size = (op.elements_in - op.elements_out) * equations
+    return Cost(operations(reduction=size), step(ONE, log2(op.elements_in / op.elements_out)))
+
+
+def communicated(op: Operation) -> Cost:
+    """One operation for each element that devices combine."""
+    size = sum((_shapes.count(aval.shape) for aval in op.inputs), ZERO)
+    return Cost(
+        operations(reduction=size),
+        step(),
+        f"{op.name}: one operation for each element that a device contributes",
+    )
+
+
 def unknown(op: Operation) -> Cost:
     """One operation for each element written."""
     size = sum((_shapes.count(aval.shape) for aval in op.outputs if hasattr(aval, "shape")), ZERO)
@@ -221,7 +247,8 @@ RULES: dict[str, Rule] = {
         "dim_as_value dynamic_slice dynamic_update_slice empty expand_dims full gather iota pad "
         "optimization_barrier pbroadcast pvary random_unwrap random_wrap reshape rev scatter "
         "sharding_constraint slice split squeeze stop_gradient transpose unstack tile "
-        "all_gather all_to_all axis_index ppermute psend precv mesh_cast reshard create_token",
+        "all_gather all_to_all axis_index ppermute psend precv mesh_cast reshard create_token "
+        "platform_index",
     ),
     **_table(
         reduced(), "reduce_sum reduce_max reduce_min reduce_prod reduce_and reduce_or reduce_xor"
@@ -235,6 +262,9 @@ RULES: dict[str, Rule] = {
     **_table(ragged_dot, "ragged_dot ragged_dot_general"),
     **_table(convolution, "conv_general_dilated"),
     **_table(scattered, "scatter-add scatter-mul scatter-min scatter-max scatter-sub"),
+    **_table(linear_algebra, " ".join(_linear_algebra.COUNTS)),
+    **_table(reduced_by_program, "reduce"),
+    **_table(communicated, "psum psum2 psum_invariant pmax pmin reduce_scatter psum_scatter"),
     **_table(sorted_, "sort"),
     **_table(top_k, "top_k approx_top_k"),
     **_table(fourier, "fft"),

@@ -36,7 +36,7 @@ class Ledger:
 
     trips: list[Expression]
     notes: dict[str, None] = dataclasses.field(default_factory=dict)
-    branches: dict[str, tuple[Expression, ...]] = dataclasses.field(default_factory=dict)
+    branches: list[tuple[Expression, ...]] = dataclasses.field(default_factory=list)
     unknown_loops: int = 0
 
     def next_trips(self) -> Expression:
@@ -89,14 +89,14 @@ def walk(
         operands = scope.operands(index, equation)
         if scope.is_static(equation, operands):
             continue
-        rule = _control.find(equation)
-        walked = rule(operands, ledger) if rule is not None else _primitive(operands, ledger, scope)
+        rule = _control.CONTROL.get(equation.primitive.name, _primitive)
+        walked = rule(operands, ledger) if rule is not None else _primitive(operands, ledger)
         work = work.then(walked.work)
         scope.record(index, equation, walked)
     return Walked(
         work,
         [scope.depth(v) for v in jaxpr.outvars],
-        scope.peak,
+        _order.frontier(scope.peaks),
         [scope.known.get(v) if not is_literal(v) else None for v in jaxpr.outvars],
     )
 
@@ -122,7 +122,7 @@ class _Scope:
             if dies
         }
         self.current: Expression = ZERO
-        self.peak: Frontier = (ZERO,)
+        self.peaks: list[Expression] = [ZERO]
         self.needed, self.last = _liveness(jaxpr, used)
 
     def depth(self, variable: Any) -> Depth:
@@ -150,7 +150,7 @@ class _Scope:
         known = [value for value in operands.known if value is not None]
         if equation.primitive.name == "dim_as_value":
             result = Known(_shapes.expression(equation.params["dim"]))
-        elif len(known) == len(equation.invars) and not all(map(is_literal, equation.invars)):
+        elif known and len(known) == len(equation.invars):
             result = _fold(equation.primitive.name, [value.size for value in known])
         else:
             return False
@@ -165,8 +165,7 @@ class _Scope:
         self.known.update(
             (v, x) for v, x in zip(equation.outvars, walked.known, strict=False) if x is not None
         )
-        candidates = [self.current + extra for extra in walked.extra]
-        self.peak = _order.frontier([*self.peak, *candidates])
+        self.peaks.extend(self.current + extra for extra in walked.extra)
         for variable, depth in zip(equation.outvars, walked.depths, strict=True):
             self.depths[variable] = depth
             if variable in self.last:
@@ -210,7 +209,7 @@ def _liveness(jaxpr: Any, used: Sequence[bool]) -> tuple[list[bool], dict[Any, i
     return needed, last
 
 
-def _primitive(operands: Operands, ledger: Ledger, scope: _Scope) -> Walked:
+def _primitive(operands: Operands, ledger: Ledger) -> Walked:
     """The cost of a primitive that holds no program."""
     equation = operands.equation
     op = _rules.Operation(
@@ -222,7 +221,8 @@ def _primitive(operands: Operands, ledger: Ledger, scope: _Scope) -> Walked:
     cost = _rules.cost(op)
     if cost.note:
         ledger.notes[cost.note] = None
-    read = sum((_shapes.array_bytes(v.aval) for v in equation.invars if not is_literal(v)), ZERO)
+    pairs = zip(equation.invars, operands.known, strict=True)
+    read = sum((_shapes.array_bytes(v.aval) for v, known in pairs if known is None), ZERO)
     written = sum((_shapes.array_bytes(v.aval) for v in equation.outvars), ZERO)
     inputs = _depth.join(operands.depths) or AT_START
     depth = _depth.after(inputs, cost.chain)
