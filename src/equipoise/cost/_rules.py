@@ -45,6 +45,10 @@ class Cost(NamedTuple):
     work: Work = NOTHING
     chain: Chain = EMPTY
     note: str = ""
+    # Bytes read and written, where those are not all of the operands and results.
+    moved: tuple[Expression, Expression] | None = None
+    # Whether the result may be written over an operand of the same size.
+    in_place: bool = False
 
 
 Rule = Callable[[Operation], Cost]
@@ -61,19 +65,38 @@ def elementwise(times: int = 1, transcendental: int = 0) -> Rule:
     def rule(op: Operation) -> Cost:
         size = op.elements_out
         work = operations(elementwise=size * times, transcendental=size * transcendental)
-        return Cost(work, step())
+        return Cost(work, step(), in_place=True)
 
     return rule
 
 
 def moved(op: Operation) -> Cost:
-    """Data is moved or renamed: no operation, no depth."""
+    """Data is copied: no operation, no depth."""
     return Cost()
+
+
+def renamed(op: Operation) -> Cost:
+    """The same bytes under another shape: nothing is done."""
+    return Cost(moved=(ZERO, ZERO))
+
+
+def picked(op: Operation) -> Cost:
+    """Only what is picked is read, beside the indices."""
+    taken = sum(map(_shapes.array_bytes, op.outputs), ZERO)
+    indices = sum(map(_shapes.array_bytes, op.inputs[1:]), ZERO)
+    return Cost(moved=(taken + indices, taken))
+
+
+def placed(op: Operation) -> Cost:
+    """Only what is placed is read and written, beside the indices."""
+    update = op.inputs[2 if op.name.startswith("scatter") else 1]
+    read = sum(map(_shapes.array_bytes, op.inputs[1:]), ZERO)
+    return Cost(moved=(read, _shapes.array_bytes(update)), in_place=True)
 
 
 def converted(op: Operation) -> Cost:
     """One operation an element, as XLA counts it, but no link in a chain."""
-    return Cost(operations(elementwise=op.elements_out))
+    return Cost(operations(elementwise=op.elements_out), in_place=True)
 
 
 def integer_power(op: Operation) -> Cost:
@@ -142,7 +165,7 @@ def convolution(op: Operation) -> Cost:
 def scattered(op: Operation) -> Cost:
     """One operation for each update."""
     updates = _shapes.count(op.inputs[2].shape)
-    return Cost(operations(elementwise=updates), step())
+    return placed(op)._replace(work=operations(elementwise=updates), chain=step())
 
 
 def sorted_(op: Operation) -> Cost:
@@ -216,6 +239,9 @@ def _table(rule: Rule, names: str) -> dict[str, Rule]:
     return dict.fromkeys(names.split(), rule)
 
 
+# Results that share the memory of their operand.
+RENAMED = ("reshape", "squeeze", "expand_dims", "stop_gradient", "bitcast_convert_type")
+
 RULES: dict[str, Rule] = {
     **_table(
         elementwise(),
@@ -241,14 +267,15 @@ RULES: dict[str, Rule] = {
     **_table(elementwise(73, 3), "digamma"),
     **_table(integer_power, "integer_pow"),
     **_table(converted, "convert_element_type"),
+    **_table(renamed, " ".join(RENAMED)),
+    **_table(picked, "gather slice dynamic_slice split unstack"),
+    **_table(placed, "dynamic_update_slice scatter"),
     **_table(
         moved,
-        "bitcast_convert_type broadcast broadcast_in_dim concatenate copy copy_p device_put "
-        "dim_as_value dynamic_slice dynamic_update_slice empty expand_dims full gather iota pad "
-        "optimization_barrier pbroadcast pvary random_unwrap random_wrap reshape rev scatter "
-        "sharding_constraint slice split squeeze stop_gradient transpose unstack tile "
-        "all_gather all_to_all axis_index ppermute psend precv mesh_cast reshard create_token "
-        "platform_index",
+        "axis_index broadcast broadcast_in_dim concatenate copy copy_p create_token device_put "
+        "empty full iota mesh_cast optimization_barrier pad pbroadcast platform_index pvary "
+        "random_unwrap random_wrap reshard rev sharding_constraint tile transpose "
+        "all_gather all_to_all ppermute psend precv",
     ),
     **_table(
         reduced(), "reduce_sum reduce_max reduce_min reduce_prod reduce_and reduce_or reduce_xor"

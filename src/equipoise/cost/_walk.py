@@ -26,6 +26,8 @@ class Walked(NamedTuple):
     depths: list[Depth]
     # Most bytes alive at once beyond what was alive before it, operands that die there included.
     extra: Frontier
+    # Whether a result may take the place of an operand of its size that dies.
+    in_place: bool = False
     # Which results follow from sizes alone.
     known: Sequence["Known | None"] = ()
 
@@ -97,7 +99,7 @@ def walk(
         work,
         [scope.depth(v) for v in jaxpr.outvars],
         _order.frontier(scope.peaks),
-        [scope.known.get(v) if not is_literal(v) else None for v in jaxpr.outvars],
+        known=[scope.known.get(v) if not is_literal(v) else None for v in jaxpr.outvars],
     )
 
 
@@ -123,7 +125,10 @@ class _Scope:
         }
         self.current: Expression = ZERO
         self.peaks: list[Expression] = [ZERO]
-        self.needed, self.last = _liveness(jaxpr, used)
+        self.needed, self.last, self.views = _liveness(jaxpr, used)
+        self.dying_at: dict[int, list[Any]] = {}
+        for variable, index in self.last.items():
+            self.dying_at.setdefault(index, []).append(variable)
 
     def depth(self, variable: Any) -> Depth:
         return {} if is_literal(variable) else self.depths.get(variable, {})
@@ -141,7 +146,7 @@ class _Scope:
             equation,
             [self.depth(v) for v in variables],
             [self.value(v) for v in variables],
-            [not is_literal(v) and v in self.held and self.last.get(v) == index for v in variables],
+            [not is_literal(v) and v in self.held and self.last[v] == index for v in variables],
             [v in self.last for v in equation.outvars],
         )
 
@@ -154,7 +159,7 @@ class _Scope:
             result = _fold(equation.primitive.name, [value.size for value in known])
         else:
             return False
-        if [v.aval.shape for v in equation.outvars] != [()]:
+        if len(equation.outvars) != 1 or not _is_small(equation.outvars[0].aval):
             return False
         self.known[equation.outvars[0]] = result
         self.depths[equation.outvars[0]] = {}
@@ -165,15 +170,28 @@ class _Scope:
         self.known.update(
             (v, x) for v, x in zip(equation.outvars, walked.known, strict=False) if x is not None
         )
-        self.peaks.extend(self.current + extra for extra in walked.extra)
-        for variable, depth in zip(equation.outvars, walked.depths, strict=True):
-            self.depths[variable] = depth
-            if variable in self.last:
-                self.held[variable] = _shapes.array_bytes(variable.aval)
-                self.current = self.current + self.held[variable]
-        for variable in {v for v in equation.invars if not is_literal(v)}:
-            if self.last.get(variable) == index and variable in self.held:
-                self.current = self.current - self.held.pop(variable)
+        self.depths.update(zip(equation.outvars, walked.depths, strict=True))
+        made = [v for v in equation.outvars if v in self.last]
+        dying = [v for v in self.dying_at.get(index, []) if v in self.held]
+        replaced = {self.held[v] for v in dying if any(v is w for w in equation.invars)}
+        if walked.in_place and {_shapes.array_bytes(v.aval) for v in made} <= replaced:
+            self.peaks.append(self.current)
+        elif not self.views.issuperset(made):
+            self.peaks.extend(self.current + extra for extra in walked.extra)
+        for variable in made:
+            self.held[variable] = (
+                ZERO if variable in self.views else _shapes.array_bytes(variable.aval)
+            )
+            self.current = self.current + self.held[variable]
+        for variable in dying:
+            self.current = self.current - self.held.pop(variable)
+
+
+def _is_small(aval: Any) -> bool:
+    """A scalar, or the vector of integers that indexes an array."""
+    if not aval.shape:
+        return True
+    return aval.shape in ((1,), (2,), (3,)) and np.issubdtype(aval.dtype, np.integer)
 
 
 def _fold(primitive: str, sizes: list[Expression | None]) -> Known:
@@ -190,8 +208,11 @@ def _fold(primitive: str, sizes: list[Expression | None]) -> Known:
     return Known(None)
 
 
-def _liveness(jaxpr: Any, used: Sequence[bool]) -> tuple[list[bool], dict[Any, int]]:
-    """Which equations matter, and the last one to read each variable; results live to the end."""
+def _liveness(jaxpr: Any, used: Sequence[bool]) -> tuple[list[bool], dict[Any, int], set[Any]]:
+    """Which equations matter, the last to need each variable, and which are views of another.
+
+    Results live to the end, and an operand as long as its views.
+    """
     end = len(jaxpr.eqns)
     last = {
         v: end
@@ -199,14 +220,21 @@ def _liveness(jaxpr: Any, used: Sequence[bool]) -> tuple[list[bool], dict[Any, i
         if is_used and not is_literal(v)
     }
     needed = [False] * end
+    views: set[Any] = set()
     for index in reversed(range(end)):
         equation = jaxpr.eqns[index]
-        if equation.effects or any(v in last for v in equation.outvars):
-            needed[index] = True
-            for variable in equation.invars:
-                if not is_literal(variable):
-                    last.setdefault(variable, index)
-    return needed, last
+        if not equation.effects and not any(v in last for v in equation.outvars):
+            continue
+        needed[index] = True
+        operands = [v for v in equation.invars if not is_literal(v)]
+        for variable in operands:
+            last.setdefault(variable, index)
+        if operands and equation.primitive.name in _rules.RENAMED:
+            (result,) = equation.outvars
+            if last[result] < end:
+                views.add(result)
+                last[operands[0]] = max(last[operands[0]], last[result])
+    return needed, last, views
 
 
 def _primitive(operands: Operands, ledger: Ledger) -> Walked:
@@ -222,8 +250,11 @@ def _primitive(operands: Operands, ledger: Ledger) -> Walked:
     if cost.note:
         ledger.notes[cost.note] = None
     pairs = zip(equation.invars, operands.known, strict=True)
-    read = sum((_shapes.array_bytes(v.aval) for v, known in pairs if known is None), ZERO)
-    written = sum((_shapes.array_bytes(v.aval) for v in equation.outvars), ZERO)
+    made = sum((_shapes.array_bytes(v.aval) for v in equation.outvars), ZERO)
+    read, written = cost.moved or (
+        sum((_shapes.array_bytes(v.aval) for v, known in pairs if known is None), ZERO),
+        made,
+    )
     inputs = _depth.join(operands.depths) or AT_START
-    depth = _depth.after(inputs, cost.chain)
-    return Walked(cost.work.moving(read, written), [depth] * len(equation.outvars), (written,))
+    depths = [_depth.after(inputs, cost.chain)] * len(equation.outvars)
+    return Walked(cost.work.moving(read, written), depths, (made,), in_place=cost.in_place)
