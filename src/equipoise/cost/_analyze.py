@@ -137,11 +137,13 @@ def summary(
     jaxpr: Any,
     results: Sequence[Any],
     residual: Expression | None,
+    *,
+    start: int = START,
 ) -> Cost:
     """The cost of a walk that began with the inputs of a program and ended with these results."""
     work = walked.work
     inputs, parameters = total_bytes(jaxpr.invars), total_bytes(jaxpr.constvars)
-    ends = [depth[START] for depth in walked.depths if START in depth] or [_depth.EMPTY]
+    ends = [depth[start] for depth in walked.depths if start in depth] or [_depth.EMPTY]
     return Cost(
         flops=work.flops,
         matmul_flops=work.matmul,
@@ -158,7 +160,7 @@ def summary(
         input_bytes=inputs,
         output_bytes=total_bytes(results),
         parameter_bytes=parameters,
-        branches=tuple(ledger.branches.values()),
+        branches=tuple(ledger.branches),
         assumptions=tuple(ledger.notes),
     )
 
@@ -178,14 +180,23 @@ def _residual_bytes(
         reason = str(error).splitlines()[0]
         ledger.notes[f"no residual bytes, as there is no reverse derivative: {reason}"] = None
         return None
-    return residual_bytes(program, walk_whole(program, Ledger([])), pullback)
+    return residual_bytes(fn, shapes, program, walk_whole(program, Ledger([])), pullback)
 
 
-def residual_bytes(program: Any, walked: Walked, pullback: Any) -> Expression:
+def residual_bytes(
+    fn: Callable[..., Any], shapes: Any, program: Any, walked: Walked, pullback: Any
+) -> Expression:
     """Bytes of the last results of a forward program, which are the leaves of its pullback.
 
-    Scalars that follow from sizes alone are left out: with numbers for sizes they are constants.
+    Scalars that follow from sizes alone are constants in a program with numbers for sizes; JAX
+    keeps some and folds others away, so how many bytes it keeps is read off such a program.
     """
     first = len(program.jaxpr.outvars) - len(jax.tree.leaves(pullback))
-    pairs = zip(program.jaxpr.outvars[first:], walked.known[first:], strict=True)
-    return total_bytes(v for v, known in pairs if known is None)
+    pairs = list(zip(program.jaxpr.outvars[first:], walked.known[first:], strict=True))
+    arrays = total_bytes(v for v, known in pairs if known is None)
+    if all(known is None for _, known in pairs):
+        return arrays
+    sizes, numbers = _trace.with_numbers(shapes)
+    kept = jax.eval_shape(lambda *xs: jax.vjp(fn, *xs)[1], *numbers)
+    total = sum((_shapes.array_bytes(leaf) for leaf in jax.tree.leaves(kept)), ZERO)
+    return arrays + total - arrays.at(sizes)

@@ -1,9 +1,11 @@
 """Products in a convolution, those with padding or dilation holes left out."""
 
+import math
+from collections.abc import Sequence
 from typing import Any
 
-from equipoise.cost import _shapes
-from equipoise.cost._expression import ONE, ZERO, Expression, apply
+from equipoise.cost import _order, _shapes
+from equipoise.cost._expression import ZERO, Expression, apply
 
 
 def products(
@@ -11,26 +13,30 @@ def products(
 ) -> tuple[Expression, Expression]:
     """Multiplications in all, and products summed into one element away from the border."""
     numbers = params["dimension_numbers"]
-    sizes = lambda aval, axes: [_shapes.expression(aval.shape[a]) for a in axes]  # noqa: E731
     lhs, rhs, out = (
-        sizes(image, numbers.lhs_spec),
-        sizes(kernel, numbers.rhs_spec),
-        sizes(output, numbers.out_spec),
+        _sizes(image, numbers.lhs_spec),
+        _sizes(kernel, numbers.rhs_spec),
+        _sizes(output, numbers.out_spec),
     )
     batch, channels_out, channels_in = out[0], out[1], rhs[1]
-    meetings, taps = ONE, channels_in
+    # With groups of the batch, as in a gradient, each output channel reads one group of it.
+    total, taps = batch * channels_out * channels_in, channels_in
     for axis in range(len(lhs) - 2):
-        meetings = meetings * _meetings(
+        total = total * _meetings(
             lhs[axis + 2],
             rhs[axis + 2],
             out[axis + 2],
-            stride=Expression(params["window_strides"][axis]),
+            stride=int(params["window_strides"][axis]),
             low=_shapes.expression(params["padding"][axis][0]),
-            holes=Expression(params["lhs_dilation"][axis]),
-            spread=Expression(params["rhs_dilation"][axis]),
+            holes=int(params["lhs_dilation"][axis]),
+            spread=int(params["rhs_dilation"][axis]),
         )
         taps = taps * rhs[axis + 2]
-    return batch * channels_out * channels_in * meetings, taps
+    return total, taps
+
+
+def _sizes(aval: Any, axes: Sequence[int]) -> list[Expression]:
+    return [_shapes.expression(aval.shape[axis]) for axis in axes]
 
 
 def _meetings(
@@ -38,43 +44,56 @@ def _meetings(
     kernel: Expression,
     out: Expression,
     *,
-    stride: Expression,
+    stride: int,
     low: Expression,
-    holes: Expression,
-    spread: Expression,
+    holes: int,
+    spread: int,
 ) -> Expression:
     """Pairs of an output and a kernel position along an axis that meet an element of the image.
 
-    Counted exactly for a kernel of known size over an image without holes; otherwise every pair
-    counts, padding and holes included.
+    Output o and kernel position k meet position o·stride + k·spread − low of the image with its
+    holes; an element is there where holes divides that and it lies in the image. Counted along
+    the kernel or the output, whichever is a number; where neither is, every pair counts.
     """
-    if kernel.constant is None or (holes != 1 and stride != 1):
-        return kernel * out
-    if holes != 1:
-        return kernel * out / holes
+    if kernel.constant is not None and low.constant is not None:
+        return _along(int(kernel.constant), spread, int(low.constant), out, stride, size, holes)
+    if out.constant is not None and low.constant is not None:
+        return _along(int(out.constant), stride, int(low.constant), kernel, spread, size, holes)
+    return kernel * out
+
+
+def _along(
+    known: int,
+    known_step: int,
+    low: int,
+    free: Expression,
+    free_step: int,
+    size: Expression,
+    holes: int,
+) -> Expression:
+    """For each known position, the free ones whose image position is an element."""
     total = ZERO
-    for tap in range(int(kernel.constant)):
-        # Output o meets image position o·stride + offset, which must lie in [0, size).
-        offset = spread * tap - low
-        first = (
-            apply("max", ZERO, -(offset // stride))
-            if offset.constant is None
-            else Expression(max(0, -int(offset.constant // stride.constant)))
-        )
-        last = (size - 1 - offset) // stride
-        total = total + _at_least_zero(_smaller(out - 1, last) - first + 1)
+    for position in range(known):
+        # Solutions of step·i + shift ≡ 0 modulo holes are i = first + period·j.
+        shift = position * known_step - low
+        common = math.gcd(free_step, holes)
+        if shift % common:
+            continue
+        period, step = holes // common, free_step // common
+        first = -(shift // common) * pow(step, -1, period) % period
+        # They meet the elements element + step·j.
+        element = (free_step * first + shift) // holes
+        lowest = max(0, -(element // step))
+        highest = _smaller((free - 1 - first) // period, (size - 1 - element) // step)
+        total = total + _at_least_zero(highest - lowest + 1)
     return total
 
 
 def _smaller(a: Expression, b: Expression) -> Expression:
-    from equipoise.cost import _order
-
     if _order.is_nonnegative(b - a):
         return a
     return b if _order.is_nonnegative(a - b) else apply("min", a, b)
 
 
 def _at_least_zero(a: Expression) -> Expression:
-    from equipoise.cost import _order
-
     return a if _order.is_nonnegative(a) else apply("max", ZERO, a)

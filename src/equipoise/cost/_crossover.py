@@ -157,7 +157,9 @@ def _changes(at: Callable[[Number], Number], points: Sequence[int]) -> list[int]
         new = _sign(at(high))
         if new and sign and new != sign:
             span = range(low, high + 1)
-            found.append(span[bisect.bisect_left(span, True, key=lambda n: _sign(at(n)) == new)])
+            found.append(
+                span[bisect.bisect_left(span, new * new, key=lambda n: _sign(at(n)) * new)]
+            )
         sign = new or sign
     return found
 

@@ -116,7 +116,7 @@ def loop(outputs: Sequence[Depth], carry: Sequence[int], trips: Expression) -> l
 
 
 def _closure(one: list[dict[int, Chain]], steps: Expression) -> list[dict[int, Chain]]:
-    """``[j][i]``: an upper bound of the longest chain from carry i to carry j in 0 to so many steps.
+    """``[j][i]``: an upper bound of the longest chain from carry i to carry j in so many steps.
 
     Carries that depend on each other form a component. A chain crosses components, an iteration
     each time, and spends the rest of the iterations in them, each at most at the heaviest edge
@@ -129,12 +129,11 @@ def _closure(one: list[dict[int, Chain]], steps: Expression) -> list[dict[int, C
     crossing: dict[tuple[int, int], Chain] = {}
     for j in range(size):
         for i, chain in one[j].items():
-            inside = component[i] == component[j]
-            found, key = (
-                (rate, component[j]) if inside else (crossing, (component[i], component[j]))
-            )
-            known = found.get(key)  # type: ignore[call-overload]
-            found[key] = chain if known is None else known.join(chain)  # type: ignore[index]
+            a, b = component[i], component[j]
+            if a == b:
+                rate[a] = rate[a].join(chain) if a in rate else chain
+            else:
+                crossing[a, b] = crossing[a, b].join(chain) if (a, b) in crossing else chain
     order = sorted(set(component), key=lambda k: sum(reach[k]))
     closed: list[dict[int, Chain]] = [{} for _ in range(size)]
     for source in order:

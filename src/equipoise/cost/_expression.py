@@ -24,7 +24,7 @@ class Expression:
 
     __slots__ = ("_hash", "_terms")
     _terms: dict[Monomial, Number]
-    _hash: int
+    _hash: int | None
 
     def __init__(self, value: "int | Fraction | str | Expression" = 0) -> None:
         if isinstance(value, Expression):
@@ -37,7 +37,7 @@ class Expression:
 
     def _set(self, terms: Mapping[Monomial, Number]) -> None:
         object.__setattr__(self, "_terms", terms)
-        object.__setattr__(self, "_hash", hash(frozenset(terms.items())))
+        object.__setattr__(self, "_hash", None)
 
     def __setattr__(self, name: str, value: object) -> None:
         raise AttributeError("an Expression is immutable")
@@ -141,7 +141,9 @@ class Expression:
         return f"Expression({self})"
 
     def __hash__(self) -> int:
-        return self._hash
+        if self._hash is None:
+            object.__setattr__(self, "_hash", hash(frozenset(self._terms.items())))
+        return self._hash  # type: ignore[return-value]
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, (Expression, int, Fraction)):
@@ -151,20 +153,25 @@ class Expression:
     def __add__(self, other: "Expression | Number") -> "Expression":
         if not isinstance(other, (Expression, int, Fraction)):
             return NotImplemented
+        return self._plus(as_expression(other), 1)
+
+    def __sub__(self, other: "Expression | Number") -> "Expression":
+        if not isinstance(other, (Expression, int, Fraction)):
+            return NotImplemented
+        return self._plus(as_expression(other), -1)
+
+    def _plus(self, other: "Expression", sign: int) -> "Expression":
         terms = dict(self._terms)
-        for monomial, coefficient in as_expression(other)._terms.items():
-            total = terms.get(monomial, 0) + coefficient
+        for monomial, coefficient in other._terms.items():
+            total = terms.get(monomial, 0) + sign * coefficient
             if total:
                 terms[monomial] = total
             else:
-                terms.pop(monomial, None)
+                del terms[monomial]
         return from_terms(terms)
 
     def __neg__(self) -> "Expression":
-        return from_terms({monomial: -c for monomial, c in self._terms.items()})
-
-    def __sub__(self, other: "Expression | Number") -> "Expression":
-        return self + -as_expression(other)
+        return ZERO - self
 
     def __rsub__(self, other: "Expression | Number") -> "Expression":
         return -self + other

@@ -2,10 +2,13 @@
 
 import functools
 import itertools
+import math
 from collections.abc import Iterable
 
+import numpy as np
+
 from equipoise import _check
-from equipoise.cost._atoms import Atom
+from equipoise.cost._atoms import Atom, Monomial, Number
 from equipoise.cost._expression import ZERO, Expression, apply, from_terms
 
 # Sizes at which a claim about all sizes is tried before it is given up as undecided.
@@ -14,29 +17,42 @@ TRIALS = (1, 2, 3, 5, 17, 257, 2**20)
 
 @functools.lru_cache(maxsize=2**16)
 def is_nonnegative(expression: Expression) -> bool:
-    """Whether the expression can be shown to be at least 0 for all sizes (each at least 1).
+    """Whether the expression can be shown to be at least 0 for all sizes."""
+    return all(c > 0 and _is_nonnegative(m) for m, c in _shifted(expression).items())
 
-    Replacing each size n by 1 + n shows it when no coefficient is then negative; enough for costs,
-    whose differences are sums of products of sizes.
+
+@functools.lru_cache(maxsize=2**16)
+def _shifted(expression: Expression) -> dict[Monomial, Number]:
+    """The terms after each size n is replaced by 1 + n, with n now at least 0.
+
+    An expression is nonnegative if no coefficient is then negative: enough for costs, whose
+    differences are sums of products of sizes. Being linear, it also compares many at once.
     """
-    coefficients = expression._terms
-    if all(c > 0 for c in coefficients.values()):
-        return all(_factor_is_nonnegative(b, p) for m in coefficients for b, p in m)
-    if any(p < 0 for m in coefficients for b, p in m):
-        return False
-    names = {base for monomial in coefficients for base, _ in monomial if isinstance(base, str)}
-    # At least one positive term must be as large as each negative one for large sizes.
-    shifted = ZERO
-    for monomial, coefficient in coefficients.items():
-        term = Expression(coefficient)
-        for base, power in monomial:
-            plain = from_terms({((base, 1),): 1})
-            term = term * (plain + 1 if base in names else plain) ** power
-        shifted = shifted + term
-    terms = shifted._terms
-    return all(c > 0 for c in terms.values()) and all(
-        _factor_is_nonnegative(b, p) for m in terms for b, p in m
-    )
+    terms: dict[Monomial, Number] = {}
+    for monomial, coefficient in expression._terms.items():
+        for part, times in _expanded(monomial):
+            terms[part] = terms.get(part, 0) + coefficient * times
+    return {monomial: c for monomial, c in terms.items() if c}
+
+
+@functools.cache
+def _expanded(monomial: Monomial) -> list[tuple[Monomial, int]]:
+    """A product of powers of 1 + n, multiplied out."""
+    parts: list[tuple[Monomial, int]] = [((), 1)]
+    for base, power in monomial:
+        if isinstance(base, str) and power > 0:
+            choices = [(power - k, math.comb(power, k)) for k in range(power + 1)]
+        else:
+            choices = [(power, 1)]
+        parts = [
+            ((*part, (base, k)) if k else part, a * b) for part, a in parts for k, b in choices
+        ]
+    return parts
+
+
+@functools.cache
+def _is_nonnegative(monomial: Monomial) -> bool:
+    return all(_factor_is_nonnegative(base, power) for base, power in monomial)
 
 
 def _factor_is_nonnegative(base: str | Atom, power: int) -> bool:
@@ -75,16 +91,34 @@ def decide(difference: Expression, *, strict: bool) -> bool:
 
 def frontier(expressions: Iterable[Expression]) -> tuple[Expression, ...]:
     """The expressions that no other is known to reach or exceed for all sizes."""
-    kept: list[Expression] = []
-    for new in dict.fromkeys(expressions):
-        if any(is_nonnegative(old - new) for old in kept):
-            continue
-        kept = [old for old in kept if not is_nonnegative(new - old)]
-        kept.append(new)
-    return tuple(kept)
+    distinct = list(dict.fromkeys(expressions))
+    if len(distinct) < 2:
+        return tuple(distinct)
+    shifted = [_shifted(expression) for expression in distinct]
+    columns = list(dict.fromkeys(monomial for terms in shifted for monomial in terms))
+    table = np.array([[terms.get(m, 0) for m in columns] for terms in shifted], dtype=object)
+    # Where the sign of a column is open, one row covers another only if both agree in it.
+    opposed = [-table[:, k] for k, m in enumerate(columns) if not _is_nonnegative(m)]
+    table = np.column_stack([table, *opposed])
+    if all(isinstance(entry, int) and abs(entry) < 2**62 for entry in table.flat):
+        table = table.astype(np.int64)
+    kept: list[int] = []
+    for row in np.argsort(-table.sum(axis=1), kind="stable"):
+        if not kept or not (table[kept] >= table[row]).all(axis=1).any():
+            kept.append(int(row))
+    return tuple(distinct[row] for row in sorted(kept))
 
 
 def largest(expressions: Iterable[Expression]) -> Expression:
     """The maximum, written with as few expressions as can be shown to suffice; 0 for none."""
     kept = frontier(expressions)
-    return apply("max", *kept) if kept else ZERO
+    if len(kept) < 2:
+        return kept[0] if kept else ZERO
+    shared = from_terms(
+        {
+            monomial: min(expression._terms.get(monomial, 0) for expression in kept)
+            for monomial in kept[0]._terms
+            if all(expression._terms.get(monomial, 0) > 0 for expression in kept)
+        }
+    )
+    return shared + apply("max", *(expression - shared for expression in kept))

@@ -6,7 +6,8 @@ from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from equipoise.cost._expression import Atom, Expression
+    from equipoise.cost._atoms import Atom
+    from equipoise.cost._expression import Expression
 
 
 @dataclasses.dataclass(frozen=True)

@@ -10,7 +10,7 @@ import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from equipoise.cost import _convolution, _shapes
+from equipoise.cost import _convolution, _linear_algebra, _shapes
 from equipoise.cost._depth import EMPTY, Chain, step
 from equipoise.cost._expression import ONE, ZERO, Expression, apply
 from equipoise.cost._work import NOTHING, Work, operations
@@ -45,6 +45,10 @@ class Cost(NamedTuple):
     work: Work = NOTHING
     chain: Chain = EMPTY
     note: str = ""
+    # Bytes read and written, where those are not all of the operands and results.
+    moved: tuple[Expression, Expression] | None = None
+    # Whether the result may be written over an operand of the same size.
+    in_place: bool = False
 
 
 Rule = Callable[[Operation], Cost]
@@ -61,19 +65,38 @@ def elementwise(times: int = 1, transcendental: int = 0) -> Rule:
     def rule(op: Operation) -> Cost:
         size = op.elements_out
         work = operations(elementwise=size * times, transcendental=size * transcendental)
-        return Cost(work, step())
+        return Cost(work, step(), in_place=True)
 
     return rule
 
 
 def moved(op: Operation) -> Cost:
-    """Data is moved or renamed: no operation, no depth."""
+    """Data is copied: no operation, no depth."""
     return Cost()
+
+
+def renamed(op: Operation) -> Cost:
+    """The same bytes under another shape: nothing is done."""
+    return Cost(moved=(ZERO, ZERO))
+
+
+def picked(op: Operation) -> Cost:
+    """Only what is picked is read, beside the indices."""
+    taken = sum(map(_shapes.array_bytes, op.outputs), ZERO)
+    indices = sum(map(_shapes.array_bytes, op.inputs[1:]), ZERO)
+    return Cost(moved=(taken + indices, taken))
+
+
+def placed(op: Operation) -> Cost:
+    """Only what is placed is read and written, beside the indices."""
+    update = op.inputs[2 if op.name.startswith("scatter") else 1]
+    read = sum(map(_shapes.array_bytes, op.inputs[1:]), ZERO)
+    return Cost(moved=(read, _shapes.array_bytes(update)), in_place=True)
 
 
 def converted(op: Operation) -> Cost:
     """One operation an element, as XLA counts it, but no link in a chain."""
-    return Cost(operations(elementwise=op.elements_out))
+    return Cost(operations(elementwise=op.elements_out), in_place=True)
 
 
 def integer_power(op: Operation) -> Cost:
@@ -95,7 +118,7 @@ def reduced(times: int = 1) -> Rule:
 
 
 def cumulative(op: Operation) -> Cost:
-    """A running reduction, counted as the sequential one: one operation an element but the first."""
+    """A running reduction, one operation an element but the first."""
     size = op.size(op.params["axis"])
     work = operations(reduction=op.elements_in - op.elements_in / size)
     return Cost(work, step(ONE, log2(size)))
@@ -142,7 +165,7 @@ def convolution(op: Operation) -> Cost:
 def scattered(op: Operation) -> Cost:
     """One operation for each update."""
     updates = _shapes.count(op.inputs[2].shape)
-    return Cost(operations(elementwise=updates), step())
+    return placed(op)._replace(work=operations(elementwise=updates), chain=step())
 
 
 def sorted_(op: Operation) -> Cost:
@@ -176,6 +199,32 @@ def random_bits(op: Operation) -> Cost:
     return Cost(work, step(), "random bits cost 58 operations for each 32-bit word (Threefry)")
 
 
+def linear_algebra(op: Operation) -> Cost:
+    """The count of the standard algorithm, and a chain of one stage for each column."""
+    count = _linear_algebra.COUNTS[op.name](op.inputs, op.outputs)
+    stages = _linear_algebra.stages(op.inputs)
+    work = operations(other=_linear_algebra.batch(op.inputs[0]) * count)
+    note = f"{op.name}: {count} operations a matrix, as in the standard algorithm"
+    return Cost(work, step(ONE, stages * (ONE + log2(stages))), note)
+
+
+def reduced_by_program(op: Operation) -> Cost:
+    """Each combination runs the equations of the reduction's own program."""
+    equations = len(getattr(op.params["jaxpr"], "jaxpr", op.params["jaxpr"]).eqns)
+    size = (op.elements_in - op.elements_out) * equations
+    return Cost(operations(reduction=size), step(ONE, log2(op.elements_in / op.elements_out)))
+
+
+def communicated(op: Operation) -> Cost:
+    """One operation for each element that devices combine."""
+    size = sum((_shapes.count(aval.shape) for aval in op.inputs), ZERO)
+    return Cost(
+        operations(reduction=size),
+        step(),
+        f"{op.name}: one operation for each element that a device contributes",
+    )
+
+
 def unknown(op: Operation) -> Cost:
     """One operation for each element written."""
     size = sum((_shapes.count(aval.shape) for aval in op.outputs if hasattr(aval, "shape")), ZERO)
@@ -189,6 +238,9 @@ def unknown(op: Operation) -> Cost:
 def _table(rule: Rule, names: str) -> dict[str, Rule]:
     return dict.fromkeys(names.split(), rule)
 
+
+# Results that share the memory of their operand.
+RENAMED = ("reshape", "squeeze", "expand_dims", "stop_gradient", "bitcast_convert_type")
 
 RULES: dict[str, Rule] = {
     **_table(
@@ -215,13 +267,15 @@ RULES: dict[str, Rule] = {
     **_table(elementwise(73, 3), "digamma"),
     **_table(integer_power, "integer_pow"),
     **_table(converted, "convert_element_type"),
+    **_table(renamed, " ".join(RENAMED)),
+    **_table(picked, "gather slice dynamic_slice split unstack"),
+    **_table(placed, "dynamic_update_slice scatter"),
     **_table(
         moved,
-        "bitcast_convert_type broadcast broadcast_in_dim concatenate copy copy_p device_put "
-        "dim_as_value dynamic_slice dynamic_update_slice empty expand_dims full gather iota pad "
-        "optimization_barrier pbroadcast pvary random_unwrap random_wrap reshape rev scatter "
-        "sharding_constraint slice split squeeze stop_gradient transpose unstack tile "
-        "all_gather all_to_all axis_index ppermute psend precv mesh_cast reshard create_token",
+        "axis_index broadcast broadcast_in_dim concatenate copy copy_p create_token device_put "
+        "empty full iota mesh_cast optimization_barrier pad pbroadcast platform_index pvary "
+        "random_unwrap random_wrap reshard rev sharding_constraint tile transpose "
+        "all_gather all_to_all ppermute psend precv",
     ),
     **_table(
         reduced(), "reduce_sum reduce_max reduce_min reduce_prod reduce_and reduce_or reduce_xor"
@@ -235,6 +289,9 @@ RULES: dict[str, Rule] = {
     **_table(ragged_dot, "ragged_dot ragged_dot_general"),
     **_table(convolution, "conv_general_dilated"),
     **_table(scattered, "scatter-add scatter-mul scatter-min scatter-max scatter-sub"),
+    **_table(linear_algebra, " ".join(_linear_algebra.COUNTS)),
+    **_table(reduced_by_program, "reduce"),
+    **_table(communicated, "psum psum2 psum_invariant pmax pmin reduce_scatter psum_scatter"),
     **_table(sorted_, "sort"),
     **_table(top_k, "top_k approx_top_k"),
     **_table(fourier, "fft"),

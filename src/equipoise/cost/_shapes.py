@@ -37,7 +37,7 @@ def structures(where: str, args: Sequence[PyTree], constraints: Sequence[str]) -
 
 def _scope(where: str, args: Sequence[PyTree], constraints: Sequence[str]) -> export.SymbolicScope:
     """The scope of the sizes that came as JAX's own symbolic dimensions, or a new one."""
-    scopes = {
+    scopes: dict[int, export.SymbolicScope] = {
         id(size.scope): size.scope
         for leaf in jax.tree.leaves(args)
         for size in getattr(leaf, "shape", ())
@@ -51,8 +51,8 @@ def _scope(where: str, args: Sequence[PyTree], constraints: Sequence[str]) -> ex
             f"{len(scopes)} scopes and {len(constraints)} constraints",
             "Give the shapes as strings instead.",
         )
-    if scopes:
-        return next(iter(scopes.values()))
+    for scope in scopes.values():
+        return scope
     try:
         return export.SymbolicScope(tuple(constraints))
     except ValueError as error:
@@ -79,7 +79,12 @@ def _structure(where: str, name: str, leaf: Any, scope: export.SymbolicScope) ->
             f"{FORM} Close over anything that is no array.",
         )
     weak = bool(getattr(leaf, "weak_type", False))
-    return jax.ShapeDtypeStruct(leaf.shape, _dtype(where, name, leaf.dtype), weak_type=weak)
+    return structure(leaf.shape, _dtype(where, name, leaf.dtype), weak=weak)
+
+
+def structure(shape: Sequence[Any], dtype: Any, *, weak: bool = False) -> Any:
+    """The shape structure that stands for an array."""
+    return jax.ShapeDtypeStruct(tuple(shape), dtype, weak_type=weak)  # type: ignore[no-untyped-call]
 
 
 def _dtype(where: str, name: str, dtype: Any) -> Any:
@@ -97,7 +102,7 @@ def _dtype(where: str, name: str, dtype: Any) -> Any:
     return dtype
 
 
-def _parse(where: str, name: str, text: str, scope: export.SymbolicScope) -> jax.ShapeDtypeStruct:
+def _parse(where: str, name: str, text: str, scope: export.SymbolicScope) -> Any:
     match = SPEC.fullmatch(text)
     if match is None:
         raise _check.value_error(where, name, "must be a dtype with a shape", repr(text), FORM)
@@ -117,7 +122,7 @@ def _parse(where: str, name: str, text: str, scope: export.SymbolicScope) -> jax
     for size in shape:
         if not export.is_symbolic_dim(size) and size < 1:
             raise _check.value_error(where, name, "must have positive sizes", repr(text))
-    return jax.ShapeDtypeStruct(shape, _dtype(where, name, dtype))
+    return structure(shape, _dtype(where, name, dtype))
 
 
 def _first_line(error: Exception) -> str:
@@ -158,13 +163,19 @@ def _from_node(node: ast.expr) -> Expression:
 
 def count(shape: Sequence[Any]) -> Expression:
     """The number of elements of a shape."""
-    return functools.reduce(lambda total, size: total * expression(size), shape, ONE)
+    return _product(tuple(map(str, shape)))
 
 
+@functools.lru_cache(maxsize=2**14)
+def _product(sizes: tuple[str, ...]) -> Expression:
+    return functools.reduce(lambda total, size: total * parse(size), sizes, ONE)
+
+
+@functools.lru_cache(maxsize=2**10)
 def item_bytes(dtype: Any) -> int:
     """Bytes of one element; a random key counts the words that it holds."""
     if jnp.issubdtype(dtype, jax.dtypes.prng_key):
-        return 4 * int(jax.eval_shape(jax.random.key_data, jax.ShapeDtypeStruct((), dtype)).size)
+        return 4 * int(jax.eval_shape(jax.random.key_data, structure((), dtype)).size)
     return int(jnp.dtype(dtype).itemsize)
 
 
@@ -172,4 +183,4 @@ def array_bytes(aval: Any) -> Expression:
     """Bytes of an array of this shape and dtype; 0 for a token, which has neither."""
     if not hasattr(aval, "shape"):
         return Expression(0)
-    return count(aval.shape) * item_bytes(aval.dtype)
+    return _product((str(item_bytes(aval.dtype)), *map(str, aval.shape)))

@@ -1,6 +1,8 @@
 """A function as a program with named sizes, and as one with its derivative."""
 
+import contextlib
 import linecache
+import os
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -13,6 +15,7 @@ from equipoise.cost import _shapes
 
 # Sizes for a second trace with numbers: all different, with a common factor for heads and blocks.
 STEP = 24
+STANDARD_LIBRARY = os.path.dirname(contextlib.__file__) + "/contextlib"
 
 
 class Traced(NamedTuple):
@@ -27,45 +30,40 @@ def trace(where: str, fn: Callable[..., Any], args: Sequence[Any]) -> Traced:
     try:
         return Traced(*jax.make_jaxpr(fn, return_shape=True)(*args))
     except Exception as error:
-        names = sorted(
-            {
-                name
-                for leaf in jax.tree.leaves(args)
-                for size in getattr(leaf, "shape", ())
-                for name in _shapes.expression(size).names
-            }
-        )
-        if not names or not _works_with_numbers(fn, args, names):
+        sizes, numbers = with_numbers(args)
+        if not sizes or not _is_traceable(fn, numbers):
             raise
         raise _check.value_error(
             where,
             "fn",
             "must be traceable with named sizes",
             f"{type(error).__name__} at {_place(error)}: {_reason(error)}",
-            "With numbers for sizes it works: give numbers for "
-            f"{', '.join(names)}, or state what holds, as in constraints=('mod({names[0]}, 2) == 0',).",
+            f"With numbers for sizes it works: give numbers for {', '.join(sizes)}, or state what "
+            f"holds, as in constraints=('mod({next(iter(sizes))}, 2) == 0',).",
         ) from error
 
 
-def _works_with_numbers(fn: Callable[..., Any], args: Sequence[Any], names: Sequence[str]) -> bool:
+def _is_traceable(fn: Callable[..., Any], args: Sequence[Any]) -> bool:
     try:
-        jax.make_jaxpr(fn)(*with_numbers(args, names))
+        jax.make_jaxpr(fn)(*args)
     except Exception:
         return False
     return True
 
 
-def with_numbers(args: Sequence[Any], names: Sequence[str]) -> Any:
-    """The arguments with a different number for every size."""
-    sizes = {name: STEP * (i + 1) for i, name in enumerate(names)}
+def with_numbers(args: Sequence[Any]) -> tuple[dict[str, int], Any]:
+    """A different number for every size, and the arguments with those numbers."""
+    shapes = [getattr(leaf, "shape", ()) for leaf in jax.tree.leaves(args)]
+    names = {name for shape in shapes for size in shape for name in _shapes.expression(size).names}
+    sizes = {name: STEP * (i + 1) for i, name in enumerate(sorted(names))}
 
     def concrete(leaf: Any) -> Any:
         if not hasattr(leaf, "shape"):
             return leaf
-        shape = tuple(int(_shapes.expression(size).at(sizes)) for size in leaf.shape)
-        return jax.ShapeDtypeStruct(shape, leaf.dtype, weak_type=leaf.weak_type)
+        shape = [int(_shapes.expression(size).at(sizes)) for size in leaf.shape]
+        return _shapes.structure(shape, leaf.dtype, weak=leaf.weak_type)
 
-    return jax.tree.map(concrete, tuple(args))
+    return sizes, jax.tree.map(concrete, tuple(args))
 
 
 def _place(error: Exception) -> str:
@@ -73,7 +71,7 @@ def _place(error: Exception) -> str:
     place, step = "an unknown line", error.__traceback__
     while step is not None:
         path = step.tb_frame.f_code.co_filename
-        if not any(part in path for part in ("/jax/", "equipoise/cost", "importlib")):
+        if not any(part in path for part in ("/jax/", "/equipoise/cost/", STANDARD_LIBRARY)):
             line = linecache.getline(path, step.tb_lineno).strip()
             place = f"`{line or step.tb_frame.f_code.co_name}`"
         step = step.tb_next

@@ -13,9 +13,12 @@ from equipoise.cost._analyze import (
     trip_counts,
     walk_whole,
 )
-from equipoise.cost._depth import AT_START
+from equipoise.cost._depth import AT_START, EMPTY
 from equipoise.cost._expression import ZERO, Expression
 from equipoise.cost._walk import Ledger, Walked, is_literal, walk
+
+# The label of chains that begin with the backward pass.
+BETWEEN = -2
 
 
 @result
@@ -104,33 +107,43 @@ def _passes(
     ahead, (result, pullback) = _trace.forward(where, fn, shapes)
     back, _ = _trace.backward(where, result, pullback)
     ledger = Ledger(list(trips))
-    first, second = walk_whole(ahead, ledger), walk_whole(back, ledger)
-    residual = residual_bytes(ahead, first, pullback)
+    first = walk_whole(ahead, ledger)
     results = len(jax.tree.leaves(result))
-    both = _continued(ahead.jaxpr, first, back.jaxpr, results, ledger)
-    outputs = [*ahead.jaxpr.outvars[:results], *back.jaxpr.outvars]
+    second = _continued(first, results, back.jaxpr, ledger)
+    residual = residual_bytes(fn, shapes, ahead, first, pullback)
     return (
         summary(first, ledger, ahead.jaxpr, ahead.jaxpr.outvars, residual),
-        summary(second, ledger, back.jaxpr, back.jaxpr.outvars, ZERO),
-        summary(both, ledger, ahead.jaxpr, outputs, residual),
+        summary(second, ledger, back.jaxpr, back.jaxpr.outvars, ZERO, start=BETWEEN),
+        summary(
+            _joined(ahead.jaxpr, first, back.jaxpr, second, results),
+            ledger,
+            ahead.jaxpr,
+            [*ahead.jaxpr.outvars[:results], *back.jaxpr.outvars],
+            residual,
+        ),
         residual,
     )
 
 
-def _continued(ahead: Any, first: Walked, back: Any, results: int, ledger: Ledger) -> Walked:
-    """The backward pass entered with the depths, and the memory, that the forward pass left."""
-    kept = ahead.outvars[results:]
+def _continued(first: Walked, results: int, back: Any, ledger: Ledger) -> Walked:
+    """The walk over the backward pass, its chains counted from both beginnings."""
+    kept = first.depths[results:]
     cotangents = len(back.invars) - len(kept)
-    second = walk(
+    return walk(
         back,
         ledger,
-        [*first.depths[results:], *([AT_START] * cotangents)],
+        [{**depth, BETWEEN: EMPTY} for depth in [*kept, *([AT_START] * cotangents)]],
         [*first.known[results:], *([None] * cotangents)],
         [False] * len(back.invars),
         [True] * len(back.outvars),
     )
+
+
+def _joined(ahead: Any, first: Walked, back: Any, second: Walked, results: int) -> Walked:
+    """Both walks as one; what the forward pass made stays until the end of the backward pass."""
     made = {v for v in ahead.outvars if not is_literal(v)} - set(ahead.invars)
-    saved = total_bytes([*made, *back.invars[len(kept) :]])
+    cotangents = back.invars[len(ahead.outvars) - results :]
+    saved = total_bytes([*made, *cotangents])
     return Walked(
         first.work.then(second.work),
         [*first.depths[:results], *second.depths],

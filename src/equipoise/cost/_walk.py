@@ -26,6 +26,8 @@ class Walked(NamedTuple):
     depths: list[Depth]
     # Most bytes alive at once beyond what was alive before it, operands that die there included.
     extra: Frontier
+    # Whether a result may take the place of an operand of its size that dies.
+    in_place: bool = False
     # Which results follow from sizes alone.
     known: Sequence["Known | None"] = ()
 
@@ -36,7 +38,7 @@ class Ledger:
 
     trips: list[Expression]
     notes: dict[str, None] = dataclasses.field(default_factory=dict)
-    branches: dict[str, tuple[Expression, ...]] = dataclasses.field(default_factory=dict)
+    branches: list[tuple[Expression, ...]] = dataclasses.field(default_factory=list)
     unknown_loops: int = 0
 
     def next_trips(self) -> Expression:
@@ -89,15 +91,15 @@ def walk(
         operands = scope.operands(index, equation)
         if scope.is_static(equation, operands):
             continue
-        rule = _control.find(equation)
-        walked = rule(operands, ledger) if rule is not None else _primitive(operands, ledger, scope)
+        rule = _control.CONTROL.get(equation.primitive.name, _primitive)
+        walked = rule(operands, ledger) if rule is not None else _primitive(operands, ledger)
         work = work.then(walked.work)
         scope.record(index, equation, walked)
     return Walked(
         work,
         [scope.depth(v) for v in jaxpr.outvars],
-        scope.peak,
-        [scope.known.get(v) if not is_literal(v) else None for v in jaxpr.outvars],
+        _order.frontier(scope.peaks),
+        known=[scope.known.get(v) if not is_literal(v) else None for v in jaxpr.outvars],
     )
 
 
@@ -122,8 +124,11 @@ class _Scope:
             if dies
         }
         self.current: Expression = ZERO
-        self.peak: Frontier = (ZERO,)
-        self.needed, self.last = _liveness(jaxpr, used)
+        self.peaks: list[Expression] = [ZERO]
+        self.needed, self.last, self.views = _liveness(jaxpr, used)
+        self.dying_at: dict[int, list[Any]] = {}
+        for variable, index in self.last.items():
+            self.dying_at.setdefault(index, []).append(variable)
 
     def depth(self, variable: Any) -> Depth:
         return {} if is_literal(variable) else self.depths.get(variable, {})
@@ -141,7 +146,7 @@ class _Scope:
             equation,
             [self.depth(v) for v in variables],
             [self.value(v) for v in variables],
-            [not is_literal(v) and v in self.held and self.last.get(v) == index for v in variables],
+            [not is_literal(v) and v in self.held and self.last[v] == index for v in variables],
             [v in self.last for v in equation.outvars],
         )
 
@@ -150,11 +155,11 @@ class _Scope:
         known = [value for value in operands.known if value is not None]
         if equation.primitive.name == "dim_as_value":
             result = Known(_shapes.expression(equation.params["dim"]))
-        elif len(known) == len(equation.invars) and not all(map(is_literal, equation.invars)):
+        elif known and len(known) == len(equation.invars):
             result = _fold(equation.primitive.name, [value.size for value in known])
         else:
             return False
-        if [v.aval.shape for v in equation.outvars] != [()]:
+        if len(equation.outvars) != 1 or not _is_small(equation.outvars[0].aval):
             return False
         self.known[equation.outvars[0]] = result
         self.depths[equation.outvars[0]] = {}
@@ -165,16 +170,28 @@ class _Scope:
         self.known.update(
             (v, x) for v, x in zip(equation.outvars, walked.known, strict=False) if x is not None
         )
-        candidates = [self.current + extra for extra in walked.extra]
-        self.peak = _order.frontier([*self.peak, *candidates])
-        for variable, depth in zip(equation.outvars, walked.depths, strict=True):
-            self.depths[variable] = depth
-            if variable in self.last:
-                self.held[variable] = _shapes.array_bytes(variable.aval)
-                self.current = self.current + self.held[variable]
-        for variable in {v for v in equation.invars if not is_literal(v)}:
-            if self.last.get(variable) == index and variable in self.held:
-                self.current = self.current - self.held.pop(variable)
+        self.depths.update(zip(equation.outvars, walked.depths, strict=True))
+        made = [v for v in equation.outvars if v in self.last]
+        dying = [v for v in self.dying_at.get(index, []) if v in self.held]
+        replaced = {self.held[v] for v in dying if any(v is w for w in equation.invars)}
+        if walked.in_place and {_shapes.array_bytes(v.aval) for v in made} <= replaced:
+            self.peaks.append(self.current)
+        elif not self.views.issuperset(made):
+            self.peaks.extend(self.current + extra for extra in walked.extra)
+        for variable in made:
+            self.held[variable] = (
+                ZERO if variable in self.views else _shapes.array_bytes(variable.aval)
+            )
+            self.current = self.current + self.held[variable]
+        for variable in dying:
+            self.current = self.current - self.held.pop(variable)
+
+
+def _is_small(aval: Any) -> bool:
+    """A scalar, or the vector of integers that indexes an array."""
+    if not aval.shape:
+        return True
+    return aval.shape in ((1,), (2,), (3,)) and np.issubdtype(aval.dtype, np.integer)
 
 
 def _fold(primitive: str, sizes: list[Expression | None]) -> Known:
@@ -191,8 +208,11 @@ def _fold(primitive: str, sizes: list[Expression | None]) -> Known:
     return Known(None)
 
 
-def _liveness(jaxpr: Any, used: Sequence[bool]) -> tuple[list[bool], dict[Any, int]]:
-    """Which equations matter, and the last one to read each variable; results live to the end."""
+def _liveness(jaxpr: Any, used: Sequence[bool]) -> tuple[list[bool], dict[Any, int], set[Any]]:
+    """Which equations matter, the last to need each variable, and which are views of another.
+
+    Results live to the end, and an operand as long as its views.
+    """
     end = len(jaxpr.eqns)
     last = {
         v: end
@@ -200,17 +220,24 @@ def _liveness(jaxpr: Any, used: Sequence[bool]) -> tuple[list[bool], dict[Any, i
         if is_used and not is_literal(v)
     }
     needed = [False] * end
+    views: set[Any] = set()
     for index in reversed(range(end)):
         equation = jaxpr.eqns[index]
-        if equation.effects or any(v in last for v in equation.outvars):
-            needed[index] = True
-            for variable in equation.invars:
-                if not is_literal(variable):
-                    last.setdefault(variable, index)
-    return needed, last
+        if not equation.effects and not any(v in last for v in equation.outvars):
+            continue
+        needed[index] = True
+        operands = [v for v in equation.invars if not is_literal(v)]
+        for variable in operands:
+            last.setdefault(variable, index)
+        if operands and equation.primitive.name in _rules.RENAMED:
+            (result,) = equation.outvars
+            if last[result] < end:
+                views.add(result)
+                last[operands[0]] = max(last[operands[0]], last[result])
+    return needed, last, views
 
 
-def _primitive(operands: Operands, ledger: Ledger, scope: _Scope) -> Walked:
+def _primitive(operands: Operands, ledger: Ledger) -> Walked:
     """The cost of a primitive that holds no program."""
     equation = operands.equation
     op = _rules.Operation(
@@ -222,8 +249,12 @@ def _primitive(operands: Operands, ledger: Ledger, scope: _Scope) -> Walked:
     cost = _rules.cost(op)
     if cost.note:
         ledger.notes[cost.note] = None
-    read = sum((_shapes.array_bytes(v.aval) for v in equation.invars if not is_literal(v)), ZERO)
-    written = sum((_shapes.array_bytes(v.aval) for v in equation.outvars), ZERO)
+    pairs = zip(equation.invars, operands.known, strict=True)
+    made = sum((_shapes.array_bytes(v.aval) for v in equation.outvars), ZERO)
+    read, written = cost.moved or (
+        sum((_shapes.array_bytes(v.aval) for v, known in pairs if known is None), ZERO),
+        made,
+    )
     inputs = _depth.join(operands.depths) or AT_START
-    depth = _depth.after(inputs, cost.chain)
-    return Walked(cost.work.moving(read, written), [depth] * len(equation.outvars), (written,))
+    depths = [_depth.after(inputs, cost.chain)] * len(equation.outvars)
+    return Walked(cost.work.moving(read, written), depths, (made,), in_place=cost.in_place)
