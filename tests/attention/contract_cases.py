@@ -1,3 +1,21 @@
-from tests.contract import Case, Pytree, Static  # noqa: F401
+import jax.numpy as jnp
+import numpy as np
 
-CASES: dict = {}
+from equipoise import attention
+from tests.contract import Case, Static
+
+_rng = np.random.default_rng(0)
+_QUERY, _KEY, _VALUE = (jnp.asarray(_rng.normal(size=(5, 2, 3))) for _ in range(3))
+_MASK_VALUE = (
+    "A mask value, not a function of float arrays; tests/attention/test_masks.py holds it."
+)
+
+CASES: dict = {
+    "dot_product_attention": Case(attention.dot_product_attention, (_QUERY, _KEY, _VALUE)),
+    "reference_attention": Case(attention.reference_attention, (_QUERY, _KEY, _VALUE)),
+    "causal": Static(_MASK_VALUE),
+    "sliding_window": Static(_MASK_VALUE),
+    "segments": Static(_MASK_VALUE),
+    "prefix": Static(_MASK_VALUE),
+    "from_function": Static(_MASK_VALUE),
+}

@@ -1,0 +1,168 @@
+"""The definition of attention, over whole T × S matrices: the oracle that ships."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from equipoise._types import Array, Bool, Float, Int, PRNGKeyArray
+from equipoise.attention._masks import Mask
+from equipoise.attention._problem import Problem
+from equipoise.attention._request import problem_from
+from equipoise.attention._scores import Block, dropout, scores
+
+
+def whole_block(problem: Problem) -> Block:
+    """All rows and all keys."""
+    _, t, s, _, _ = problem.sizes
+    return Block(
+        problem.query,
+        problem.key,
+        jnp.arange(t, dtype=jnp.int32),
+        jnp.arange(s, dtype=jnp.int32),
+        problem.bias,
+        problem.allowed,
+        *(problem.kept or (None, None)),
+    )
+
+
+def define(problem: Problem) -> tuple[Array, Array, Array]:
+    """(o, lse, scores): o (b, t, k, g, e), lse (b, t, k, g), scores (b, k, g, t, s)."""
+    block = whole_block(problem)
+    score, allowed = scores(problem, block)
+    score = score if allowed is None else jnp.where(allowed, score, -jnp.inf)
+    top = jnp.max(score, axis=-1, keepdims=True, initial=-jnp.inf)
+    top = jax.lax.stop_gradient(jnp.where(jnp.isneginf(top), 0, top))
+    reached = ~jnp.isneginf(score)
+    weight = jnp.where(reached, jnp.exp(jnp.where(reached, score, 0) - top), 0)
+    total = jnp.sum(weight, axis=-1, keepdims=True)
+    empty = total == 0
+    safe = jnp.where(empty, 1, total)
+    lse = jnp.where(empty, -jnp.inf, jnp.log(safe) + top)[..., 0]
+    weight = weight / safe
+    factor = dropout(problem, block)
+    weight = weight if factor is None else weight * factor
+    value = problem.value.astype(weight.dtype)
+    if allowed is None:
+        out = jnp.einsum("bkgts,bske->btkge", weight, value)
+    else:
+        # Term by term, because 0 · NaN is NaN and a masked value must reach nothing.
+        allowed = jnp.broadcast_to(allowed, weight.shape)[..., None]
+        terms = jnp.where(allowed, jnp.moveaxis(value, 1, 2)[:, :, None, None], 0)
+        out = jnp.moveaxis(jnp.sum(weight[..., None] * terms, axis=-2), 3, 1)
+    return out, jnp.moveaxis(lse, 3, 1), score
+
+
+def with_sinks(out: Array, lse: Array, sinks: Array | None) -> tuple[Array, Array]:
+    """A logit per query head that takes weight and gives no value."""
+    if sinks is None:
+        return out, lse
+    sink = jnp.broadcast_to(sinks.astype(lse.dtype).reshape(lse.shape[-2:]), lse.shape)
+    share = jax.nn.sigmoid(lse - sink)
+    return out * share[..., None], jnp.logaddexp(lse, sink)
+
+
+def reference_attention(
+    query: Float[Array, "*batch t n h"],
+    key: Float[Array, "*batch s k h"],
+    value: Float[Array, "*batch s k e"],
+    bias: Float[Array, "..."] | None = None,
+    mask: Bool[Array, "..."] | Mask | None = None,
+    *,
+    scale: float | Float[Array, ""] | None = None,
+    is_causal: bool = False,
+    query_seq_lengths: Int[Array, "*batch"] | None = None,
+    key_value_seq_lengths: Int[Array, "*batch"] | None = None,
+    local_window_size: int | tuple[int | None, int | None] | None = None,
+    logits_soft_cap: float | None = None,
+    segment_ids: Int[Array, "*batch t"] | tuple[Any, Any] | None = None,
+    sinks: Float[Array, " n"] | None = None,
+    query_offset: int | Int[Array, "*batch"] = 0,
+    score_fn: Callable[..., Any] | None = None,
+    mask_fn: Callable[..., Any] | None = None,
+    dropout_rate: float = 0.0,
+    dropout_key: PRNGKeyArray | None = None,
+    return_residual: bool = False,
+    return_scores: bool = False,
+) -> Any:
+    r"""Softmax attention by its definition, with the whole matrix of scores.
+
+    .. math::
+
+        y_i = \frac{\sum_j m_{ij}\, e^{s_{ij}}\, v_j}{e^{\text{sink}} + \sum_j m_{ij}\, e^{s_{ij}}},
+        \qquad s_{ij} = f\left(c\, q_i \cdot k_j + b_{ij}\right)
+
+    Args:
+        query: q. Shape ``(*batch, t, n, h)``.
+        key: k. Shape ``(*batch, s, k, h)``.
+        value: v. Shape ``(*batch, s, k, e)``.
+        bias: b, added to the scores. Broadcasts to ``(*batch, n, t, s)``.
+        mask: m, a boolean array of that shape, or a mask value.
+        scale: c. Default 1/√h.
+        is_causal: Whether j ≤ i is required.
+        query_seq_lengths: Rows of each batch entry.
+        key_value_seq_lengths: Keys of each batch entry.
+        local_window_size: (left, right) of a band of positions, or one number.
+        logits_soft_cap: x ↦ cap·tanh(x/cap), after the bias.
+        segment_ids: Ids of the rows and keys, or a pair.
+        sinks: Logit per head that takes weight and gives no value.
+        query_offset: Position of the first row.
+        score_fn: ``f(score, batch, head, q_index, k_index)`` on scalars, after the cap.
+        mask_fn: ``f(batch, head, q_index, k_index)`` on scalars.
+        dropout_rate: Probability that a weight is dropped.
+        dropout_key: Random key of the dropout.
+        return_residual: Whether to return the log-sum-exp too.
+        return_scores: Whether to return the scores too, −inf where masked.
+
+    Returns:
+        y, shape ``(*batch, t, n, e)``; with ``return_residual`` also its log-sum-exp ``(*batch,
+        t, n)``; with ``return_scores`` also s, ``(*batch, n, t, s)``. Rows with no key are 0.
+
+    Raises:
+        ValueError: If shapes disagree, as :func:`dot_product_attention` says.
+        TypeError: If dtypes are wrong, as :func:`dot_product_attention` says.
+
+    Cost: 2·n·t·s·(h + e) FLOPs; O(n·t·s·e) memory: for small inputs and for tests.
+
+    Examples:
+        >>> x = jnp.eye(2)[:, None, :]
+        >>> y, s = attention.reference_attention(x, x, x, scale=1.0, return_scores=True)
+        >>> print(s[0])
+        [[1. 0.]
+         [0. 1.]]
+
+    References:
+        :cite:t:`vaswani2017attention`, equation 1.
+    """
+    problem = problem_from(
+        "attention.reference_attention",
+        query,
+        key,
+        value,
+        bias,
+        mask,
+        scale=scale,
+        is_causal=is_causal,
+        query_seq_lengths=query_seq_lengths,
+        key_value_seq_lengths=key_value_seq_lengths,
+        local_window_size=local_window_size,
+        logits_soft_cap=logits_soft_cap,
+        segment_ids=segment_ids,
+        sinks=sinks,
+        query_offset=query_offset,
+        score_fn=score_fn,
+        mask_fn=mask_fn,
+        dropout_rate=dropout_rate,
+        dropout_key=dropout_key,
+    )
+    out, lse, score = define(problem)
+    out, lse = with_sinks(out, lse, problem.sinks)
+    shape = jnp.shape(query)
+    results = [out.reshape(*shape[:-1], out.shape[-1]).astype(problem.value.dtype)]
+    if return_residual:
+        results.append(lse.reshape(shape[:-1]))
+    if return_scores:
+        *batch, t, n, _ = shape
+        results.append(score.reshape(*batch, n, t, score.shape[-1]))
+    return results[0] if len(results) == 1 else tuple(results)
