@@ -15,6 +15,7 @@ CASES: dict = {
     "TrainingCost": Pytree(cost.analyze_training(lambda w, x: x @ w, "f32[d,d]", "f32[n,d]")),
     "dependencies": Static("runs a program on abstract arrays; tests/cost/test_dependencies.py"),
     "Dependencies": Pytree(cost.dependencies(jnp.cumsum, jnp.ones(3))),
+    "path_length": Static("runs a program on abstract arrays; tests/cost/test_paths.py"),
     "Expression": Static(SYMBOLIC),
     "compare": Static("takes costs, not arrays; held by tests/cost/test_compare.py"),
     "Comparison": Pytree(cost.compare({"dense": SMALL})),

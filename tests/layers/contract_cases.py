@@ -16,6 +16,8 @@ CASES: dict = {
     "elman_rnn": applied(layers.elman_rnn(4)),
     "gru": applied(layers.gru(4)),
     "self_attention": applied(layers.self_attention(4, num_heads=2, is_causal=True)),
+    "linear_attention": applied(layers.linear_attention(4, num_heads=2, is_causal=True)),
+    "convolution": applied(layers.convolution(4, kernel_size=3)),
     "feed_forward": applied(layers.feed_forward(4)),
     "layer_norm": applied(layers.layer_norm(4)),
     "transformer_block": applied(layers.transformer_block(4, num_heads=2)),

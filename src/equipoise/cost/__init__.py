@@ -5,6 +5,7 @@ from equipoise.cost._compare import Comparison, compare
 from equipoise.cost._crossover import Crossover, crossover
 from equipoise.cost._dependencies import Dependencies, dependencies
 from equipoise.cost._expression import Expression
+from equipoise.cost._paths import path_length
 from equipoise.cost._training import TrainingCost, analyze_training
 
 __all__ = [
@@ -19,4 +20,5 @@ __all__ = [
     "compare",
     "crossover",
     "dependencies",
+    "path_length",
 ]

@@ -5,17 +5,21 @@ A layer has ``init(key)``, ``apply(params, x)`` and, if it reads no later positi
 """
 
 from equipoise.layers._attention import self_attention
+from equipoise.layers._convolution import convolution
 from equipoise.layers._layer import Layer
+from equipoise.layers._linear_attention import linear_attention
 from equipoise.layers._pointwise import feed_forward, layer_norm
 from equipoise.layers._recurrent import elman_rnn, gru
 from equipoise.layers._transformer import stack, transformer_block
 
 __all__ = [
     "Layer",
+    "convolution",
     "elman_rnn",
     "feed_forward",
     "gru",
     "layer_norm",
+    "linear_attention",
     "self_attention",
     "stack",
     "transformer_block",

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 
 from equipoise import _check
 from equipoise._types import Array, PyTree
+from equipoise.attention import dot_product_attention
 from equipoise.layers._layer import (
     Layer,
     Size,
@@ -46,11 +47,16 @@ def scale(q: Array) -> Any:
     return jax.lax.rsqrt(jnp.asarray(q.shape[-1], q.dtype))
 
 
-def _everywhere(q: Array, k: Array, v: Array, is_causal: bool) -> Array:  # noqa: FBT001
-    scores = jnp.einsum("nhk,mhk->hnm", q * scale(q), k)
+def _everywhere(q: Array, k: Array, v: Array) -> Array:
+    weights = softmax(jnp.einsum("nhk,mhk->hnm", q * scale(q), k))
+    return jnp.einsum("hnm,mhk->nhk", weights, v)
+
+
+def _earlier(q: Array, k: Array, v: Array) -> Array:
     i = jnp.arange(q.shape[0])
-    allowed = i[:, None] >= i[None] if is_causal else jnp.ones((1, 1), bool)
-    return jnp.einsum("hnm,mhk->nhk", softmax(scores, allowed[None]), v)
+    scores = jnp.einsum("nhk,mhk->hnm", q * scale(q), k)
+    weights = softmax(jnp.where((i[:, None] >= i[None])[None], scores, -jnp.inf))
+    return jnp.einsum("hnm,mhk->nhk", weights, v)
 
 
 def _nearby(q: Array, k: Array, v: Array, offsets: Array) -> Array:
@@ -60,7 +66,8 @@ def _nearby(q: Array, k: Array, v: Array, offsets: Array) -> Array:
     allowed = (at >= 0) & (at < n)
     at = jnp.clip(at, 0, n - 1)
     scores = jnp.einsum("nhk,nrhk->nhr", q * scale(q), k[at])
-    return jnp.einsum("nhr,nrhk->nhk", softmax(scores, allowed[:, None]), v[at])
+    weights = softmax(jnp.where(allowed[:, None], scores, -jnp.inf))
+    return jnp.einsum("nhr,nrhk->nhk", weights, v[at])
 
 
 def self_attention(
@@ -69,6 +76,7 @@ def self_attention(
     num_heads: Size = 1,
     is_causal: bool = False,
     window: Size | None = None,
+    implementation: str = "plain",
 ) -> Layer:
     r"""Softmax self-attention over all positions, earlier ones, or a window of them.
 
@@ -85,6 +93,10 @@ def self_attention(
         num_heads: h. It divides d; heads have k = d / h features.
         is_causal: Whether a position reads itself and earlier ones alone.
         window: How many positions to either side count, the own one included.
+        implementation: ``"plain"`` writes out the scores, n² of them or n·r in a window, and can
+            be analyzed with named sizes; ``"blockwise"`` is
+            :func:`equipoise.attention.dot_product_attention`, in memory linear in n, whose loops
+            over blocks need sizes that are numbers.
 
     Returns:
         A :class:`Layer` with ``params`` ``query``, ``key``, ``value`` (d, h, k) and ``output``
@@ -93,7 +105,8 @@ def self_attention(
 
     Raises:
         ValueError: If a size is below one or does not parse, the heads do not divide the width,
-            ``x`` is not (n, d), or ``step`` is asked of a layer that is not causal.
+            the implementation is unknown, ``x`` is not (n, d), or ``step`` is asked of a layer
+            that is not causal.
 
     Cost: 8·n·d² + 4·n²·d FLOPs; with a window of r, 4·n·d·r (causal) or 8·n·d·r in place of
     4·n²·d. A step costs 8·d² + 4·m·d for a state of m positions.
@@ -109,18 +122,23 @@ def self_attention(
     """
     where = "layers.self_attention"
     weights = attention_weights(where, width, num_heads)
+    _check.choice(where, "implementation", implementation, ("plain", "blockwise"))
     window = None if window is None else size(where, "window", window)
 
     def apply(params: PyTree, x: Array) -> Array:
         x = sequence(where, x, params["query"].shape[0])
         q, k, v = project(params, x)
         if window is None:
-            y = _everywhere(q, k, v, is_causal)
+            reach = None
         else:
-            r = resolve(where, "window", window, x)
-            y = _nearby(
-                q, k, v, jnp.arange(r) - (r - 1) if is_causal else jnp.arange(2 * r - 1) - (r - 1)
-            )
+            last = resolve(where, "window", window, x) - 1
+            reach = (last, 0 if is_causal else last)
+        if implementation == "blockwise":
+            y = dot_product_attention(q, k, v, is_causal=is_causal, local_window_size=reach)
+        elif reach is not None:
+            y = _nearby(q, k, v, jnp.arange(reach[0] + reach[1] + 1) - reach[0])
+        else:
+            y = (_earlier if is_causal else _everywhere)(q, k, v)
         return jnp.einsum("nhk,hkd->nd", y, params["output"])
 
     if not is_causal:
@@ -144,9 +162,11 @@ def self_attention(
             for cache, new in ((keys, k), (values, v))
         )
         scores = jnp.einsum("hk,mhk->hm", q[0] * scale(q), keys)
-        y = jnp.einsum("hm,mhk->hk", softmax(scores, (jnp.arange(length) <= t)[None]), values)
+        weights = softmax(jnp.where((jnp.arange(length) <= t)[None], scores, -jnp.inf))
+        y = jnp.einsum("hm,mhk->hk", weights, values)
         y_t = jnp.einsum("hk,hkd->d", y, params["output"])
-        full = window is None
-        return (keys, values, t + 1), jnp.where((t < length) if full else True, y_t, jnp.nan)
+        if window is None:
+            y_t = jnp.where(t < length, y_t, jnp.nan)
+        return (keys, values, t + 1), y_t
 
     return Layer("self_attention", weights, apply, init_state, step)

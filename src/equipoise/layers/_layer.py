@@ -186,7 +186,6 @@ def widened(x: Array) -> Array:
     return x if x.dtype.itemsize >= 4 else x.astype(jnp.float32)
 
 
-def softmax(scores: Array, allowed: Array) -> Array:
-    """Weights over the last axis, in float32 at least; a row with nothing allowed is zero."""
-    weights = jax.nn.softmax(widened(scores), axis=-1, where=allowed)
-    return weights.astype(scores.dtype)
+def softmax(scores: Array) -> Array:
+    """Weights over the last axis, taken in float32 at least."""
+    return jax.nn.softmax(widened(scores), axis=-1).astype(scores.dtype)

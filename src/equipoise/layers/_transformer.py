@@ -16,6 +16,7 @@ def transformer_block(
     hidden: Size | None = None,
     is_causal: bool = False,
     window: Size | None = None,
+    implementation: str = "plain",
 ) -> Layer:
     r"""Attention that mixes positions, then a feed-forward map of each, both residual.
 
@@ -32,6 +33,7 @@ def transformer_block(
         hidden: The width inside the feed-forward map. Default 4·d.
         is_causal: Whether a position reads itself and earlier ones alone.
         window: How many positions to either side attention reads, the own one included.
+        implementation: ``"plain"`` or ``"blockwise"``, as of :func:`self_attention`.
 
     Returns:
         A :class:`Layer` with ``params`` ``attention_norm``, ``attention``, ``feed_forward_norm``
@@ -51,7 +53,13 @@ def transformer_block(
     References:
         :cite:t:`vaswani2017`, section 3.1; :cite:t:`xiong2020layer`, figure 1b.
     """
-    attention = self_attention(width, num_heads=num_heads, is_causal=is_causal, window=window)
+    attention = self_attention(
+        width,
+        num_heads=num_heads,
+        is_causal=is_causal,
+        window=window,
+        implementation=implementation,
+    )
     attention_norm, feed_forward_norm = layer_norm(width), layer_norm(width)
     mlp = feed_forward(width, hidden=hidden)
 
