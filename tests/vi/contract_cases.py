@@ -23,6 +23,13 @@ def density_of(family):
     return fn
 
 
+def draw_of(family):
+    def fn(params, position, noise):
+        return family.log_prob(params, position), family.transform(params, noise)
+
+    return fn
+
+
 def support_of(make, shape):
     def fn(flat):
         family = vi.mean_field(jnp.zeros(shape, flat.dtype), support=make())
@@ -33,6 +40,10 @@ def support_of(make, shape):
 
 FULL = vi.full_rank(EXAMPLE)
 MEAN = vi.mean_field(EXAMPLE)
+LOW = vi.low_rank(EXAMPLE, rank=1)
+BLOCK = vi.block_diagonal(EXAMPLE)
+FLOW = vi.flow(EXAMPLE, num_layers=2, hidden_size=3)
+MIXTURE = vi.mixture(EXAMPLE, num_components=2)
 MEAN_PARAMS = {"mean": VECTOR, "log_scale": -VECTOR}
 
 CASES = {
@@ -67,6 +78,29 @@ CASES = {
     ),
     "mean_field": Case(density_of(MEAN), (MEAN_PARAMS, POSITION)),
     "full_rank": Case(density_of(FULL), ({**MEAN_PARAMS, "lower": VECTOR}, POSITION)),
+    "low_rank": Case(density_of(LOW), (LOW.init(scale=0.7), POSITION)),
+    "block_diagonal": Case(density_of(BLOCK), (BLOCK.init(scale=0.7), POSITION)),
+    "flow": Case(draw_of(FLOW), (FLOW.init(scale=0.7), POSITION, VECTOR)),
+    "mixture": Case(draw_of(MIXTURE), (MIXTURE.init(scale=0.7), POSITION, VECTOR)),
+    "categorical": Case(
+        lambda params, i: (
+            vi.categorical(3).log_prob(params, i),
+            vi.categorical(3).entropy(params),
+        ),
+        ({"logits": VECTOR}, jnp.array(1, jnp.int32)),
+    ),
+    "importance_weighted_bound": Case(
+        lambda params, key: vi.importance_weighted_bound(
+            log_density, MEAN, params, key, num_importance_samples=4, num_samples=2
+        ),
+        (MEAN_PARAMS, jax.random.key(0)),
+    ),
+    "renyi_bound": Case(
+        lambda params, key: vi.renyi_bound(
+            log_density, MEAN, params, key, alpha=0.5, num_importance_samples=4, num_samples=2
+        ),
+        (MEAN_PARAMS, jax.random.key(0)),
+    ),
     "real": Case(support_of(vi.real, (3,)), (VECTOR,)),
     "positive": Case(support_of(vi.positive, (3,)), (VECTOR,)),
     "interval": Case(support_of(lambda: vi.interval(-1.0, 2.0), (3,)), (VECTOR,)),

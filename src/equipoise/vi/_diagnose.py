@@ -12,6 +12,7 @@ from equipoise.vi._family import Family
 from equipoise.vi._fit_result import Diagnostics
 from equipoise.vi._fit_target import flat_log_density
 from equipoise.vi._psis import threshold
+from equipoise.vi._terms import checked_density
 from equipoise.vi._weighted import Weighted, evaluate, moments, weigh
 
 MIN_DRAWS = 100  # fewer leave no tail to fit
@@ -105,7 +106,9 @@ def diagnose(
         :cite:t:`vehtari2024`, section 3; :cite:t:`yao2018`.
     """
     positive_integer("vi.diagnose", "num_samples", num_samples, minimum=MIN_DRAWS)
-    log_p = flat_log_density("vi.diagnose", log_density, family)
+    dtype = jax.tree.leaves(params)[0].dtype
+    density = checked_density("vi.diagnose", "log_density", log_density, dtype)
+    log_p = flat_log_density(density, family)
     return summarize(weigh_family(log_p, family, params, key, num_samples))
 
 

@@ -1,34 +1,33 @@
 """The fit that needs no tuning."""
 
-import functools
 from collections.abc import Callable
 from typing import Any
 
 import jax
-import jax.numpy as jnp
-import numpy as np
+import optax
 
 from equipoise._check import positive_integer, type_error, value_error
-from equipoise._types import Array, PRNGKeyArray, PyTree, Scalar
-from equipoise.vi._adapt import adapt, first_mixture
-from equipoise.vi._diagnose import summarize, verdict, weigh_family
-from equipoise.vi._estimate import Estimate, standard_error
+from equipoise._types import PRNGKeyArray, PyTree, Scalar
 from equipoise.vi._family import Family
-from equipoise.vi._fit_noise import balanced
-from equipoise.vi._fit_normal import NormalState, ascend, begin
+from equipoise.vi._fit_judge import judge
 from equipoise.vi._fit_result import Fit
-from equipoise.vi._fit_start import Local, affine, local_normals
-from equipoise.vi._fit_target import flat_log_density
-from equipoise.vi._full_rank import from_scale_tril, full_rank
-from equipoise.vi._weighted import Weighted
+from equipoise.vi._fit_run import (
+    NORMALS,
+    begin_at,
+    begin_descent,
+    find_starts,
+    fit_gradient,
+    fit_normal,
+    plan,
+    points,
+)
+from equipoise.vi._fit_stages import MAX_FULL_RANK
+from equipoise.vi._fit_target import trace
+from equipoise.vi._full_rank import full_rank
+from equipoise.vi._mean_field import mean_field
+from equipoise.vi._support import Support
 
 WHERE = "vi.fit"
-MAX_FULL_RANK = 200  # coordinates above which a covariance matrix is no default
-START_STEPS = 80
-START_POINTS = 64
-NUM_DRAWS = 8192
-COMPONENTS = 6
-ROUNDS = 12
 
 
 def fit(
@@ -37,10 +36,15 @@ def fit(
     key: PRNGKeyArray,
     *,
     family: Family | Callable[[PyTree], Family] | None = None,
+    support: PyTree | Support | None = None,
+    optimizer: optax.GradientTransformation | None = None,
     start: PyTree = None,
-    num_steps: int = 100,
-    num_samples: int = 512,
+    num_steps: int | None = None,
+    num_samples: int | None = None,
     num_restarts: int = 4,
+    gradient: str | None = None,
+    draws: str | None = None,
+    progress: Callable[[int, float], object] | None = None,
     state: Any = None,
 ) -> Fit:
     r"""Fits an approximation to a log density without tuning, and says if it can be trusted.
@@ -50,32 +54,51 @@ def fit(
         \Sigma^{-1} \leftarrow (1 - \rho)\,\Sigma^{-1} - \rho\,\mathbb{E}_q \nabla^2 \log p,
         \qquad m \leftarrow m + \rho\,\Sigma\,\mathbb{E}_q \nabla \log p
 
-    Newton paths from several points give the best local normal; natural-gradient steps on fixed
-    balanced points then maximize the ELBO. The fit is converged when a step is expected to gain
-    less than √ε nats. Importance weights decide whether it is trusted, and repair its moments
-    where an adapted mixture can.
+    Newton paths from several points find the local normal with the largest ELBO. A full-rank or
+    mean-field normal then takes the natural-gradient steps above on fixed points that integrate
+    quadratics exactly; any other family, or any with an ``optimizer``, starts at that normal and
+    follows gradients of the ELBO. Last, importance weights judge q; where they are uneven, an
+    adapted mixture of Student t gives better draws, and the verdict is about those.
 
     Args:
-        log_density: log p, a function of one position that returns one number.
-        example: A pytree of arrays with the shapes of one position.
+        log_density: log p, a function of one position that returns one number. Arrays that it
+            closes over keep their sharding, so sharded data makes a data-parallel fit.
+        example: A pytree of floating-point arrays with the shapes of one position.
         key: All randomness of the fit.
         family: A :class:`Family`, or a function of the example that makes one, such as
-            ``vi.full_rank``. Default: ``vi.full_rank``.
+            ``vi.mean_field``. Default: :func:`full_rank` up to 200 coordinates, then
+            :func:`mean_field`.
+        support: Where each leaf lives, for the default family.
+        optimizer: An optax optimizer, to take its steps instead of natural-gradient ones.
+            Default for families that need one: Adam with a cosine schedule.
         start: The position to start from. Default: where the flat vector is 0.
-        num_steps: Largest number of steps in all.
-        num_samples: Points of the ELBO that is maximized.
-        num_restarts: Number of places to start from.
-        state: ``state`` of an earlier fit to go on from, with the same other arguments.
+        num_steps: Largest number of steps in all. Default: 100 natural-gradient steps, or 2000.
+        num_samples: Points of the ELBO that is maximized. Default: 512 at least, or 16 a step.
+        num_restarts: Number of Newton paths.
+        gradient: Estimator that an optimizer follows, as in :func:`elbo`. Default: of
+            closed-form entropy and sticking the landing the one with the smaller variance,
+            measured every 100 steps.
+        draws: ``"iid"``, ``"antithetic"`` or ``"quasi_random"`` draws of an optimizer's steps.
+            Default: antithetic for an even number.
+        progress: Called as ``progress(step, elbo)`` about twenty times, as in ``progress=print``.
+        state: ``state`` of an earlier fit to go on from. With the same other arguments the steps
+            are those of one longer fit, bit for bit.
 
     Returns:
-        A :class:`Fit`.
+        A :class:`Fit`. It has converged when a natural-gradient step is expected to gain less
+        than √ε nats; with an optimizer, when the mean ELBO of the last tenth of the steps exceeds
+        that of the tenth before by less than two standard errors or 0.01. Where something is not
+        finite the last good params are returned, and ``reason`` names the term and the step.
 
     Raises:
         ValueError: If ``log_density`` does not return one number or is not finite at the start,
-            or a number is below 1.
-        TypeError: If a leaf of the example is not floating-point.
+            a number is below 1, ``support`` or ``start`` does not fit the example, or ``gradient``
+            needs a pathwise derivative that the family does not have.
+        TypeError: If a leaf of the example is not floating-point, ``family`` makes none, or
+            ``optimizer`` is none of optax.
 
-    Cost: a few hundred gradients for each of ``num_samples`` points.
+    Cost: a few dozen gradients and Newton paths for each of ``num_samples`` points, then 8192
+        evaluations of ``log_density``, or up to 17 times as many where q is poor.
 
     Examples:
         >>> fit = vi.fit(lambda z: -0.5 * (z - 8) ** 2 / 0.04, jnp.zeros(()), jax.random.key(0))
@@ -85,163 +108,58 @@ def fit(
     References:
         :cite:t:`khan2023`, :cite:t:`zhang2022`, :cite:t:`vehtari2024`, :cite:t:`cappe2008`.
     """
-    positive_integer(WHERE, "num_steps", num_steps)
-    positive_integer(WHERE, "num_samples", num_samples)
+    for name, number in (("num_steps", num_steps), ("num_samples", num_samples)):
+        if number is not None:
+            positive_integer(WHERE, name, number)
     positive_integer(WHERE, "num_restarts", num_restarts)
-    family = resolve(example, family)
-    key_start, key_fit, key_draws, key_adapt = jax.random.split(key, 4)
-    if state is None:
-        center = family.init(position=start)["mean"]
-        check_start(log_density, family, center)
-        locals_ = find_starts(log_density, family, center, key_start, num_restarts)
-        state = begin(jax.tree.map(lambda x: x[jnp.argmax(locals_.elbo)], locals_), num_steps)
-    tolerance = float(np.finfo(state.mean.dtype).eps) ** 0.5
-    state, params, weighted = approximate(
-        log_density, family, state, key_fit, key_draws, num_steps, num_samples, tolerance
-    )
-    ratios = weighted.log_ratios
-    estimate = Estimate(jnp.mean(ratios), standard_error(ratios))
-    found = summarize(weighted)
-    source = "variational"
-    best = found
-    if not is_close(found):
-        source = "importance resampled"
-        if not is_good(found):
-            weighted = refine(log_density, family, state, key_adapt)
-            best = summarize(weighted)
-    trusted, reason = verdict(best)
-    converged = state.decrement <= tolerance
-    if not bool(converged):
-        trusted, reason = False, f"Not trusted: not converged after {state.step} steps."
-    if not bool(best.khat <= best.threshold):
-        source = "variational"
-    return Fit(
-        family=family,
-        params=params,
-        elbo=estimate,
-        diagnostics=found,
-        draw_diagnostics=best,
-        converged=converged,
-        trusted=jnp.asarray(trusted),
-        history=state.history,
-        state=state,
-        weighted=weighted,
-        linear_response=None,
-        reason=reason,
-        source=source,
-    )
+    family = resolve(example, family, support)
+    if optimizer is not None and not isinstance(optimizer, optax.GradientTransformation):
+        raise type_error(
+            WHERE, "optimizer", "must be an optax optimizer", optimizer, "Try optax.adam(0.01)."
+        )
+    target = trace(WHERE, log_density, family)
+    keys = jax.random.split(key, 5)
+    center = begin_at(target, family, start)
+    newton = optimizer is None and family.name in NORMALS and family.dimension <= MAX_FULL_RANK
+    if newton:
+        noise = points(keys[0], center, num_samples or 512)
+        starts = find_starts(target, family, center, keys[1], noise[0], num_restarts)
+        steps = num_steps or 100
+        found = fit_normal(target, family, starts, noise[1], state, steps, progress)
+    else:
+        starts, steps = None, num_steps or 2000
+        if state is None:
+            if family.dimension <= MAX_FULL_RANK:
+                noise = points(keys[0], center, 2)
+                starts = find_starts(target, family, center, keys[1], noise[0], num_restarts)
+            state = begin_descent(family, center, starts, optimizer, keys[2], steps)
+        settings = plan(family, optimizer, num_samples, gradient, draws)
+        found = fit_gradient(target, family, optimizer, state, keys[2], settings, steps, progress)
+    return judge(target, family, found, starts, keys[3], keys[4])
 
 
-def resolve(example: PyTree, family: Any) -> Family:
-    """The family that was asked for."""
+def resolve(example: PyTree, family: Any, support: Any) -> Family:
+    """The family that was asked for, of positions like the example."""
+    default = full_rank(example, support=support)
     if family is None:
-        return full_rank(example)
-    if isinstance(family, Family):
-        return family
-    if callable(family):
-        made = family(example)
-        if isinstance(made, Family):
-            return made
-    raise type_error(
-        WHERE, "family", "must be a Family or make one of the example", family, "Try vi.full_rank."
-    )
-
-
-def check_start(log_density: Callable[..., Any], family: Family, center: Array) -> None:
-    """The log density and its gradient are finite where the fit begins."""
-    log_p = flat_log_density(WHERE, log_density, family)
-    value, gradient = jax.value_and_grad(log_p)(center)
-    for term, number in (("value", value), ("gradient", gradient)):
-        if not bool(jnp.all(jnp.isfinite(number))):
-            raise value_error(
-                WHERE,
-                "log_density",
-                f"must have a finite {term} at the start",
-                str(number),
-                "Give a `start` inside its domain, or a `support` that keeps positions there.",
-            )
-
-
-@functools.partial(jax.jit, static_argnames=("log_density", "family", "num_restarts"))
-def find_starts(
-    log_density: Callable[..., Any],
-    family: Family,
-    center: Array,
-    key: PRNGKeyArray,
-    num_restarts: int,
-) -> Local:
-    """The best local normals from the start and from points scattered around it."""
-    log_p = flat_log_density(WHERE, log_density, family)
-    key_noise, key_scatter = jax.random.split(key)
-    d = center.shape[0]
-    scatter = jax.random.normal(key_scatter, (num_restarts, d), center.dtype).at[0].set(0.0)
-    noise = balanced(key_noise, START_POINTS, d, center.dtype)
-    return local_normals(log_p, center[None] + scatter, noise, num_steps=START_STEPS)
-
-
-@functools.partial(
-    jax.jit,
-    static_argnames=("log_density", "family", "num_steps", "num_samples", "tolerance"),
-)
-def approximate(
-    log_density: Callable[..., Any],
-    family: Family,
-    state: NormalState,
-    key: PRNGKeyArray,
-    key_draws: PRNGKeyArray,
-    num_steps: int,
-    num_samples: int,
-    tolerance: float,
-) -> tuple[NormalState, Any, Weighted]:
-    """The fitted normal, its params and its weighted draws."""
-    log_p = flat_log_density(WHERE, log_density, family)
-    d = state.mean.shape[0]
-    noise = balanced(key, max(num_samples, 16 * d), d, state.mean.dtype)
-    state = ascend(log_p, state, noise, num_steps=num_steps, tolerance=tolerance)
-    params = from_scale_tril(state.mean, lower_factor(state.factor))
-    return state, params, weigh_family(log_p, family, params, key_draws, NUM_DRAWS)
-
-
-@functools.partial(jax.jit, static_argnames=("log_density", "family"))
-def refine(
-    log_density: Callable[..., Any], family: Family, state: NormalState, key: PRNGKeyArray
-) -> Weighted:
-    """Weighted draws of a mixture that starts at q and learns from its own draws."""
-    log_p = flat_log_density(WHERE, log_density, family)
-    d, dtype = state.mean.shape[0], state.mean.dtype
-    key_first, key_adapt = jax.random.split(key)
-    factor = lower_factor(state.factor)
-    none = jnp.zeros((0, d), dtype), jnp.zeros((0, d, d), dtype), jnp.zeros(0, dtype)
-    mixture = first_mixture(key_first, d, COMPONENTS, *none)
-    found = adapt(
-        lambda z: log_p(state.mean + factor @ z),
-        mixture,
-        key_adapt,
-        num_samples=NUM_DRAWS,
-        num_rounds=ROUNDS,
-    )
-    volume = jnp.sum(jnp.log(jnp.diagonal(factor)))
-    return Weighted(
-        affine(state.mean, factor, found.draws),
-        found.log_weights,
-        found.log_ratios + volume,
-        found.khat,
-        found.effective_sample_size,
-    )
-
-
-def lower_factor(factor: Array) -> Array:
-    """The Cholesky factor with the same product W Wᵀ."""
-    upper = jnp.linalg.qr(factor.T, mode="r")
-    return (upper * jnp.sign(jnp.diagonal(upper))[:, None]).T
-
-
-def is_close(found: Any) -> bool:
-    """Whether reweighting changes nothing that matters, so q itself may be drawn from."""
-    return bool(is_good(found) and found.mean_shift < 0.05 and found.sd_shift < 0.03)
-
-
-def is_good(found: Any) -> bool:
-    """Whether the weights of q have a finite variance and waste few draws."""
-    enough = found.effective_sample_size >= 0.25 * found.num_draws
-    return bool((found.khat <= 0.5) & enough)
+        large = default.dimension > MAX_FULL_RANK
+        return mean_field(example, support=support) if large else default
+    if support is not None:
+        raise value_error(
+            WHERE, "support", "goes with the default family", support, "Give it to the family."
+        )
+    made = family(example) if callable(family) else family
+    if not isinstance(made, Family):
+        raise type_error(
+            WHERE, "family", "must be a Family or make one", family, "Try vi.full_rank(example)."
+        )
+    theirs = made.positions
+    if theirs is None or theirs[:2] != default.positions[:2]:
+        raise value_error(
+            WHERE,
+            "family",
+            f"must have positions like `example`, {default.positions[:2]}",
+            str(None if theirs is None else theirs[:2]),
+            "Make it from the same example.",
+        )
+    return made

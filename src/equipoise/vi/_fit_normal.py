@@ -32,10 +32,21 @@ class NormalState(NamedTuple):
     failed: Array
 
 
-def decrement(slope: Array, curvature: Array) -> Scalar:
+def decrement(slope: Array, curvature: Array, *, diagonal: bool) -> Scalar:
     """ELBO that one natural-gradient step is expected to gain, in nats; 0 at the optimum."""
     excess = curvature + jnp.eye(slope.shape[0], dtype=slope.dtype)
+    if diagonal:
+        values, axes = positive_axes(curvature)
+        gain = jnp.sum((axes.T @ slope) ** 2 / values)
+        return 0.5 * gain + 0.25 * jnp.sum(jnp.diagonal(excess) ** 2)
     return 0.5 * jnp.sum(slope**2) + 0.25 * jnp.sum(excess**2)
+
+
+def positive_axes(curvature: Array) -> tuple[Array, Array]:
+    """Eigenvalues of −E ∇²log p, kept positive, and its axes."""
+    values, axes = jnp.linalg.eigh(-curvature)
+    floor = 100 * np.finfo(values.dtype).eps * jnp.max(jnp.abs(values))
+    return jnp.maximum(jnp.abs(values), floor), axes
 
 
 def measure(
@@ -73,6 +84,21 @@ def begin(start: Local, num_steps: int) -> NormalState:
     )
 
 
+def diagonal_proposal(state: NormalState) -> tuple[Array, Array]:
+    """The same for independent coordinates.
+
+    The precisions follow the diagonal of the curvature, but the mean takes a full Newton step:
+    what a diagonal covariance leaves out, it must not leave out of the direction.
+    """
+    rate = state.rate
+    values, axes = positive_axes(state.curvature)
+    move = rate * (axes @ ((axes.T @ state.slope) / values))
+    wanted = jnp.clip(-jnp.diagonal(state.curvature), 1 / MAX_RATIO, MAX_RATIO)
+    scale = jnp.diagonal(state.factor)
+    mean = state.mean + scale * move
+    return mean, jnp.diag(scale * (1 + rate * (wanted - 1)) ** -0.5)
+
+
 def proposal(state: NormalState) -> tuple[Array, Array]:
     """Mean and factor after a natural-gradient step of size ``rate``.
 
@@ -95,10 +121,11 @@ def ascend(
     state: NormalState,
     noise: Array,
     *,
-    num_steps: int,
+    limit: Array,
     tolerance: float,
+    diagonal: bool,
 ) -> NormalState:
-    """Steps until the expected gain is below the tolerance, or ``num_steps`` in all.
+    """Steps until the expected gain is below the tolerance, or ``limit`` of them in all.
 
     A step that lowers the ELBO, or where anything is not finite, is undone and shortened.
     """
@@ -106,7 +133,7 @@ def ascend(
 
     def step(state: NormalState) -> NormalState:
         first = state.step == 0
-        mean, factor = proposal(state)
+        mean, factor = (diagonal_proposal if diagonal else proposal)(state)
         elbo, slope, curvature = measure(log_p, mean, factor, noise)
         finite = (
             jnp.isfinite(elbo) & jnp.all(jnp.isfinite(curvature)) & jnp.all(jnp.isfinite(slope))
@@ -120,7 +147,7 @@ def ascend(
             slope=slope,
             curvature=curvature,
             rate=jnp.minimum(GROW * state.rate, 1.0),
-            decrement=decrement(slope, curvature),
+            decrement=decrement(slope, curvature, diagonal=diagonal),
         )
         undone = state._replace(rate=SHRINK * state.rate)
         new = jax.tree.map(lambda a, b: jnp.where(accept, a, b), taken, undone)
@@ -133,7 +160,7 @@ def ascend(
 
     def more(state: NormalState) -> Array:
         busy: Array = (state.decrement > tolerance) & (state.rate > eps) & ~state.failed
-        return busy & (state.step < num_steps)
+        return busy & (state.step < limit)
 
     final: NormalState = jax.lax.while_loop(more, step, state)
     return final

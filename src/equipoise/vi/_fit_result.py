@@ -60,7 +60,7 @@ class Fit:
         history: ELBO after each step, on the fit's own draws.
         state: What :func:`fit` continues from.
         weighted: The weighted draws, in flat coordinates.
-        linear_response: Factor of the linear-response covariance, None where none was made.
+        linear_response: Factor of the linear-response covariance of a mean-field normal, else None.
         reason: One sentence that says why it is trusted or not.
         source: Which draws :func:`posterior_draws` gives: ``"variational"``,
             ``"linear response"`` or ``"importance resampled"``.

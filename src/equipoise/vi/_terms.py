@@ -116,6 +116,18 @@ def draw(
     return Draws(jax.vmap(jax.vmap(family.unravel))(flat), entropy + volume, score)
 
 
+def require_path(where: str, family: Family, needed: str, got: str) -> None:
+    """The family has a differentiable map from noise to positions."""
+    if family.transform_flat is None:
+        raise value_error(
+            where,
+            "family",
+            f"must be reparameterized {needed}",
+            got,
+            f"Draws of {family.name} have no derivative; vi.elbo has gradient='score_function'.",
+        )
+
+
 def _draw_without_path(
     where: str,
     family: Family,

@@ -1,0 +1,250 @@
+"""How a fit runs: where it begins, its two loops, and what they hand to the judge."""
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from equipoise._check import value_error
+from equipoise._types import Array, PRNGKeyArray, PyTree
+from equipoise.vi import _fit_gradient, _fit_normal, _fit_stages
+from equipoise.vi._family import Family
+from equipoise.vi._fit_gradient import PATHWISE, TERMS, GradientState, Settings
+from equipoise.vi._fit_normal import NormalState
+from equipoise.vi._fit_start import Local
+from equipoise.vi._fit_target import Target, flat_log_density
+from equipoise.vi._full_rank import from_scale_tril
+
+WHERE = "vi.fit"
+NORMALS = ("full_rank", "mean_field")
+TAKES_FACTOR = ("full_rank", "block_diagonal", "flow")  # whose init takes a matrix as scale
+REPORTS = 20
+Progress = Callable[[int, float], object] | None
+
+
+class Found(NamedTuple):
+    """The end of a loop. ``proxy`` is a normal to adapt from: mean and factor, or None."""
+
+    state: Any
+    params: Any
+    converged: Array
+    proxy: Any
+    linear_response: Any
+    problem: str
+
+
+def begin_at(target: Target, family: Family, start: PyTree) -> Array:
+    """The flat vector to begin at, where the log density and its gradient are finite."""
+    dtype = family.positions.dtype
+    if dtype.itemsize < 4:  # matrices are factorized in float32 at least
+        dtype = jnp.dtype(jnp.float32)
+    center = jnp.zeros(family.dimension, dtype)
+    if start is not None:
+        center = family.ravel(start).astype(dtype)
+    value, gradient = jax.value_and_grad(flat_log_density(target, family))(center)
+    for term, number in (("value", value), ("gradient", gradient)):
+        if not bool(jnp.all(jnp.isfinite(number))):
+            raise value_error(
+                WHERE,
+                "log_density",
+                f"must have a finite {term} at the start",
+                str(number),
+                "Give a `start` inside its domain, or a `support` that keeps positions there.",
+            )
+    return center
+
+
+def points(key: PRNGKeyArray, center: Array, num_samples: int) -> tuple[Array, Array]:
+    """Balanced points for the start and for the ELBO."""
+    made: tuple[Array, Array] = _fit_stages.points(
+        key, center.shape[0], center.dtype, num_samples
+    )
+    return made
+
+
+def find_starts(
+    target: Target, family: Family, center: Array, key: PRNGKeyArray, noise: Array, restarts: int
+) -> Local:
+    """The best local normals from the center and ``restarts`` − 1 points around it."""
+    scatter = jax.random.normal(key, (restarts - 1, center.shape[0]), center.dtype)
+    found: Local = _fit_stages.find_starts(target, family, center, scatter, noise)
+    return found
+
+
+def best_of(starts: Local) -> Local:
+    """The local normal with the largest ELBO."""
+    best = jnp.argmax(starts.elbo)
+    return Local(*(leaf[best] for leaf in starts))
+
+
+def advance(run: Callable[[Any, Array], Any], state: Any, num_steps: int, report: Progress) -> Any:
+    """Runs the compiled loop, in about ``REPORTS`` pieces where somebody watches."""
+    if state.history.shape[0] < num_steps:
+        more = jnp.full(num_steps - state.history.shape[0], jnp.nan, state.history.dtype)
+        state = state._replace(history=jnp.concatenate([state.history, more]))
+    if report is None:
+        return run(state, jnp.asarray(num_steps))
+    piece = -(-num_steps // REPORTS)
+    while int(state.step) < num_steps:
+        before = int(state.step)
+        state = run(state, jnp.asarray(min(before + piece, num_steps)))
+        done = int(state.step)
+        if done == before:
+            break
+        report(done, float(state.history[done - 1]))
+    return state
+
+
+def fit_normal(
+    target: Target,
+    family: Family,
+    starts: Local,
+    noise: Array,
+    state: NormalState | None,
+    num_steps: int,
+    progress: Progress,
+) -> Found:
+    """Variational Newton steps for a full-rank or mean-field normal."""
+    diagonal = family.name == "mean_field"
+    if state is None:
+        best = best_of(starts)
+        if diagonal:
+            inverse = jnp.linalg.inv(best.factor)
+            precision = jnp.sum(inverse**2, axis=0)
+            best = best._replace(factor=jnp.diag(precision**-0.5))
+        state = _fit_normal.begin(best, num_steps)
+    tolerance = float(np.finfo(noise.dtype).eps) ** 0.5
+    run = functools.partial(_ascend, target, family, noise, tolerance, diagonal)
+    state = advance(run, state, num_steps, progress)
+    converged = state.decrement <= tolerance
+    problem = ""
+    if bool(state.failed):
+        problem = f"the ELBO or its gradient is not finite at step {state.step}"
+    response = None
+    if diagonal:
+        scale = jnp.diagonal(state.factor)
+        params: Any = {"mean": state.mean, "log_scale": jnp.log(scale)}
+        response = _fit_stages.respond(target, family, params, noise)
+        usable = bool(jnp.all(jnp.isfinite(response)))
+        response = response if usable else None
+        proxy = (state.mean, response if usable else state.factor)
+    else:
+        lower = _fit_stages.lower_factor(state.factor)
+        params, proxy = from_scale_tril(state.mean, lower), (state.mean, lower)
+    return Found(state, params, converged, proxy, response, problem)
+
+
+def _ascend(
+    target: Target,
+    family: Family,
+    noise: Array,
+    tolerance: float,
+    diagonal: bool,  # noqa: FBT001
+    state: NormalState,
+    limit: Array,
+) -> NormalState:
+    final: NormalState = _fit_stages.ascend(
+        target, family, state, noise, limit, tolerance, diagonal
+    )
+    return final
+
+
+@functools.lru_cache(maxsize=16)
+def default_optimizer(num_steps: int) -> optax.GradientTransformation:
+    """Adam whose rate falls to 0 over the run."""
+    return optax.adam(optax.cosine_decay_schedule(0.02, num_steps))
+
+
+@functools.lru_cache(maxsize=1)
+def deterministic_optimizer() -> optax.GradientTransformation:
+    """L-BFGS, for an ELBO on fixed draws."""
+    return optax.lbfgs()
+
+
+def is_deterministic(family: Family, optimizer: Any) -> bool:
+    """A large mean-field normal is fitted to fixed draws, with second-order steps."""
+    return optimizer is None and family.name == "mean_field"
+
+
+def choose_optimizer(family: Family, optimizer: Any, num_steps: int) -> Any:
+    """The optimizer that was asked for, or the default of the family."""
+    if is_deterministic(family, optimizer):
+        return deterministic_optimizer()
+    return _extended(optimizer or default_optimizer(num_steps))
+
+
+@functools.lru_cache(maxsize=16)
+def _extended(optimizer: Any) -> Any:
+    return optax.with_extra_args_support(optimizer)
+
+
+def plan(
+    family: Family, optimizer: Any, num_samples: int | None, gradient: str | None, draws: str | None
+) -> Settings:
+    """Estimators and draws of the loop."""
+    fixed = is_deterministic(family, optimizer)
+    pathwise = family.transform_flat is not None
+    options = PATHWISE if pathwise else ("score_function",)
+    if fixed:
+        options = PATHWISE[:1]
+    number = num_samples or (64 if fixed else 16)
+    if draws is None:
+        draws = "antithetic" if pathwise and number % 2 == 0 else "iid"
+    return Settings(WHERE, number, options if gradient is None else (gradient,), draws, fixed)
+
+
+def begin_descent(
+    family: Family,
+    center: Array,
+    starts: Local | None,
+    optimizer: Any,
+    key: PRNGKeyArray,
+    num_steps: int,
+) -> GradientState:
+    """The state at the best local normal, as far as the family can represent it."""
+    mean, scale = center, jnp.asarray(0.1, center.dtype)
+    if starts is not None:
+        best = best_of(starts)
+        mean, scale = best.mean, _fit_stages.lower_factor(best.factor)
+        if family.name == "mean_field":
+            scale = jnp.sum(jnp.linalg.inv(best.factor) ** 2, axis=0) ** -0.5
+        elif family.name not in TAKES_FACTOR:
+            scale = jnp.linalg.norm(best.factor, axis=1)
+    params = family.init(key, position=family.unravel(mean), scale=scale)
+    return _fit_gradient.begin(params, choose_optimizer(family, optimizer, num_steps), num_steps)
+
+
+def fit_gradient(
+    target: Target,
+    family: Family,
+    optimizer: Any,
+    state: GradientState,
+    key: PRNGKeyArray,
+    settings: Settings,
+    num_steps: int,
+    progress: Progress,
+) -> Found:
+    """Steps of an optax optimizer."""
+    chosen = choose_optimizer(family, optimizer, num_steps)
+
+    def run(state: GradientState, limit: Array) -> GradientState:
+        final: GradientState = _fit_stages.descend(
+            target, family, chosen, state, key, settings, limit
+        )
+        return final
+
+    state = advance(run, state, num_steps, progress)
+    settled, _, _ = _fit_gradient.settled(state.history[: max(int(state.step), 1)])
+    problem = ""
+    term = int(state.failed_term)
+    if term:
+        problem = f"the {TERMS[term]} is not finite at step {int(state.step)}"
+    proxy = None
+    if family.moments is not None:
+        mean, factor = family.moments(state.params)
+        proxy = (mean, jnp.diag(factor) if factor.ndim == 1 else _fit_stages.lower_factor(factor))
+    return Found(state, state.params, settled & (term == 0), proxy, None, problem)
