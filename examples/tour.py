@@ -395,7 +395,7 @@ def descent_ascent():
     left.plot(0, 0, "k*", markersize=10, label="Nash")
     left.set(xlabel="p", ylabel="q", aspect="equal")
     left.set_title("Taking turns circles Nash, moving at once leaves it")
-    left.legend(loc="upper left", fontsize=8)
+    left.legend(loc="upper left", bbox_to_anchor=(1, 1), fontsize=8)
     for index, (name, values) in enumerate(radius.items()):
         right.plot(etas, values, color=COLORS[index], label=name)
     right.axhline(1, color="black", linewidth=1, linestyle=":")
