@@ -83,9 +83,10 @@ def test_docstring_carries_the_contract(area, name):
 
 
 def test_every_citation_has_an_entry():
-    keys = set()
-    for path in (ROOT / "docs").rglob("*.bib"):
-        keys |= set(re.findall(r"@\w+\{([^,\s]+),", path.read_text()))
+    keys = []
+    for path in sorted((ROOT / "docs" / "refs").glob("*.bib")):
+        keys += re.findall(r"^@\w+\{([^,\s]+),", path.read_text(), re.MULTILINE)
+    assert len(set(keys)) == len(keys), "an entry stands twice"
     for path in [*(ROOT / "src").rglob("*.py"), *(ROOT / "docs").rglob("*.md")]:
         if "_build" in path.parts:
             continue

@@ -99,7 +99,7 @@ def dot_product_attention(
          [0.33333334 0.33333334 0.33333334]]
 
     References:
-        :cite:t:`vaswani2017attention`, equation 1; :cite:t:`milakov2018online`;
+        :cite:t:`vaswani2017`, equation 1; :cite:t:`milakov2018online`;
         :cite:t:`rabe2021`; :cite:t:`dao2022flash`; :cite:t:`ainslie2023gqa`.
     """
     problem = problem_from(

@@ -112,7 +112,7 @@ def lookup_query(
         [-0.5  1.  -0.5]
 
     References:
-        :cite:t:`goldfarb1983`; :cite:t:`vaswani2017attention`.
+        :cite:t:`goldfarb1983`; :cite:t:`vaswani2017`.
     """
     where = "attention.lookup_query"
     keys, weights, dtype = _checked(where, keys, weights)
@@ -246,7 +246,7 @@ def lookup_error_bound(
         0.5
 
     References:
-        :cite:t:`vaswani2017attention`, equation 1, of which these are exact consequences.
+        :cite:t:`vaswani2017`, equation 1, of which these are exact consequences.
     """
     where = "attention.lookup_error_bound"
     values = _check.floating_array(where, "values", values)
@@ -295,7 +295,7 @@ def lookup_sharpness(weights: Float[Array, " n"], *, leaked_weight: Scalar | flo
         13.813
 
     References:
-        :cite:t:`vaswani2017attention`, equation 1, of which this is an exact consequence.
+        :cite:t:`vaswani2017`, equation 1, of which this is an exact consequence.
     """
     where = "attention.lookup_sharpness"
     weights = _check.floating_array(where, "weights", weights)

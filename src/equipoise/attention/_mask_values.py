@@ -51,7 +51,7 @@ def causal(*, offset: int = 0) -> Mask:
         [1. 0. 0.]
 
     References:
-        :cite:t:`vaswani2017attention`, section 3.2.3.
+        :cite:t:`vaswani2017`, section 3.2.3.
     """
     if isinstance(offset, bool) or not isinstance(offset, int):
         raise _check.type_error(

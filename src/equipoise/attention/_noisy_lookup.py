@@ -70,7 +70,7 @@ def noisy_lookup(
         True
 
     References:
-        :cite:t:`vaswani2017attention`, section 3.2.2, for the averaging that several heads avoid.
+        :cite:t:`vaswani2017`, section 3.2.2, for the averaging that several heads avoid.
     """
     where = "attention.noisy_lookup"
     mu = _check.floating_array(where, "keys", keys)

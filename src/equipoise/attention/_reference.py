@@ -133,7 +133,7 @@ def reference_attention(
          [0. 1.]]
 
     References:
-        :cite:t:`vaswani2017attention`, equation 1.
+        :cite:t:`vaswani2017`, equation 1.
     """
     problem = problem_from(
         "attention.reference_attention",

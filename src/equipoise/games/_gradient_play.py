@@ -91,7 +91,7 @@ def alternating(order: Sequence[int] | None = None, *, projections: Projections 
         [ 1. -1. -2. -1.  1.  2.  1.] [ 1.  2.  1. -1. -2. -1.  1.]
 
     References:
-        :cite:t:`zhang2022`; :cite:t:`bailey2020`
+        :cite:t:`zhang2022alternating`; :cite:t:`bailey2020`
     """
     project = projector("games.alternating", projections)
     order = checked_order("games.alternating", order)
