@@ -29,7 +29,7 @@ from equipoise.games._maps_orbits import OrbitDiagram, orbit_diagram, period, ro
 from equipoise.games._rule import Rule, State
 from equipoise.games._simulate import simulate
 from equipoise.games._simulated import SimulatedCriticalStep, simulated_critical_step_size
-from equipoise.games._spectrum import (
+from equipoise.games._stability import (
     CONVERGES,
     DIVERGES,
     NEUTRAL,

@@ -9,7 +9,7 @@ from equipoise._types import Array, Float, result
 from equipoise.games._game import Game, Players, checked_players
 from equipoise.games._rule import Rule, checked_step_size
 from equipoise.games._simulate import check_rule
-from equipoise.games._spectrum import CONVERGES, DIVERGES
+from equipoise.games._stability import CONVERGES, DIVERGES
 from equipoise.games._sweep import sweep
 
 

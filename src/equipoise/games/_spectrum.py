@@ -1,4 +1,4 @@
-"""Eigenvalues of the linearized update at an equilibrium, and the verdict they give."""
+"""Eigenvalues of the linearized update at an equilibrium, and what rounding does to them."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -6,50 +6,11 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from equipoise._types import Array, Bool, Float, Int, Shaped, aligned, result
+from equipoise._types import Array
 from equipoise.games._flat import flat_map, settled
-from equipoise.games._game import Game, Players, checked_players
+from equipoise.games._game import Game, Players
 from equipoise.games._newton import dense_matrix, rounding
-from equipoise.games._rule import Rule, StepSize, step_sizes
-from equipoise.games._simulate import check_rule
-
-CONVERGES, NEUTRAL, DIVERGES = -1, 0, 1
-VERDICTS = {CONVERGES: "converges", NEUTRAL: "neutral", DIVERGES: "diverges"}
-
-
-@result
-class Stability:
-    """What the spectrum of the update map says of an equilibrium at one step size.
-
-    Attributes:
-        verdict: ``CONVERGES``, ``NEUTRAL`` or ``DIVERGES`` (−1, 0, 1).
-        spectral_radius: ρ, the largest modulus of an eigenvalue.
-        eigenvalue: The eigenvalue of that modulus; of a pair, the one above the real axis.
-        tolerance: How far from 1 the modulus must be to be told from 1.
-        defective: Whether eigenvalues on the unit circle form a Jordan block.
-        residual: How far one step moves from the equilibrium, in the largest coordinate, per unit
-            of step size. Large means that the players are in no equilibrium.
-    """
-
-    verdict: Int[Array, ""]
-    spectral_radius: Float[Array, ""]
-    eigenvalue: Shaped[Array, ""]
-    tolerance: Float[Array, ""]
-    defective: Bool[Array, ""]
-    residual: Float[Array, ""]
-
-    def __str__(self) -> str:
-        """The verdict in words, then the numbers."""
-        fields = ["spectral_radius", "eigenvalue", "tolerance", "defective", "residual"]
-        rows = [[f"  {name}", getattr(self, name)] for name in fields]
-        return f"Stability\n{aligned([['  verdict', verdict_name(self.verdict)], *rows])}"
-
-
-def verdict_name(verdict: Array) -> str:
-    """The verdict in words where it is known, otherwise its type."""
-    if isinstance(verdict, jax.core.Tracer) or jnp.ndim(verdict):
-        return str(verdict)
-    return VERDICTS[int(verdict)]
+from equipoise.games._rule import Rule, StepSize
 
 
 def linearization(
@@ -124,82 +85,6 @@ def follow(critical: Cluster, matrix: Array) -> Array:
     return mean
 
 
-def stability(
-    game: Game,
-    rule: Rule,
-    equilibrium: Players,
-    *,
-    step_size: StepSize,
-    tolerance: float | Array | None = None,
-) -> Stability:
-    r"""Does play return to an equilibrium after a small push, at one step size?
-
-    .. math::
-
-        \rho = \max_i |\lambda_i|, \qquad \lambda_i \text{ the eigenvalues of }
-        \frac{\partial \Phi_\eta}{\partial s}(s^*)
-
-    on the full state s, memory included. It converges where ρ < 1, diverges where ρ > 1, and is
-    neutral (bounded, without approach) where the eigenvalues on the unit circle have as many
-    eigenvectors as they should. A Jordan block there grows like a power of t and counts as
-    divergence.
-
-    Args:
-        game: The game.
-        rule: Φ, the update rule.
-        equilibrium: z*, a tuple of one pytree a player.
-        step_size: η, one number or one a player.
-        tolerance: Distance of a modulus from 1 that counts as none. Default: what rounding makes of
-            each eigenvalue, from its condition number, at most ε^0.4.
-
-    Returns:
-        The verdict and what it rests on.
-
-    Raises:
-        TypeError: If a player is not real and floating-point, or ``rule`` is no rule.
-        ValueError: If the players do not fit the game or the rule, or a step size is negative or
-            NaN.
-
-    Cost: the N×N matrix of the full state takes N tangents of one step, its eigenvectors O(N³).
-
-    Examples:
-        >>> game = games.zero_sum(lambda p, q: p * q)
-        >>> result = games.stability(game, games.extragradient(), (0.0, 0.0), step_size=0.5)
-        >>> int(result.verdict) == games.CONVERGES, round(float(result.spectral_radius), 4)
-        (True, 0.9014)
-
-    References:
-        :cite:t:`mescheder2017`
-    """
-    where = "games.stability"
-    check_rule(where, rule)
-    players = checked_players(where, game, equilibrium, "equilibrium")
-    eta = step_sizes(where, step_size, len(players))
-    tangent, at, image = linearization(game, rule, players, eta)
-    matrix = dense_matrix(tangent, at.size, at.dtype)
-    values, vectors = jnp.linalg.eig(jax.lax.stop_gradient(matrix))
-    size = jnp.abs(values)
-    noise = eigenvalue_noise(jax.lax.stop_gradient(matrix), vectors)
-    slack = noise if tolerance is None else jnp.full_like(noise, tolerance)
-    on_circle = jnp.abs(size - 1) <= slack
-    defective = parallel(vectors, on_circle)
-    verdict = jnp.where(
-        jnp.any(size > 1 + slack) | defective,
-        DIVERGES,
-        jnp.where(jnp.any(on_circle), NEUTRAL, CONVERGES),
-    )
-    top = cluster(values, vectors, eigenvalue_gap(matrix))
-    eigenvalue = top.eigenvalue + differential(follow(top, matrix))
-    return Stability(
-        verdict=verdict.astype(jnp.int32),
-        spectral_radius=jnp.abs(eigenvalue),
-        eigenvalue=eigenvalue,
-        tolerance=slack[leading(values)],
-        defective=defective,
-        residual=step_residual(at, image, eta),
-    )
-
-
 def eigenvalue_noise(matrix: Array, vectors: Array) -> Array:
     """First-order bound of rounding in each eigenvalue: ε·‖M‖ times its condition number."""
     condition = jnp.linalg.norm(jnp.linalg.inv(vectors), axis=1)
@@ -220,48 +105,3 @@ def step_residual(at: Array, image: Array, eta: tuple[Array, ...]) -> Array:
     largest = jnp.max(jnp.stack([e.astype(at.dtype) for e in eta]))
     move = jnp.max(jnp.abs(image - at))
     return jnp.where(largest > 0, move / jnp.where(largest > 0, largest, 1), move)
-
-
-def spectral_radius(
-    game: Game, rule: Rule, equilibrium: Players, *, step_size: StepSize
-) -> Float[Array, ""]:
-    r"""Largest modulus of an eigenvalue of the update map: the asymptotic factor per step.
-
-    .. math::
-
-        \rho(\eta) = \max_i |\lambda_i|, \qquad \lambda_i \text{ the eigenvalues of }
-        \frac{\partial \Phi_\eta}{\partial s}(s^*)
-
-    Args:
-        game: The game.
-        rule: Φ, the update rule.
-        equilibrium: z*, a tuple of one pytree a player.
-        step_size: η, one number or one a player.
-
-    Returns:
-        ρ, a scalar. Its derivative is that of the leading eigenvalue, or of the mean of those that
-        meet there.
-
-    Raises:
-        TypeError: If a player is not real and floating-point, or ``rule`` is no rule.
-        ValueError: If the players do not fit the game or the rule, or a step size is negative or
-            NaN.
-
-    Cost: the N×N matrix of the full state takes N tangents of one step, its eigenvalues O(N³).
-
-    Examples:
-        >>> game = games.zero_sum(lambda p, q: p * q)
-        >>> float(games.spectral_radius(game, games.simultaneous(), (0.0, 0.0), step_size=0.75))
-        1.25
-
-    References:
-        :cite:t:`mescheder2017`
-    """
-    where = "games.spectral_radius"
-    check_rule(where, rule)
-    players = checked_players(where, game, equilibrium, "equilibrium")
-    eta = step_sizes(where, step_size, len(players))
-    matrix = update_matrix(game, rule, players, eta)
-    values, vectors = jnp.linalg.eig(jax.lax.stop_gradient(matrix))
-    top = cluster(values, vectors, eigenvalue_gap(matrix))
-    return jnp.abs(top.eigenvalue + differential(follow(top, matrix)))

@@ -11,7 +11,7 @@ from equipoise.games._game import Game, Players, checked_players
 from equipoise.games._newton import rounding
 from equipoise.games._rule import Rule, State, check_not_negative, common_step
 from equipoise.games._simulate import check_rule
-from equipoise.games._spectrum import CONVERGES, DIVERGES, NEUTRAL, VERDICTS
+from equipoise.games._stability import CONVERGES, DIVERGES, NEUTRAL, VERDICTS
 
 # A run is judged after each of so many parts; a block of lanes ends when all its lanes are judged.
 NUM_PARTS = 16
