@@ -49,6 +49,7 @@ maximum_signature_line_length = 60
 napoleon_google_docstring = True
 napoleon_numpy_docstring = False
 napoleon_use_rtype = False
+napoleon_use_ivar = True
 napoleon_custom_sections = [("Cost", "notes")]
 bibtex_bibfiles = sorted(str(path.relative_to(HERE)) for path in HERE.glob("refs/*.bib"))
 bibtex_reference_style = "author_year"
@@ -113,3 +114,13 @@ def write_api_pages() -> None:
 
 
 write_api_pages()
+
+
+def hide_constructor(_app, what, _name, _obj, _options, signature, annotation):
+    """Results are returned, not constructed: their pages list fields, not a constructor."""
+    return ("", None) if what == "class" else (signature, annotation)
+
+
+def setup(app):
+    """Connect the hook above."""
+    app.connect("autodoc-process-signature", hide_constructor)
