@@ -20,6 +20,22 @@ _KEY = jnp.asarray(_rng.normal(size=(2, 7, 2, 6)))
 _VALUE = jnp.asarray(_rng.normal(size=(2, 7, 2, 3)))
 
 
+def _decode_step(query, key, value):
+    cache = attention.append_to_cache(
+        attention.init_cache(9, 2, 6, value_size=3, batch=(2,), dtype=key.dtype), key, value
+    )
+    return attention.decode_step(cache, query[:, :1], key[:, :1], value[:, :1])
+
+
+def _append_to_cache(key, value):
+    cache = attention.init_cache(9, 2, 6, value_size=3, batch=(2,), dtype=key.dtype)
+    return attention.append_to_cache(cache, key, value)
+
+
+def _statistics(query, key):
+    return attention.attention_statistics(query, key, is_causal=True, top_k=2, block_size=3)
+
+
 CASES: dict = {
     "LOOKUP_REASONS": Static("a tuple of sentences; test_lookup.py reads each"),
     "lookup_query": Case(
@@ -52,6 +68,15 @@ CASES: dict = {
     ),
     "alibi": Static("slopes of a number of heads; test_position.py compares them"),
     "Alibi": Pytree(attention.alibi(3)),
+    "attention_statistics": Case(_statistics, (_QUERY, _KEY)),
+    "AttentionStatistics": Pytree(_statistics(_QUERY, _KEY)),
+    "multi_head_attention": Static("makes a layer from sizes; test_multi_head.py holds it"),
+    "MultiHeadAttention": Pytree(attention.multi_head_attention(6, 3)),
+    "init_cache": Static("zeros of given sizes; test_cache.py fills and reads them"),
+    "append_to_cache": Case(_append_to_cache, (_KEY, _VALUE)),
+    "decode_step": Case(_decode_step, (_QUERY, _KEY, _VALUE)),
+    "KVCache": Pytree(attention.init_cache(9, 2, 6)),
+    "ring_attention": Static("runs inside shard_map; test_ring.py holds it"),
     "LookupQuery": Pytree(attention.lookup_query(_KEYS, _WEIGHTS, sharpness=3.0)),
     "LookupErrorBound": Pytree(attention.lookup_error_bound(_WEIGHTS, _VALUES, margin=2.0)),
     "NoisyLookup": Pytree(_noisy_lookup(_KEYS, _KEYS[:2], jnp.ones((6, 4, 1)) * 0.1)),

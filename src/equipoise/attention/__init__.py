@@ -1,5 +1,6 @@
 """Exact softmax attention in linear memory, differentiable to any order."""
 
+from equipoise.attention._cache import KVCache, append_to_cache, decode_step, init_cache
 from equipoise.attention._dot_product import dot_product_attention
 from equipoise.attention._linear import linear_attention
 from equipoise.attention._lookup import (
@@ -18,6 +19,7 @@ from equipoise.attention._mask_values import (
     segments,
     sliding_window,
 )
+from equipoise.attention._multi_head import MultiHeadAttention, multi_head_attention
 from equipoise.attention._noisy_lookup import NoisyLookup, noisy_lookup
 from equipoise.attention._position import (
     Alibi,
@@ -26,6 +28,8 @@ from equipoise.attention._position import (
     rotary_tables,
 )
 from equipoise.attention._reference import reference_attention
+from equipoise.attention._ring import ring_attention
+from equipoise.attention._statistics import AttentionStatistics, attention_statistics
 
 # In teaching order.
 __all__ = [  # noqa: RUF022
@@ -40,6 +44,15 @@ __all__ = [  # noqa: RUF022
     "rotary_tables",
     "alibi",
     "Alibi",
+    "multi_head_attention",
+    "MultiHeadAttention",
+    "attention_statistics",
+    "AttentionStatistics",
+    "init_cache",
+    "append_to_cache",
+    "decode_step",
+    "KVCache",
+    "ring_attention",
     "linear_attention",
     "lookup_query",
     "lookup_margin",

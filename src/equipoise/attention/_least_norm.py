@@ -72,7 +72,7 @@ def _active_set(
     y = solve_triangular(basis.r, jnp.where(basis.used, bounds[basis.order], 0), trans=1)
     x = basis.q @ y
     slack = rows @ x - bounds
-    accuracy = tolerance * (1 + jnp.linalg.norm(x) + jnp.max(jnp.abs(bounds), initial=0))
+    accuracy = tolerance * (jnp.linalg.norm(x) + jnp.max(jnp.abs(bounds), initial=0))
     gap = jnp.where(equality, jnp.abs(slack), 0)
     worst = jnp.argmax(gap)
     contradiction = _project(basis, rows, worst)[1] * -jnp.sign(slack[worst])
@@ -88,7 +88,7 @@ def _active_set(
         candidates = jnp.where(inequality & ~active, slack, jnp.inf)
         violated = jnp.argmin(candidates)
         p = jnp.where(entering == _NONE, violated, entering)
-        accuracy = tolerance * (1 + jnp.linalg.norm(x) + jnp.abs(bounds[p]))
+        accuracy = tolerance * (jnp.linalg.norm(x) + jnp.abs(bounds[p]))
         finished = (entering == _NONE) & (candidates[violated] >= -accuracy)
 
         basis = _factor(rows, active)

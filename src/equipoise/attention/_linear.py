@@ -125,8 +125,9 @@ def _causal(phi_q: Array, phi_k: Array, v_1: Array, size: int) -> Array:
         y = _read(q, state) + jnp.einsum("...kgts,...ske->...tkge", score, v)
         return state + jnp.einsum("...skf,...ske->...kfe", k, v), y
 
-    # Zeros made from the inputs, so that they vary over the same devices under shard_map.
-    start = 0 * jnp.einsum("...kf,...ke->...kfe", phi_k[..., 0, :, :], v_1[..., 0, :, :])
+    # A sum over no keys: zeros that vary over the same devices as the inputs under shard_map.
+    nothing = (phi_k[..., :0, :, :], v_1[..., :0, :, :])
+    start = jnp.einsum("...skf,...ske->...kfe", *nothing)
     _, y = jax.lax.scan(step, start, tuple(map(chunks, (phi_q, phi_k, v_1))))
     y = jnp.moveaxis(y, 0, position)
     y = y.reshape(*y.shape[:position], count * size, *y.shape[position + 2 :])

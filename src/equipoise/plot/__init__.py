@@ -1,5 +1,10 @@
 """Matplotlib figures of the areas' results; imported only when asked for."""
 
+from equipoise.plot._attention import (
+    attention_costs,
+    attention_rows,
+    attention_weights,
+)
 from equipoise.plot._games import (
     basins,
     critical_steps,
@@ -8,10 +13,18 @@ from equipoise.plot._games import (
     phase_plane,
     step_rates,
 )
-from equipoise.plot._style import COLORS, new_axes, new_grid, styled
+from equipoise.plot._style import (
+    COLORS,
+    new_axes,
+    new_grid,
+    styled,
+)
 
 __all__ = [
     "COLORS",
+    "attention_costs",
+    "attention_rows",
+    "attention_weights",
     "basins",
     "critical_steps",
     "eigenvalue_paths",

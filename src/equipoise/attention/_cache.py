@@ -1,0 +1,294 @@
+"""Decoding a few tokens at a time: keys and values of the past are kept, not computed again."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from equipoise import _check
+from equipoise._types import Array, Bool, Float, Int, result, static_field
+from equipoise.attention._dot_product import dot_product_attention
+from equipoise.attention._masks import window_sides
+
+
+@result
+class KVCache:
+    """Keys and values of the tokens so far; batch entries of equal length.
+
+    Attributes:
+        key: Shape ``(*batch, capacity, k, h)``.
+        value: Shape ``(*batch, capacity, k, e)``.
+        length: Tokens appended so far, those that found no room included. A scalar.
+        ring: Whether a new token takes the place of the oldest when there is no room.
+    """
+
+    key: Float[Array, "*batch capacity k h"]
+    value: Float[Array, "*batch capacity k e"]
+    length: Int[Array, ""]
+    ring: bool = static_field()
+
+    @property
+    def capacity(self) -> int:
+        """Tokens that the cache can hold."""
+        return int(self.key.shape[-3])
+
+    @property
+    def overflowed(self) -> Bool[Array, ""]:
+        """Whether tokens found no room, so that outputs for them are NaN."""
+        return (self.length > self.capacity) & (not self.ring)
+
+
+def init_cache(
+    capacity: int,
+    num_heads: int,
+    head_size: int,
+    *,
+    value_size: int | None = None,
+    batch: tuple[int, ...] = (),
+    dtype: Any = jnp.float32,
+    ring: bool = False,
+) -> KVCache:
+    r"""An empty cache of keys and values.
+
+    .. math::
+
+        K \in \mathbb{R}^{C \times k \times h}, \quad V \in \mathbb{R}^{C \times k \times e},
+        \quad \text{length} = 0
+
+    Args:
+        capacity: C, tokens that it can hold.
+        num_heads: k, the heads of keys and values (not of queries).
+        head_size: h.
+        value_size: e. Default h.
+        batch: Leading axes.
+        dtype: Of keys and values.
+        ring: Whether a new token replaces the oldest when the cache is full. For windows: a window
+            of w past positions, decoded t tokens at a time, needs capacity w + t only.
+
+    Returns:
+        :class:`KVCache`, a pytree of fixed shapes, so one compiled step serves all tokens. Donate
+        it to the jitted step and it is updated in place. For batch entries of different lengths,
+        ``vmap`` over caches.
+
+    Raises:
+        ValueError: If a size is below 1.
+        TypeError: If a size is no Python integer or ``dtype`` is not floating-point.
+
+    Cost: capacity·k·(h + e) numbers a batch entry.
+
+    Examples:
+        >>> cache = attention.init_cache(128, 2, 16, batch=(4,))
+        >>> print(cache.key.shape, cache.length)
+        (4, 128, 2, 16) 0
+
+    References:
+        :cite:t:`shazeer2019fast`, section 2.4, for incremental decoding.
+    """
+    where = "attention.init_cache"
+    capacity = _check.positive_integer(where, "capacity", capacity)
+    k = _check.positive_integer(where, "num_heads", num_heads)
+    h = _check.positive_integer(where, "head_size", head_size)
+    e = h if value_size is None else _check.positive_integer(where, "value_size", value_size)
+    if not jnp.issubdtype(dtype, jnp.floating):
+        raise _check.type_error(where, "dtype", "must be floating-point", str(dtype))
+    return KVCache(
+        key=jnp.zeros((*batch, capacity, k, h), dtype),
+        value=jnp.zeros((*batch, capacity, k, e), dtype),
+        length=jnp.zeros((), jnp.int32),
+        ring=bool(ring),
+    )
+
+
+def append_to_cache(
+    cache: KVCache, key: Float[Array, "*batch t k h"], value: Float[Array, "*batch t k e"]
+) -> KVCache:
+    r"""A cache with the keys and values of further tokens.
+
+    .. math::
+
+        K_{\ell + i} = k_i, \quad V_{\ell + i} = v_i, \quad \ell \leftarrow \ell + t
+        \qquad (\text{positions modulo } C \text{ in a ring})
+
+    Args:
+        cache: The tokens so far.
+        key: k of the new tokens. Shape ``(*batch, t, k, h)``; converted to the cache's dtype.
+        value: v of the new tokens. Shape ``(*batch, t, k, e)``.
+
+    Returns:
+        The cache with t more tokens. Without ``ring``, tokens that find no room are dropped, the
+        length counts on and ``overflowed`` is true; nothing that was kept is lost.
+
+    Raises:
+        ValueError: If shapes do not fit the cache, or t exceeds its capacity.
+        TypeError: If an array is not floating-point.
+
+    Cost: t·k·(h + e) numbers written, whatever the capacity, if the cache is donated.
+
+    Examples:
+        >>> cache = attention.init_cache(2, 1, 1)
+        >>> one = jnp.ones((1, 1, 1))
+        >>> for _ in range(3):
+        ...     cache = attention.append_to_cache(cache, one, one)
+        >>> print(cache.length, cache.overflowed)
+        3 True
+
+    References:
+        :cite:t:`shazeer2019fast`, section 2.4.
+    """
+    return _append("attention.append_to_cache", cache, key, value)
+
+
+def _append(where: str, cache: KVCache, key: Any, value: Any) -> KVCache:
+    key = _check.floating_array(where, "key", key)
+    value = _check.floating_array(where, "value", value)
+    t = key.shape[-3] if key.ndim >= 3 else -1
+    for name, new, old in (("key", key, cache.key), ("value", value, cache.value)):
+        expected = (*old.shape[:-3], t, *old.shape[-2:])
+        if new.shape != expected:
+            text = str(("t" if t < 0 else t, *old.shape[-2:])).replace("'", "")
+            raise _check.value_error(
+                where, name, f"must have the batch axes of the cache and then {text}", new
+            )
+    if t > cache.capacity:
+        raise _check.value_error(
+            where, "key", f"must hold at most {cache.capacity} tokens, the cache's capacity", key
+        )
+    slots = cache.length + jnp.arange(t, dtype=jnp.int32)
+    if cache.ring:
+        slots = slots % cache.capacity
+
+    def write(old: Array, new: Array) -> Array:
+        return old.at[..., slots, :, :].set(new.astype(old.dtype), mode="drop")
+
+    return KVCache(write(cache.key, key), write(cache.value, value), cache.length + t, cache.ring)
+
+
+def decode_step(
+    cache: KVCache,
+    query: Float[Array, "*batch t n h"],
+    key: Float[Array, "*batch t k h"],
+    value: Float[Array, "*batch t k e"],
+    *,
+    scale: float | Float[Array, ""] | None = None,
+    local_window_size: int | tuple[int | None, int | None] | None = None,
+    logits_soft_cap: float | None = None,
+    sinks: Float[Array, " n"] | None = None,
+    score_fn: Callable[..., Any] | None = None,
+    mask_fn: Callable[..., Any] | None = None,
+    implementation: str | None = None,
+) -> tuple[Float[Array, "*batch t n e"], KVCache]:
+    r"""Causal attention of the next tokens to themselves and all tokens before them.
+
+    .. math::
+
+        y_{\ell + i} = \sum_{j \le \ell + i} \alpha_{ij} v_j, \qquad \ell = \text{length}
+
+    The rows ℓ, …, ℓ + t − 1 of the full causal computation. Rotate query and key beforehand, with
+    ``offset=cache.length``.
+
+    Args:
+        cache: The ℓ tokens so far.
+        query: q of the new tokens. Shape ``(*batch, t, n, h)``; usually t = 1.
+        key: k of the new tokens. Shape ``(*batch, t, k, h)``.
+        value: v of the new tokens. Shape ``(*batch, t, k, e)``.
+        scale: Factor on q·k. Default 1/√h.
+        local_window_size: (left, right) of positions around each; right is 0 in effect. A full
+            cache then reads left + t keys, whatever its capacity.
+        logits_soft_cap: x ↦ cap·tanh(x/cap) on the scores.
+        sinks: Logit per head that takes weight.
+        score_fn: ``f(score, batch, head, q_index, k_index)``, indices are positions.
+        mask_fn: ``f(batch, head, q_index, k_index)``, indices are positions.
+        implementation: As in :func:`dot_product_attention`.
+
+    Returns:
+        (y, cache), y of shape ``(*batch, t, n, e)`` in the dtype of ``query``. Rows of tokens that
+        found no room in the cache are NaN. A ring without a window reads the last
+        capacity − t tokens before each new one.
+
+    Raises:
+        ValueError: If shapes do not fit the cache, or a ring is too small for the window.
+        TypeError: If an array is not floating-point.
+
+    Cost: 2·n·t·C·(h + e) FLOPs, C the capacity, or left + t with a window.
+
+    Examples:
+        >>> cache = attention.init_cache(8, 1, 1)
+        >>> for token in (1.0, 2.0, 3.0):
+        ...     x = jnp.full((1, 1, 1), token)
+        ...     y, cache = attention.decode_step(cache, 0 * x, x, x)
+        >>> print(y[0, 0], cache.length)
+        [2.] 3
+
+    References:
+        :cite:t:`shazeer2019fast`, section 2.4.
+    """
+    where = "attention.decode_step"
+    query = _check.floating_array(where, "query", query)
+    if query.ndim < 3 or query.shape[:-2] != jnp.shape(key)[:-2]:
+        raise _check.value_error(
+            where, "query", "must have the batch axes and tokens of `key`", query
+        )
+    start, t = cache.length, query.shape[-3]
+    cache = _append(where, cache, key, value)
+    left = None
+    if local_window_size is not None:
+        left, _ = window_sides(where, "local_window_size", local_window_size)
+    keys, values = cache.key.astype(query.dtype), cache.value.astype(query.dtype)
+    if cache.ring:
+        if left is not None and left + t > cache.capacity:
+            raise _check.value_error(
+                where,
+                "local_window_size",
+                f"must leave room in a ring of {cache.capacity} for {t} new tokens",
+                local_window_size,
+                f"A ring needs a capacity of {left + t} here.",
+            )
+        left = cache.capacity - t if left is None else left
+        # The last position that went into each slot; negative where there was none.
+        slots = jnp.arange(cache.capacity, dtype=jnp.int32)
+        positions = slots + (cache.length - 1 - slots) // cache.capacity * cache.capacity
+    elif left is not None and left + t < cache.capacity:
+        width = left + t
+        first = jnp.clip(start - left, 0, cache.capacity - width)
+        keys, values = (
+            jax.lax.dynamic_slice_in_dim(x, first, width, axis=-3) for x in (keys, values)
+        )
+        positions = first + jnp.arange(width, dtype=jnp.int32)
+    else:
+        positions = None
+    options: dict[str, Any] = {"query_offset": start, "score_fn": score_fn, "mask_fn": mask_fn}
+    if positions is None:
+        options |= {"is_causal": True, "local_window_size": local_window_size}
+    else:
+        options |= _at_positions(positions, left, score_fn, mask_fn)
+    y = dot_product_attention(
+        query,
+        keys,
+        values,
+        scale=scale,
+        logits_soft_cap=logits_soft_cap,
+        sinks=sinks,
+        implementation=implementation,
+        **options,
+    )
+    if not cache.ring:
+        lost = start + jnp.arange(t, dtype=jnp.int32) >= cache.capacity
+        y = jnp.where(lost.reshape((1,) * (y.ndim - 3) + (t, 1, 1)), jnp.nan, y)
+    return y, cache
+
+
+def _at_positions(
+    positions: Array, left: int | None, score_fn: Any, mask_fn: Any
+) -> dict[str, Any]:
+    """Options that see the position of a key where attention sees its slot."""
+
+    def allowed(batch: Any, head: Any, q: Any, slot: Any) -> Any:
+        p = positions[slot]
+        inside = (p >= 0) & (p <= q) & (p >= q - left)
+        return inside if mask_fn is None else inside & mask_fn(batch, head, q, p)
+
+    def score_at(score: Any, batch: Any, head: Any, q: Any, slot: Any) -> Any:
+        return score_fn(score, batch, head, q, positions[slot])
+
+    return {"mask_fn": allowed, "score_fn": None if score_fn is None else score_at}

@@ -1,0 +1,247 @@
+"""What attention weights look like, a block of rows at a time."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from equipoise import _check
+from equipoise._types import Array, Bool, Float, Int, result
+from equipoise.attention._masks import Mask
+from equipoise.attention._problem import Problem
+from equipoise.attention._request import problem_from
+from equipoise.attention._scores import Block, scores
+
+_WHERE = "attention.attention_statistics"
+# Scores of a block held at once, when the caller does not say.
+_BLOCK_SCORES = 2**20
+
+
+@result
+class AttentionStatistics:
+    """Summary of the weights of every row.
+
+    Attributes:
+        entropy: −Σ α log α in nats, the sink included, ``(*batch, t, n)``.
+        top_weights: The largest weights, largest first, ``(*batch, t, n, top_k)``; 0 where fewer
+            keys may be read.
+        top_indices: Their keys; −1 where fewer may be read.
+        key_mass: Weight that each key gets from all rows, ``(*batch, s, n)``.
+        log_sum_exp: Of the scores and the sink, ``(*batch, t, n)``.
+        block: Weights of the chosen block, ``(*batch, n, rows, keys)``, or None.
+    """
+
+    entropy: Float[Array, "*batch t n"]
+    top_weights: Float[Array, "*batch t n top_k"]
+    top_indices: Int[Array, "*batch t n top_k"]
+    key_mass: Float[Array, "*batch s n"]
+    log_sum_exp: Float[Array, "*batch t n"]
+    block: Float[Array, "*batch n rows keys"] | None
+
+
+def attention_statistics(
+    query: Float[Array, "*batch t n h"],
+    key: Float[Array, "*batch s k h"],
+    bias: Float[Array, "..."] | None = None,
+    mask: Bool[Array, "..."] | Mask | None = None,
+    *,
+    scale: float | Float[Array, ""] | None = None,
+    is_causal: bool = False,
+    query_seq_lengths: Int[Array, "*batch"] | None = None,
+    key_value_seq_lengths: Int[Array, "*batch"] | None = None,
+    local_window_size: int | tuple[int | None, int | None] | None = None,
+    logits_soft_cap: float | None = None,
+    segment_ids: Int[Array, "*batch t"] | tuple[Any, Any] | None = None,
+    sinks: Float[Array, " n"] | None = None,
+    query_offset: int | Int[Array, "*batch"] = 0,
+    score_fn: Callable[..., Any] | None = None,
+    mask_fn: Callable[..., Any] | None = None,
+    top_k: int = 1,
+    block: tuple[tuple[int, int], tuple[int, int]] | None = None,
+    block_size: int | None = None,
+) -> AttentionStatistics:
+    r"""Entropy, largest weights and mass per key, without the matrix of weights.
+
+    .. math::
+
+        H_i = L_i - \sum_j \alpha_{ij} s_{ij}, \qquad \alpha_{ij} = e^{s_{ij} - L_i}, \qquad
+        \text{mass}_j = \sum_i \alpha_{ij}
+
+    Args:
+        query: q. Shape ``(*batch, t, n, h)``.
+        key: k. Shape ``(*batch, s, k, h)``.
+        bias: Added to the scores. Broadcasts to ``(*batch, n, t, s)``.
+        mask: A boolean array of that shape, or a mask value.
+        scale: Factor on q·k. Default 1/√h.
+        is_causal: Whether j ≤ i is required.
+        query_seq_lengths: Rows of each batch entry.
+        key_value_seq_lengths: Keys of each batch entry.
+        local_window_size: (left, right) of a band of positions, or one number.
+        logits_soft_cap: x ↦ cap·tanh(x/cap), after the bias.
+        segment_ids: Ids of the rows and keys, or a pair.
+        sinks: Logit per head that takes weight.
+        query_offset: Position of the first row.
+        score_fn: ``f(score, batch, head, q_index, k_index)`` on scalars, after the cap.
+        mask_fn: ``f(batch, head, q_index, k_index)`` on scalars.
+        top_k: How many of the largest weights of a row to keep.
+        block: ((first row, end), (first key, end)) of weights to return as they are.
+        block_size: Rows held at once. Affects time and memory, not the result beyond rounding.
+
+    Returns:
+        :class:`AttentionStatistics` in float32 at least. A row that reads nothing has entropy 0,
+        weights 0 and log-sum-exp −inf. Everything but ``top_indices`` can be differentiated.
+
+    Raises:
+        ValueError: If shapes disagree as :func:`dot_product_attention` says, ``top_k`` is not
+            between 1 and s, or ``block`` does not lie within t × s.
+        TypeError: If dtypes are wrong, as :func:`dot_product_attention` says.
+
+    Cost: 2·n·t·s·h FLOPs; O(n·s·block_size) memory besides the result.
+
+    Examples:
+        >>> x = jnp.eye(4)[:, None, :]
+        >>> found = attention.attention_statistics(x, x, scale=0.0, is_causal=True)
+        >>> print(jnp.exp(found.entropy[:, 0]))  # keys that each row reads
+        [1. 2. 3. 4.]
+        >>> print(found.key_mass[:, 0].round(3))
+        [2.083 1.083 0.583 0.25 ]
+
+    References:
+        :cite:t:`clark2019`, section 3, for entropy and mass as measures.
+    """
+    key = _check.floating_array(_WHERE, "key", key)
+    problem = problem_from(
+        _WHERE,
+        query,
+        key,
+        key[..., :0],
+        bias,
+        mask,
+        scale=scale,
+        is_causal=is_causal,
+        query_seq_lengths=query_seq_lengths,
+        key_value_seq_lengths=key_value_seq_lengths,
+        local_window_size=local_window_size,
+        logits_soft_cap=logits_soft_cap,
+        segment_ids=segment_ids,
+        sinks=sinks,
+        query_offset=query_offset,
+        score_fn=score_fn,
+        mask_fn=mask_fn,
+        dropout_rate=0.0,
+        dropout_key=None,
+    )
+    b, t, s, heads, group = problem.sizes
+    n = heads * group
+    batch = jnp.shape(query)[:-3]
+    top_k = _check.positive_integer(_WHERE, "top_k", top_k)
+    if top_k > s:
+        raise _check.value_error(_WHERE, "top_k", f"must be at most the number of keys, {s}", top_k)
+    if block_size is None:
+        block_size = min(256, -(-_BLOCK_SCORES // max(b * n * s, 1)))
+    size = min(_check.positive_integer(_WHERE, "block_size", block_size), max(t, 1))
+    count = -(-t // size)
+
+    # Rematerialized, so that a derivative does not keep the scores of every block.
+    @jax.checkpoint
+    def step(mass: Array, start: Array) -> tuple[Array, tuple[Array, ...]]:
+        # The last block is moved back inside; rows that it shares count for the mass once.
+        first = jnp.minimum(start, t - size)
+        score, allowed, lse = _rows(problem, first, size)
+        weight = _weights(score, allowed, lse)
+        entropy = jnp.where(jnp.isneginf(lse), 0, lse) - jnp.sum(weight * score, axis=-1)
+        if problem.sinks is not None:
+            sink = problem.sinks.astype(lse.dtype)[None, :, None]
+            entropy = entropy - jnp.exp(sink - lse) * sink
+        entropy = jnp.where(jnp.isneginf(lse), 0, entropy)
+        top, index = jax.lax.top_k(
+            weight if allowed is None else jnp.where(allowed, weight, -1), top_k
+        )
+        new = first + jnp.arange(size, dtype=jnp.int32) >= start
+        mass = mass + jnp.einsum("bnrs,r->bns", weight, new.astype(weight.dtype))
+        return mass, (entropy, jnp.maximum(top, 0), jnp.where(top < 0, -1, index), lse)
+
+    # A sum over no rows: zeros that vary over the same devices as the inputs under shard_map.
+    empty = jnp.einsum("btkgh,bskh->bkgs", problem.query[:, :0], problem.key)
+    empty = empty.astype(problem.dtype).reshape(b, n, s)
+    mass, rows = jax.lax.scan(step, empty, jnp.arange(count, dtype=jnp.int32) * size)
+
+    def joined(x: Array) -> Array:
+        """(count, b, n, size, ...) as (*batch, t, n, ...), without the rows seen twice."""
+        x = jnp.moveaxis(x, (0, 3), (1, 2))
+        last = x[:, -1:, size - (t - (count - 1) * size) :] if count else x
+        x = x.reshape(b, count * size, *x.shape[3:])
+        if count * size != t:
+            x = jnp.concatenate([x[:, : (count - 1) * size], last[:, 0]], axis=1)
+        return x.reshape(*batch, *x.shape[1:])
+
+    entropy, top_weights, top_indices, lse = map(joined, rows)
+    chosen = None
+    if block is not None:
+        (r0, r1), (c0, c1) = _limits(block, t, s)
+        score, allowed, total = _rows(problem, jnp.int32(r0), r1 - r0)
+        chosen = _weights(score, allowed, total)[..., c0:c1]
+        chosen = chosen.reshape(*batch, *chosen.shape[1:])
+    return AttentionStatistics(
+        entropy=entropy,
+        top_weights=top_weights,
+        top_indices=top_indices,
+        key_mass=jnp.moveaxis(mass, 1, 2).reshape(*batch, s, n),
+        log_sum_exp=lse,
+        block=chosen,
+    )
+
+
+def _rows(problem: Problem, first: Array, size: int) -> tuple[Array, Array | None, Array]:
+    """Scores (b, n, size, s), permission and log-sum-exp (b, n, size) of some rows, all keys."""
+    b, t, s, heads, group = problem.sizes
+
+    def cut(x: Any, axis: int) -> Any:
+        if x is None or x.shape[axis] != t:
+            return x
+        return jax.lax.dynamic_slice_in_dim(x, first, size, axis)
+
+    block = Block(
+        cut(problem.query, 1),
+        problem.key,
+        first + jnp.arange(size, dtype=jnp.int32),
+        jnp.arange(s, dtype=jnp.int32),
+        cut(problem.bias, 2),
+        cut(problem.allowed, 2),
+        None,
+        None,
+    )
+    shape = (b, heads * group, size, s)
+    score, allowed = scores(problem, block)
+    if allowed is not None:
+        allowed = jnp.broadcast_to(allowed, score.shape).reshape(shape)
+    score = score.reshape(shape)
+    masked = score if allowed is None else jnp.where(allowed, score, -jnp.inf)
+    if problem.sinks is not None:
+        sink = problem.sinks.astype(score.dtype)[None, :, None, None]
+        masked = jnp.concatenate([masked, jnp.broadcast_to(sink, (*shape[:-1], 1))], axis=-1)
+    top = jax.lax.stop_gradient(jnp.max(masked, axis=-1, initial=-jnp.inf))
+    top = jnp.where(jnp.isneginf(top), 0, top)
+    total = jnp.sum(jnp.exp(masked - top[..., None]), axis=-1)
+    reached = total > 0
+    lse = jnp.where(reached, jnp.log(jnp.where(reached, total, 1)) + top, -jnp.inf)
+    return score, allowed, lse
+
+
+def _weights(score: Array, allowed: Array | None, lse: Array) -> Array:
+    shift = jnp.where(jnp.isneginf(lse), 0, lse)[..., None]
+    if allowed is None:
+        return jnp.exp(score - shift)
+    return jnp.where(allowed, jnp.exp(jnp.where(allowed, score - shift, 0)), 0)
+
+
+def _limits(block: Any, t: int, s: int) -> tuple[tuple[int, int], tuple[int, int]]:
+    pairs = []
+    for (first, end), length in zip(block, (t, s), strict=True):
+        if not 0 <= first < end <= length:
+            raise _check.value_error(
+                _WHERE, "block", f"must be two ranges (first, end) within {t} rows, {s} keys", block
+            )
+        pairs.append((int(first), int(end)))
+    return pairs[0], pairs[1]

@@ -1,0 +1,168 @@
+"""Figures of attention: weights, what rows and keys do at length, and what it costs."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import NullLocator
+
+from equipoise import _check
+from equipoise.attention import AttentionStatistics
+from equipoise.plot._style import COLORS, SEQUENTIAL, new_axes, new_grid, styled
+
+# A picture of weights with more rows shows less than the statistics do.
+_MOST_ROWS = 512
+
+
+def attention_weights(
+    weights: Any,
+    *,
+    query_labels: Sequence[str] | None = None,
+    key_labels: Sequence[str] | None = None,
+    ax: Axes | None = None,
+) -> Axes:
+    """Weights of one head as a picture, for small inputs.
+
+    Args:
+        weights: One row a query, shape ``(t, s)``, at most 512 each.
+        query_labels: Names of the rows.
+        key_labels: Names of the columns.
+        ax: Axes to draw on; new ones by default.
+
+    Returns:
+        The axes. Masked pairs, of weight exactly 0, stay white.
+
+    Raises:
+        ValueError: If ``weights`` is not a matrix or too large to look at.
+    """
+    where = "plot.attention_weights"
+    w = np.asarray(weights, float)
+    if w.ndim != 2:
+        raise _check.value_error(where, "weights", "must have shape (t, s), one head", w)
+    if max(w.shape) > _MOST_ROWS:
+        raise _check.value_error(
+            where,
+            "weights",
+            f"must have at most {_MOST_ROWS} rows and keys",
+            w,
+            "Draw plot.attention_rows(attention.attention_statistics(...)) instead.",
+        )
+    ax = new_axes(ax, size=(4.6, 4.0))
+    with styled():
+        picture = ax.imshow(
+            np.ma.masked_equal(w, 0), vmin=0, vmax=max(w.max(initial=0), 1e-300), cmap=SEQUENTIAL
+        )
+        ax.grid(visible=False)
+        ax.set(xlabel="key", ylabel="query")
+        for labels, axis in ((query_labels, ax.yaxis), (key_labels, ax.xaxis)):
+            if labels is not None:
+                axis.set_ticks(range(len(labels)), labels)
+        ax.figure.colorbar(picture, ax=ax, label="weight", shrink=0.85)
+    return ax
+
+
+def attention_rows(
+    statistics: AttentionStatistics, *, heads: Sequence[int] | None = None
+) -> Figure:
+    """Entropy of every row and mass of every key, for inputs of any length.
+
+    Args:
+        statistics: Of :func:`equipoise.attention.attention_statistics`, without batch axes.
+        heads: Which heads to draw; the first four by default.
+
+    Returns:
+        A figure of two panels: the number of keys that each row reads in effect, e to its
+        entropy, and the weight that each key gets, averaged over the neighbors that share a pixel.
+
+    Raises:
+        ValueError: If ``statistics`` has batch axes.
+    """
+    entropy, mass = np.asarray(statistics.entropy), np.asarray(statistics.key_mass)
+    if entropy.ndim != 2:
+        raise _check.value_error(
+            "plot.attention_rows",
+            "statistics",
+            "must be of one batch entry",
+            entropy,
+            "Take one: jax.tree.map(lambda x: x[0], statistics).",
+        )
+    chosen = range(min(4, entropy.shape[1])) if heads is None else heads
+    figure, (left, right) = new_grid(1, 2, size=(9.5, 3.6))
+    with styled():
+        for color, head in zip(COLORS * 9, chosen, strict=False):
+            for ax, y in ((left, np.exp(entropy[:, head])), (right, mass[:, head])):
+                x, low, mean, high = _binned(y)
+                ax.fill_between(x, low, high, color=color, alpha=0.2, linewidth=0)
+                ax.plot(x, mean, color=color, label=f"head {head}")
+        left.set(xlabel="query", ylabel="keys read in effect, exp(entropy)", yscale="log")
+        right.set(xlabel="key", ylabel="weight from all queries", yscale="symlog")
+        right.legend()
+    return figure
+
+
+def _binned(y: np.ndarray, bins: int = 200) -> tuple[np.ndarray, ...]:
+    """Position, minimum, mean and maximum over runs of neighbors."""
+    parts = np.array_split(np.arange(len(y)), min(bins, max(len(y), 1)))
+    parts = [part for part in parts if len(part)]
+    rows = [(part.mean(), y[part].min(), y[part].mean(), y[part].max()) for part in parts]
+    return tuple(np.array(rows).reshape(-1, 4).T)
+
+
+def attention_costs(
+    lengths: Sequence[int],
+    memory: Mapping[str, Sequence[float]],
+    seconds: Mapping[str, Sequence[float]],
+) -> Figure:
+    """Memory and time of several implementations against the sequence length.
+
+    Args:
+        lengths: T of each measurement.
+        memory: Temporary bytes of each implementation; NaN where it could not run.
+        seconds: Time of each implementation; NaN where it was not measured.
+
+    Returns:
+        A figure of two panels on logarithmic axes, with lines of slope 1 and 2 to compare with.
+
+    Raises:
+        ValueError: If a series has another length than ``lengths``.
+    """
+    for argument, series in (("memory", memory), ("seconds", seconds)):
+        for name, values in series.items():
+            if len(values) != len(lengths):
+                raise _check.value_error(
+                    "plot.attention_costs",
+                    argument,
+                    f"must have {len(lengths)} numbers for {name!r}, one a length",
+                    str(len(values)),
+                )
+    figure, (left, right) = new_grid(1, 2, size=(9.5, 3.8))
+    names = list(dict.fromkeys([*memory, *seconds]))
+    colors = dict(zip(names, COLORS * 9, strict=False))
+    with styled():
+        for ax, series, unit, label in (
+            (left, memory, 2**20, "temporary memory (MiB)"),
+            (right, seconds, 1, "time (s)"),
+        ):
+            for name, values in series.items():
+                y = np.asarray(values, float) / unit
+                ax.plot(lengths, y, "o-", color=colors[name], label=name, markersize=4)
+            _slopes(ax, np.asarray(lengths, float))
+            ax.set(xscale="log", yscale="log", xlabel="sequence length T", ylabel=label)
+            ax.set_xticks(lengths, [f"{n:,}" for n in lengths])
+            ax.xaxis.set_minor_locator(NullLocator())
+            ax.legend()
+    return figure
+
+
+def _slopes(ax: Axes, lengths: np.ndarray) -> None:
+    """Dotted lines proportional to T and T², from the lowest point of the panel."""
+    heights = [np.asarray(line.get_ydata(), float) for line in ax.get_lines()]
+    if not heights or not np.isfinite(np.concatenate(heights)).any():
+        return
+    low = np.nanmin(np.concatenate(heights))
+    for power, text in ((1, "∝ T"), (2, "∝ T²")):
+        y = low * (lengths / lengths[0]) ** power
+        ax.plot(lengths, y, ":", color="#888888", linewidth=1)
+        ax.annotate(text, (lengths[-1], y[-1]), color="#666666", fontsize=8, va="center")

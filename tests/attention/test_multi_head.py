@@ -1,0 +1,129 @@
+"""The attention layer equals its definition, and decodes as it computes."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from equipoise import attention
+from tests.oracles import sequence
+
+EPS = np.finfo(np.float64).eps
+
+
+def by_definition(layer, params, x, context, *, causal):
+    """One entry (t, d), one head at a time, in NumPy."""
+    p = {name: np.asarray(value) for name, value in params.items()}
+    source = x if context is None else context
+
+    def project(name, inputs):
+        return np.einsum("td,dnh->tnh", inputs, p[name]) + p.get(f"{name}_bias", 0)
+
+    q, k, v = project("query", x), project("key", source), project("value", source)
+    if layer.rotary_base is not None:
+        turn = functools.partial(
+            sequence.rotary, base=layer.rotary_base, size=layer.head_size, interleaved=False
+        )
+        q, k = turn(q, np.arange(len(q))), turn(k, np.arange(len(k)))
+    y = np.broadcast_to(p.get("output_bias", np.zeros(x.shape[1])), x.shape).copy()
+    group = layer.num_heads // layer.num_key_heads
+    for head in range(layer.num_heads):
+        scores = q[:, head] @ k[:, head // group].T / np.sqrt(layer.head_size)
+        if causal:
+            scores[np.triu_indices(len(x), 1)] = -np.inf
+        weights = np.exp(scores - scores.max(1, keepdims=True))
+        weights /= weights.sum(1, keepdims=True)
+        y += weights @ v[:, head // group] @ p["output"][head]
+    return y
+
+
+LAYERS = {
+    "plain": attention.multi_head_attention(6, 3),
+    "grouped_rotary_bias": attention.multi_head_attention(
+        6, 4, num_key_heads=2, head_size=4, value_size=3, rotary_base=100.0, use_bias=True
+    ),
+    "multi_query": attention.multi_head_attention(6, 2, num_key_heads=1),
+}
+
+
+def parameters(layer, key):
+    """Parameters with biases that are not 0."""
+    params = layer.init(key, jnp.float64)
+    return jax.tree.map(lambda p: p + 0.1, params)
+
+
+@pytest.mark.parametrize("name", LAYERS)
+@pytest.mark.parametrize("crossed", [False, True])
+def test_multi_head_attention_matches_definition(rng, key, name, crossed):
+    layer = LAYERS[name]
+    params = parameters(layer, key)
+    x = rng.normal(size=(2, 5, 6))
+    context = rng.normal(size=(2, 8, 6)) if crossed else None
+    apply = jax.jit(functools.partial(layer.apply, is_causal=not crossed))
+    y = apply(params, x, context)
+    for i in range(2):
+        entry = None if context is None else context[i]
+        expected = by_definition(layer, params, x[i], entry, causal=not crossed)
+        np.testing.assert_allclose(y[i], expected, rtol=0, atol=256 * EPS * np.abs(expected).max())
+
+
+def test_multi_head_attention_steps_equal_apply(rng, key):
+    layer = attention.multi_head_attention(
+        8, 4, num_key_heads=2, rotary_base=50.0, local_window_size=(3, 0), logits_soft_cap=5.0
+    )
+    params = parameters(layer, key)
+    x = rng.normal(size=(2, 9, 8))
+    full = jax.jit(functools.partial(layer.apply, is_causal=True))(params, x)
+    for ring in (False, True):
+        cache = layer.init_cache(4 if ring else 9, batch=(2,), dtype=jnp.float64, ring=ring)
+        step = jax.jit(layer.step)
+        for i in range(9):
+            y, cache = step(params, cache, x[:, i : i + 1])
+            np.testing.assert_allclose(y[:, 0], full[:, i], rtol=0, atol=256 * EPS * 8)
+
+
+def test_multi_head_attention_positions_move_only_the_rotary_embedding(rng, key):
+    layer = LAYERS["grouped_rotary_bias"]
+    params = parameters(layer, key)
+    x = rng.normal(size=(5, 6))
+    moved = layer.apply(params, x, positions=jnp.arange(5) + 11)
+    np.testing.assert_allclose(moved, layer.apply(params, x), rtol=1e-11)
+
+
+def test_multi_head_attention_keeps_the_scale_of_its_input(rng, key):
+    layer = attention.multi_head_attention(64, 4)
+    params = layer.init(key)
+    assert all(value.dtype == jnp.float32 for value in params.values())
+    for name in ("query", "key", "value", "output"):
+        # 4096 draws: their standard deviation is known to 1.1 %; five of those.
+        assert abs(float(params[name].std()) * 8 - 1) < 0.055
+
+
+@pytest.mark.parametrize(
+    ("kind", "call", "message"),
+    [
+        (ValueError, lambda: attention.multi_head_attention(6, 4), "`num_heads` must divide"),
+        (
+            ValueError,
+            lambda: attention.multi_head_attention(8, 4, num_key_heads=3),
+            "`num_key_heads` must divide",
+        ),
+        (ValueError, lambda: attention.multi_head_attention(0, 1), "`model_size` must be at least"),
+        (TypeError, lambda: attention.multi_head_attention(8, 2.0), "`num_heads` must be a Python"),
+        (
+            ValueError,
+            lambda: LAYERS["plain"].apply({}, jnp.ones((4, 5))),
+            r"`inputs` must have shape \(\*batch, t, 6\)",
+        ),
+        (
+            ValueError,
+            lambda: LAYERS["plain"].apply({}, jnp.ones((4, 6)), jnp.ones((4, 5))),
+            "`context` must have shape",
+        ),
+    ],
+)
+def test_multi_head_attention_rejects_wrong_arguments(kind, call, message):
+    with pytest.raises(kind, match=message):
+        call()

@@ -1,0 +1,83 @@
+"""Ring attention equals one device: in one process, on 8 devices, and in two processes."""
+
+import pathlib
+import socket
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from equipoise import attention
+from tests.attention import ring_process
+
+ROOT = pathlib.Path(__file__).parents[2]
+
+
+def start(*arguments):
+    return subprocess.Popen(
+        [sys.executable, "-m", "tests.attention.ring_process", *arguments],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def test_ring_attention_on_one_device_is_attention():
+    mesh = jax.sharding.Mesh(jax.devices()[:1], ("ring",))
+    (q, k, v), (bias, _), ids = ring_process.problem(12)
+    arrays = (*map(jnp.asarray, (q, k, v, bias)), ids)
+    y = jax.jit(ring_process.ring(mesh, ring_process.ROWS, **ring_process.OPTIONS))(*arrays)
+    expected = ring_process.single(*arrays, **ring_process.OPTIONS)
+    np.testing.assert_allclose(y, expected, rtol=0, atol=1e-14)
+
+
+@pytest.mark.slow
+def test_ring_attention_on_eight_devices_equals_one():
+    process = start("devices")
+    output, _ = process.communicate(timeout=600)
+    assert process.returncode == 0, output
+    assert output.endswith("equal\n")
+
+
+@pytest.mark.slow
+def test_ring_attention_in_two_processes_equals_one():
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    processes = [start("process", address, str(index)) for index in range(2)]
+    for process in processes:
+        output, _ = process.communicate(timeout=600)
+        assert process.returncode == 0, output
+        assert output.endswith("equal\n")
+
+
+@pytest.mark.parametrize(
+    ("kind", "shapes", "options", "message"),
+    [
+        (
+            ValueError,
+            [(8, 2, 4), (6, 2, 4), (6, 2, 4)],
+            {"is_causal": True},
+            "`key` must have the 8 tokens of `query`",
+        ),
+        (ValueError, [(8, 2, 4)] * 3, {"bias": jnp.ones((8, 5))}, "`bias` must have 8"),
+        (ValueError, [(8, 3, 4), (8, 2, 4), (8, 2, 4)], {}, "multiple of `key`"),
+        (TypeError, [(8, 2, 4)] * 3, {"bias": jnp.ones((8, 8), int)}, "`bias` must be a floating"),
+    ],
+)
+def test_ring_attention_rejects_wrong_arguments(kind, shapes, options, message):
+    mesh = jax.sharding.Mesh(jax.devices()[:1], ("ring",))
+    bias = options.pop("bias", None)
+    spec = jax.sharding.PartitionSpec()
+
+    def local(q, k, v):
+        return attention.ring_attention(q, k, v, bias, axis_name="ring", **options)
+
+    with pytest.raises(kind, match=message):
+        jax.shard_map(local, mesh=mesh, in_specs=(spec,) * 3, out_specs=spec)(
+            *(jnp.ones(shape) for shape in shapes)
+        )
