@@ -1,83 +1,297 @@
-"""Attention by blocks of queries, each rematerialized: linear memory at any order."""
+"""Attention by blocks: the forward loop, and its tangent as a sum over pairs of blocks."""
 
-import functools
+import dataclasses
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jax.custom_derivatives import SymbolicZero
 
 from equipoise._types import Array
+from equipoise.attention._pair_sum import Axes, Grid, Place, Schedule, pair_sum, zero_like_all
 from equipoise.attention._problem import Problem
+from equipoise.attention._schedule import _any_of_batch, grid_of, schedule_of
 from equipoise.attention._scores import Block, dropout, scores
 
 
-def softmax_block(problem: Problem, block: Block, value: Array) -> tuple[Array, Array]:
-    """(o, lse) of whole rows: o (b, t, k, g, e) and lse (b, t, k, g)."""
-    score, allowed = scores(problem, block)
-    masked = score if allowed is None else jnp.where(allowed, score, -jnp.inf)
-    top = jax.lax.stop_gradient(jnp.max(masked, axis=-1, keepdims=True, initial=-jnp.inf))
-    top = jnp.where(jnp.isneginf(top), 0, top)
-    weight = jnp.exp(score - top)
-    if allowed is not None:
-        weight = jnp.where(allowed, jnp.exp(jnp.where(allowed, score - top, 0)), 0)
-    total = jnp.sum(weight, axis=-1)
-    empty = total == 0
-    safe = jnp.where(empty, 1, total)
-    lse = jnp.where(empty, -jnp.inf, jnp.log(safe) + top[..., 0])
-    factor = dropout(problem, block)
-    if factor is not None:
-        weight = weight * factor
-    finite = jnp.isfinite(value)
-    value = value.astype(weight.dtype)
-    out = jnp.einsum("bkgts,bske->btkge", weight, jnp.where(finite, value, 0))
-    if allowed is not None:
-        bad = jnp.where(finite, 0, jnp.nan)
-        del bad
-    to_rows = functools.partial(jnp.moveaxis, source=-1, destination=1)
-    return out / to_rows(safe)[..., None], to_rows(lse)
-
-
 def blockwise(problem: Problem, block_size: int | None) -> tuple[Array, Array]:
-    """(o, lse) of the whole problem, a block of queries at a time."""
+    """(o, lse) with o (b, t, n, e) and lse (b, t, n) in the dtype of sums."""
     b, t, s, k, g = problem.sizes
-    size = min(block_size or 256, max(t, 1))
-    count = -(-t // size)
-    pad = count * size - t
+    if 0 in (b, t, s, g):
+        shape = (b, t, k * g)
+        zero = zero_like_all(jax.tree.leaves(problem), problem.dtype)
+        out = jnp.broadcast_to(zero, (*shape, problem.value.shape[-1]))
+        return out, jnp.broadcast_to(zero - jnp.inf, shape)
+    problem = dataclasses.replace(problem, sinks=None)
+    grid = grid_of(problem, block_size)
+    return _attend(problem, schedule_of(problem, grid), grid)
 
-    def rows(x: Any, axis: int) -> Any:
-        if x is None or x.shape[axis] == 1:
-            return None
-        x = jnp.moveaxis(x, axis, 0)
-        x = jnp.pad(x, [(0, pad)] + [(0, 0)] * (x.ndim - 1))
-        return jnp.moveaxis(x.reshape(count, size, *x.shape[1:]), 1, axis + 1)
 
-    moving = (
-        rows(problem.query, 1),
-        None if problem.bias is None else rows(problem.bias, 2),
-        None if problem.allowed is None else rows(problem.allowed, 2),
-        None if problem.kept is None else rows(problem.kept[0], 2),
-        jnp.arange(count, dtype=jnp.int32) * size,
+def _axes(problem: Problem) -> Problem:
+    """For each array of the problem, which of its axes runs over rows and which over keys."""
+
+    def pairs(x: Any) -> Any:
+        return None if x is None else Axes(*(a if x.shape[a] > 1 else None for a in (2, 3)))
+
+    everywhere = jax.tree.map(lambda _: Axes(), problem)
+    axes: Problem = dataclasses.replace(
+        everywhere,
+        query=Axes(row=1),
+        key=Axes(key=1),
+        value=Axes(key=1),
+        bias=pairs(problem.bias),
+        allowed=pairs(problem.allowed),
+        kept=None if problem.kept is None else (Axes(row=2), Axes(key=0)),
+    )
+    return axes
+
+
+def _leaf_axes(problem: Problem) -> list[Axes]:
+    return jax.tree.leaves(_axes(problem), is_leaf=lambda x: isinstance(x, Axes))
+
+
+def _block(problem: Problem, place: Place, grid: Grid) -> tuple[Problem, Block]:
+    """A problem whose arrays were cut to a block, with the indices of its rows and keys."""
+    rows = place.row_start + jnp.arange(grid.row_block, dtype=jnp.int32)
+    keys = place.key_start + jnp.arange(grid.key_block, dtype=jnp.int32)
+    words = problem.kept or (None, None)
+    return problem, Block(
+        problem.query, problem.key, rows, keys, problem.bias, problem.allowed, *words
     )
 
-    @jax.checkpoint
-    def body(args: Any) -> tuple[Array, Array]:
-        query, bias, allowed, row_words, start = args
-        block = Block(
-            query,
-            problem.key,
-            start + jnp.arange(size, dtype=jnp.int32),
-            jnp.arange(s, dtype=jnp.int32),
-            problem.bias if bias is None else bias,
-            problem.allowed if allowed is None else allowed,
-            row_words if row_words is not None else (problem.kept and problem.kept[0]),
-            problem.kept and problem.kept[1],
+
+def _overlap(place: Place, block: Block, grid: Grid, *, of_rows: bool) -> Array | None:
+    """Pairs that no earlier block had, (1, 1, 1, t or 1, s or 1); None where all are new."""
+    fresh = None
+    if grid.keys % grid.key_block:
+        fresh = (block.keys >= place.key_first)[None, None, None, None, :]
+    if of_rows and grid.rows % grid.row_block:
+        rows = (block.rows >= place.row_first)[None, None, None, :, None]
+        fresh = rows if fresh is None else rows & fresh
+    return fresh
+
+
+def _also(a: Array | None, b: Array | None) -> Array | None:
+    return b if a is None else a if b is None else a & b
+
+
+@jax.custom_jvp
+def _attend_impl(problem: Problem, schedule: Schedule, grid: Any) -> tuple[Array, Array]:
+    return _forward(problem, schedule, grid.value)
+
+
+@jax.tree_util.register_static
+@dataclasses.dataclass(frozen=True)
+class _Static:
+    value: Grid
+
+
+def _attend(problem: Problem, schedule: Schedule, grid: Grid) -> tuple[Array, Array]:
+    return _attend_impl(problem, schedule, _Static(grid))
+
+
+def _clean(x: Array) -> Array:
+    return jnp.where(jnp.isfinite(x), x, 0)
+
+
+def _forward(problem: Problem, schedule: Schedule, grid: Grid) -> tuple[Array, Array]:
+    """Streams keys past each block of rows with a running maximum."""
+    b, t, _, k, g = problem.sizes
+    e, dtype = problem.value.shape[-1], problem.dtype
+    leaves, structure = jax.tree.flatten(problem)
+    axes = _leaf_axes(problem)
+    zero = zero_like_all((*leaves, *schedule), dtype)
+    broken = _any_of_batch(~jnp.isfinite(jnp.max(jnp.abs(problem.value))))
+
+    def cut(x: Array, axis: int | None, start: Any, size: int) -> Array:
+        return x if axis is None else lax.dynamic_slice_in_dim(x, start, size, axis)
+
+    def row_block(i: Array, totals: tuple[Array, Array]) -> tuple[Array, Array]:
+        i = i.astype(jnp.int32)
+        row_first = i * grid.row_block
+        row = jnp.minimum(row_first, grid.rows - grid.row_block)
+        held = [cut(x, a.row, row, grid.row_block) for x, a in zip(leaves, axes, strict=True)]
+
+        def pair(p: Array, carry: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
+            top, total, acc = carry
+            p = p.astype(jnp.int32)
+            key_first = schedule.order[i, p] * grid.key_block
+            key = jnp.minimum(key_first, grid.keys - grid.key_block)
+            cuts = [cut(x, a.key, key, grid.key_block) for x, a in zip(held, axes, strict=True)]
+            place = Place(row, row_first, key, key_first)
+            part, block = _block(jax.tree.unflatten(structure, cuts), place, grid)
+            score, allowed = scores(part, block)
+            allowed = _also(allowed, _overlap(place, block, grid, of_rows=False))
+            if allowed is not None:
+                score = jnp.where(allowed, score, -jnp.inf)
+            peak = jnp.maximum(top, jnp.max(score, axis=-1))
+            finite = jnp.where(jnp.isneginf(peak), 0, peak)
+            weight = jnp.exp(score - finite[..., None])
+            shrink = jnp.exp(top - finite)
+            total = total * shrink + jnp.sum(weight, axis=-1)
+            factor = dropout(part, block)
+            if factor is not None:
+                weight = weight * factor
+            acc = acc * shrink[..., None] + _weighted(weight, allowed, part.value, broken)
+            return peak, total, acc
+
+        rows = (b, k, g, grid.row_block)
+        start = (
+            jnp.broadcast_to(zero - jnp.inf, rows),
+            jnp.broadcast_to(zero, rows),
+            jnp.broadcast_to(zero, (*rows, e)),
         )
-        return softmax_block(problem, block, problem.value)
+        top, total, acc = lax.fori_loop(np.int32(0), schedule.counts[i], pair, start)
+        empty = total == 0
+        safe = jnp.where(empty, 1, total)
+        lse = jnp.where(empty, -jnp.inf, top + jnp.log(safe))
+        parts = _by_row(acc / safe[..., None]), _by_row(lse)
+        return tuple(  # type: ignore[return-value]
+            lax.dynamic_update_slice_in_dim(whole, part, row, 1)
+            for whole, part in zip(totals, parts, strict=True)
+        )
 
-    out, lse = jax.lax.map(body, moving)
+    whole = (
+        jnp.broadcast_to(zero, (b, t, k * g, e)),
+        jnp.broadcast_to(zero, (b, t, k * g)),
+    )
+    whole = lax.fori_loop(np.int32(0), np.int32(schedule.order.shape[0]), row_block, whole)
+    return whole
 
-    def join(x: Array) -> Array:
-        x = jnp.moveaxis(x, 0, 1)
-        return x.reshape(b, count * size, *x.shape[3:])[:, :t]
 
-    return join(out), join(lse)
+def _by_row(x: Array) -> Array:
+    """(b, k, g, t, ...) as (b, t, n, ...)."""
+    b, k, g, t = x.shape[:4]
+    return jnp.swapaxes(x.reshape(b, k * g, t, *x.shape[4:]), 1, 2)
+
+
+def _by_head(x: Array, problem: Problem) -> Array:
+    """(b, t, n, ...) as (b, k, g, t, ...)."""
+    *_, k, g = problem.sizes
+    b, t = x.shape[:2]
+    return jnp.swapaxes(x, 1, 2).reshape(b, k, g, t, *x.shape[3:])
+
+
+def _times_value(weight: Array, value: Array) -> Array:
+    """(b, k, g, t, s) × (b, s, k, e) → (b, k, g, t, e); query heads of a group share the rows."""
+    b, k, g, t, s = weight.shape
+    keys = jnp.swapaxes(value.astype(weight.dtype), 1, 2)
+    return jnp.einsum("bkrs,bkse->bkre", weight.reshape(b, k, g * t, s), keys).reshape(
+        b, k, g, t, -1
+    )
+
+
+def _weighted(weight: Array, allowed: Array | None, value: Array, broken: Array) -> Array:
+    """The weighted sum of values; what is not finite counts only where it may be read."""
+    if allowed is None:
+        return _times_value(weight, value)
+
+    def exact(weight: Array, value: Array) -> Array:
+        reads = jnp.broadcast_to(allowed, weight.shape).astype(weight.dtype)
+        out = _times_value(weight, _clean(value))
+        for test, result in (
+            (jnp.isnan, jnp.nan),
+            (jnp.isposinf, jnp.inf),
+            (jnp.isneginf, -jnp.inf),
+        ):
+            out = out + jnp.where(_times_value(reads, test(value)) > 0, result, 0).astype(out.dtype)
+        return out
+
+    out: Array = lax.cond(broken, exact, _times_value, weight, value)
+    return out
+
+
+def _attend_jvp(primals: Any, tangents: Any) -> Any:
+    problem, schedule, grid = primals
+    out, lse = _attend_impl(problem, schedule, grid)
+    moving = [
+        not isinstance(x, SymbolicZero) for x in jax.tree.leaves(tangents[0], is_leaf=_is_zero)
+    ]
+    directions = [
+        x for x in jax.tree.leaves(tangents[0], is_leaf=_is_zero) if not isinstance(x, SymbolicZero)
+    ]
+    return (out, lse), _tangent(problem, schedule, grid.value, out, lse, moving, directions)
+
+
+def _is_zero(x: Any) -> bool:
+    return isinstance(x, SymbolicZero)
+
+
+_attend_impl.defjvp(_attend_jvp, symbolic_zeros=True)
+
+
+def _tangent(
+    problem: Problem,
+    schedule: Schedule,
+    grid: Grid,
+    out: Array,
+    lse: Array,
+    moving: list[bool],
+    directions: list[Array],
+) -> tuple[Array, Array]:
+    """The tangent of (o, lse): with W = P∘Ṡ, L̇ = rowsum W and Ȯ = WV + PV̇ − L̇∘O."""
+    leaves, structure = jax.tree.flatten(problem)
+    axes = _leaf_axes(problem)
+    count = len(leaves)
+
+    def body(place: Place, *blocks: Array) -> tuple[Array, Array]:
+        values, out, lse, directions = (
+            list(blocks[:count]),
+            blocks[count],
+            blocks[count + 1],
+            blocks[count + 2 :],
+        )
+        part = jax.tree.unflatten(structure, values)
+        part = dataclasses.replace(
+            part, query=_clean(part.query), key=_clean(part.key), value=_clean(part.value)
+        )
+        values = jax.tree.leaves(part)
+        # One entry a leaf: its direction, or None where it stands still.
+        along = iter(directions)
+        steps = [next(along) if m else None for m in moving]
+
+        def moved(*variables: Array) -> tuple[Array, Array | None]:
+            given = iter(variables)
+            full = [next(given) if m else v for m, v in zip(moving, values, strict=True)]
+            return scores(*_block(jax.tree.unflatten(structure, full), place, grid))
+
+        score, score_dot, allowed = jax.jvp(
+            moved,
+            [v for m, v in zip(moving, values, strict=True) if m],
+            list(directions),
+            has_aux=True,
+        )
+        _, block = _block(part, place, grid)
+        allowed = _also(allowed, _overlap(place, block, grid, of_rows=True))
+        lse = _by_head(lse, part)[..., None]
+        shifted = score - jnp.where(jnp.isneginf(lse), 0, lse)
+        if allowed is not None:
+            shifted = jnp.where(allowed, shifted, -jnp.inf)
+        weight = jnp.exp(shifted)
+        change = weight * score_dot
+        if allowed is not None:
+            change = jnp.where(allowed, change, 0)
+        lse_dot = jnp.sum(change, axis=-1)
+        factor = dropout(part, block)
+        if factor is not None:
+            weight, change = weight * factor, change * factor
+        out_dot = _times_value(change, part.value) - lse_dot[..., None] * _by_head(out, part)
+        value_dot = jax.tree.unflatten(structure, [x if x is not None else 0 for x in steps]).value
+        if not isinstance(value_dot, int):
+            out_dot = out_dot + _times_value(weight, value_dot)
+        return _by_row(out_dot), _by_row(lse_dot)
+
+    by_row = Axes(row=1)
+    shaped: Any = jax.ShapeDtypeStruct
+    result = pair_sum(
+        body,
+        schedule,
+        [*leaves, out, lse, *directions],
+        [*axes, by_row, by_row, *(a for a, m in zip(axes, moving, strict=True) if m)],
+        (by_row, by_row),
+        [shaped(x.shape, x.dtype) for x in (out, lse)],
+        grid,
+    )
+    return result[0], result[1]

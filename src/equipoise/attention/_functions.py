@@ -38,7 +38,8 @@ def hoist(
     """The function traced on scalars of these dtypes, and the arrays that it captured."""
     if not callable(function):
         raise _check.type_error(where, argument, "must be a function of scalars", function)
-    scalars = [jax.ShapeDtypeStruct((), dtype) for dtype in dtypes]
+    shaped: Any = jax.ShapeDtypeStruct
+    scalars = [shaped((), dtype) for dtype in dtypes]
     program = jax.make_jaxpr(function)(*scalars)
     out = program.out_avals
     if len(out) != 1 or out[0].shape != () or not jnp.issubdtype(out[0].dtype, kind):

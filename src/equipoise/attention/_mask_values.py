@@ -132,7 +132,7 @@ def segments(
 
 
 def prefix(length: int | Int[Array, "*batch"]) -> Mask:
-    r"""All queries read the keys before a length; with ``causal() | prefix(n)``, a prefix model.
+    r"""Every query reads the first keys; with a causal mask, a prefix model.
 
     .. math::
 

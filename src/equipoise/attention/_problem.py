@@ -10,7 +10,7 @@ from equipoise.attention._functions import Hoisted
 
 def wide(dtype: Any) -> Any:
     """The dtype that sums of this dtype are taken in: float32 or wider."""
-    return dtype if jnp.finfo(dtype).bits >= 32 else jnp.dtype(jnp.float32)
+    return dtype if jnp.dtype(dtype).itemsize >= 4 else jnp.dtype(jnp.float32)
 
 
 @result
@@ -18,7 +18,7 @@ class Problem:
     """Everything that decides the weights, in the layout that all algorithms share.
 
     Attributes:
-        query: q, shape (b, t, k, g, h): g query heads read the same key head.
+        query: q, shape (b, t, n, h): n / k = g query heads in a row read the same key head.
         key: k, shape (b, s, k, h).
         value: v, shape (b, s, k, e).
         scale: c, a scalar.
@@ -54,8 +54,9 @@ class Problem:
     @property
     def sizes(self) -> tuple[int, int, int, int, int]:
         """(b, t, s, k, g)."""
-        b, t, k, g, _ = self.query.shape
-        return b, t, self.key.shape[1], k, g
+        b, t, n, _ = self.query.shape
+        s, k = self.key.shape[1:3]
+        return b, t, s, k, n // k
 
     @property
     def dtype(self) -> Any:

@@ -28,7 +28,7 @@ def whole_block(problem: Problem) -> Block:
 
 
 def define(problem: Problem) -> tuple[Array, Array, Array]:
-    """(o, lse, scores): o (b, t, k, g, e), lse (b, t, k, g), scores (b, k, g, t, s)."""
+    """(o, lse, scores): o (b, t, n, e), lse (b, t, n), scores (b, k, g, t, s)."""
     block = whole_block(problem)
     score, allowed = scores(problem, block)
     score = score if allowed is None else jnp.where(allowed, score, -jnp.inf)
@@ -51,14 +51,16 @@ def define(problem: Problem) -> tuple[Array, Array, Array]:
         allowed = jnp.broadcast_to(allowed, weight.shape)[..., None]
         terms = jnp.where(allowed, jnp.moveaxis(value, 1, 2)[:, :, None, None], 0)
         out = jnp.moveaxis(jnp.sum(weight[..., None] * terms, axis=-2), 3, 1)
-    return out, jnp.moveaxis(lse, 3, 1), score
+    b, t, _, k, g = problem.sizes
+    lse = jnp.moveaxis(lse, 3, 1).reshape(b, t, k * g)
+    return out.reshape(b, t, k * g, -1), lse, score
 
 
 def with_sinks(out: Array, lse: Array, sinks: Array | None) -> tuple[Array, Array]:
     """A logit per query head that takes weight and gives no value."""
     if sinks is None:
         return out, lse
-    sink = jnp.broadcast_to(sinks.astype(lse.dtype).reshape(lse.shape[-2:]), lse.shape)
+    sink = jnp.broadcast_to(sinks.astype(lse.dtype)[None, None], lse.shape)
     share = jax.nn.sigmoid(lse - sink)
     return out * share[..., None], jnp.logaddexp(lse, sink)
 

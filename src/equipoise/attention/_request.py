@@ -92,7 +92,7 @@ def problem_from(
         scalars = (dtype, *(jnp.int32,) * 4)
         program, captured = hoist(where, "score_fn", score_fn, scalars, jnp.floating)
     return Problem(
-        query=query.reshape(b, t, k, n // k, h),
+        query=query.reshape(b, t, n, h),
         key=key.reshape(b, s, k, h),
         value=value.reshape(b, s, k, value.shape[-1]),
         scale=_scalar(where, "scale", 1 / math.sqrt(h) if scale is None else scale, dtype),

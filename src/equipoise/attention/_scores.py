@@ -12,7 +12,7 @@ from equipoise.attention._problem import Problem
 class Block(NamedTuple):
     """The rows and keys of a block, with what belongs to its pairs.
 
-    ``query`` (b, t, k, g, h), ``key`` (b, s, k, h), ``rows`` (t,), ``keys`` (s,), ``bias`` and
+    ``query`` (b, t, n, h), ``key`` (b, s, k, h), ``rows`` (t,), ``keys`` (s,), ``bias`` and
     ``allowed`` as in :class:`Problem`, ``row_words`` (b, n, t) and ``key_words`` (s,) or None.
     """
 
@@ -54,8 +54,12 @@ def scores(problem: Problem, block: Block) -> tuple[Array, Array | None]:
     """
     b, _, _, k, g = problem.sizes
     dtype = problem.dtype
-    query = block.query.astype(dtype) * problem.scale.astype(dtype)
-    score = jnp.einsum("btkgh,bskh->bkgts", query, block.key.astype(dtype))
+    t, s = len(block.rows), len(block.keys)
+    query = jnp.swapaxes(block.query.astype(dtype) * problem.scale, 1, 2)
+    key = jnp.swapaxes(block.key.astype(dtype), 1, 2)
+    # Query heads that share a key head are further rows of one product.
+    score = jnp.einsum("bkrh,bksh->bkrs", query.reshape(b, k, g * t, -1), key)
+    score = score.reshape(b, k, g, t, s)
     at = indices(problem, block)
     parts = []
     if block.allowed is not None:
@@ -76,10 +80,8 @@ def scores(problem: Problem, block: Block) -> tuple[Array, Array | None]:
     if bias is not None:
         score = score + bias
     if problem.soft_cap is not None:
-        cap = problem.soft_cap.astype(dtype)
-        score = cap * jnp.tanh(score / cap)
+        score = problem.soft_cap * jnp.tanh(score / problem.soft_cap)
     if problem.score_fn is not None:
-        t, s = score.shape[-2:]
         flat = score.reshape(b, k * g, t, s)
         flat = problem.score_fn(problem.captured, (flat, at.batch, at.head, at.query, at.key))
         score = jnp.broadcast_to(flat, (b, k * g, t, s)).reshape(score.shape).astype(dtype)

@@ -1,0 +1,340 @@
+"""Sums over blocks of pairs: one loop, closed under jvp, transposition and vmap.
+
+``pair_sum`` runs a body on each scheduled block (i, j) of a rows × keys grid and adds what the
+body returns: outputs with a row axis into the rows of block i, outputs with a key axis into the
+keys of block j, others into one total. Its tangent is the sum of the body's tangents and its
+transpose the sum of the body's transposes, over the same schedule; so every derivative, of any
+order, computes the same blocks, recomputes what it needs in a block, and stores nothing between
+blocks. ``lax.scan`` would store residuals and add zeros of full size at each read of a block.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jax.extend.core import ClosedJaxpr, Primitive, jaxpr_as_fun
+from jax.interpreters import ad, batching, mlir
+
+from equipoise._types import Array
+
+_ZERO = np.int32(0)
+_shaped: Any = jax.ShapeDtypeStruct
+_is_linear: Any = ad.is_undefined_primal
+
+
+class Axes(NamedTuple):
+    """Which axis of an array runs over rows and which over keys."""
+
+    row: int | None = None
+    key: int | None = None
+
+    def shifted(self) -> "Axes":
+        """The same after a new leading axis."""
+        return Axes(*(None if a is None else a + 1 for a in self))
+
+
+class Grid(NamedTuple):
+    """Lengths of rows and keys, and the sizes of their blocks, none longer than its axis."""
+
+    rows: int
+    keys: int
+    row_block: int
+    key_block: int
+
+
+class Place(NamedTuple):
+    """Where a block lies: the first row and key read, and the first not read by the one before.
+
+    They differ in the last block of a length that the block size does not divide: it is moved
+    back to fit, and the body must leave out the overlap.
+    """
+
+    row_start: Any
+    row_first: Any
+    key_start: Any
+    key_first: Any
+
+
+class Schedule(NamedTuple):
+    """The key blocks of each row block: the first ``counts[i]`` entries of ``order[i]``."""
+
+    order: Array
+    counts: Array
+
+
+def pair_sum(
+    body: Callable[..., Sequence[Array]],
+    schedule: Schedule,
+    arrays: Sequence[Array],
+    axes: Sequence[Axes],
+    out_axes: Sequence[Axes],
+    out_shapes: Sequence[jax.ShapeDtypeStruct],
+    grid: Grid,
+) -> list[Array]:
+    """Sums of ``body(place, *blocks)`` over the schedule."""
+    return _bind(body, schedule, arrays, tuple(axes), tuple(out_axes), tuple(out_shapes), grid)
+
+
+def _bind(
+    body: Any, schedule: Any, arrays: Any, axes: Any, out_axes: Any, out_shapes: Any, grid: Any
+) -> list[Array]:
+    start = jax.typeof(jnp.int32(0))
+    place = Place(start, start, *2 * (jax.typeof(schedule.order).update(shape=()),))
+    blocks = [
+        jax.typeof(x).update(shape=_block_shape(x.shape, a, grid))
+        for x, a in zip(arrays, axes, strict=True)
+    ]
+    program = jax.make_jaxpr(lambda place, *blocks: list(body(Place(*place), *blocks)))(
+        place, *blocks
+    )
+    # Arrays that the body captured are operands like others.
+    captured = list(program.consts)
+    program = _with_operands(program)
+    out: list[Array] = pair_sum_p.bind(
+        *schedule,
+        *captured,
+        *arrays,
+        body=program,
+        axes=(Axes(),) * len(captured) + axes,
+        out_axes=out_axes,
+        out_shapes=out_shapes,
+        grid=grid,
+    )
+    return out
+
+
+def _with_operands(program: Any) -> ClosedJaxpr:
+    """The program with its constants as operands, after the four numbers of the place."""
+    count = len(program.consts)
+
+    def run(*args: Any) -> Any:
+        place, consts, blocks = args[:4], args[4 : 4 + count], args[4 + count :]
+        return jaxpr_as_fun(program.replace(consts=list(consts)))(*place, *blocks)
+
+    avals = program.in_avals
+    return jax.make_jaxpr(run)(*avals[:4], *map(jax.typeof, program.consts), *avals[4:])
+
+
+def _block_shape(shape: tuple[int, ...], axes: Axes, grid: Grid) -> tuple[int, ...]:
+    size = list(shape)
+    if axes.row is not None:
+        size[axes.row] = grid.row_block
+    if axes.key is not None:
+        size[axes.key] = grid.key_block
+    return tuple(size)
+
+
+def _corner(ndim: int, axes: Axes, row: Any, key: Any) -> list[Any]:
+    start: list[Any] = [_ZERO] * ndim
+    if axes.row is not None:
+        start[axes.row] = row
+    if axes.key is not None:
+        start[axes.key] = key
+    return start
+
+
+def zero_like_all(arrays: Sequence[Array], dtype: Any) -> Array:
+    """A scalar zero that varies over the mesh axes that any of the arrays varies over."""
+    total = jnp.zeros((), dtype)
+    for x in arrays:
+        if x.ndim and not jnp.issubdtype(x.dtype, jax.dtypes.extended):
+            empty = lax.slice_in_dim(x, 0, 0, axis=0)
+            total = total + jnp.sum(empty).astype(dtype)
+        elif not x.ndim:
+            total = total + jnp.sum(x[None][:0]).astype(dtype)
+    return total
+
+
+def _evaluate(
+    order: Array,
+    counts: Array,
+    *arrays: Array,
+    body: ClosedJaxpr,
+    axes: tuple[Axes, ...],
+    out_axes: tuple[Axes, ...],
+    out_shapes: tuple[jax.ShapeDtypeStruct, ...],
+    grid: Grid,
+) -> list[Array]:
+    def read(x: Array, a: Axes, row: Any, key: Any) -> Array:
+        if a == Axes():
+            return x
+        corner = _corner(x.ndim, a, row, key)
+        return lax.dynamic_slice(x, corner, _block_shape(x.shape, a, grid))
+
+    def add(total: Array, part: Array, a: Axes, row: Any, key: Any) -> Array:
+        if a == Axes():
+            return total + part
+        corner = _corner(total.ndim, a, row, key)
+        old = lax.dynamic_slice(total, corner, part.shape)
+        return lax.dynamic_update_slice(total, old + part, corner)
+
+    run = jaxpr_as_fun(body)
+    by_row = [a.row is not None and a.key is None for a in axes]
+    out_by_row = [a.row is not None and a.key is None for a in out_axes]
+    nothing = {s.dtype: zero_like_all((order, *arrays), s.dtype) for s in out_shapes}
+
+    def zeros(shape: tuple[int, ...], dtype: Any) -> Array:
+        return jnp.broadcast_to(nothing[dtype], shape)
+
+    def row_block(i: Array, totals: list[Array]) -> list[Array]:
+        i = i.astype(jnp.int32)
+        row_first = i * grid.row_block
+        row = jnp.minimum(row_first, grid.rows - grid.row_block)
+        held = [
+            read(x, a, row, _ZERO) if r else x for x, a, r in zip(arrays, axes, by_row, strict=True)
+        ]
+        # What belongs to these rows alone gathers in a block, and is written once.
+        carry = [
+            zeros(_block_shape(s.shape, a, grid), s.dtype) if r else total
+            for total, s, a, r in zip(totals, out_shapes, out_axes, out_by_row, strict=True)
+        ]
+
+        def pair(p: Array, carry: list[Array]) -> list[Array]:
+            p = p.astype(jnp.int32)
+            key_first = order[i, p] * grid.key_block
+            key = jnp.minimum(key_first, grid.keys - grid.key_block)
+            blocks = [
+                x if r else read(x, a, row, key) for x, a, r in zip(held, axes, by_row, strict=True)
+            ]
+            parts = run(row, row_first, key, key_first, *blocks)
+            return [
+                total + part if r else add(total, part, a, row, key)
+                for total, part, a, r in zip(carry, parts, out_axes, out_by_row, strict=True)
+            ]
+
+        carry = lax.fori_loop(_ZERO, counts[i], pair, carry)
+        return [
+            add(total, part, a, row, _ZERO) if r else part
+            for total, part, a, r in zip(totals, carry, out_axes, out_by_row, strict=True)
+        ]
+
+    totals = [zeros(s.shape, s.dtype) for s in out_shapes]
+    totals = lax.fori_loop(_ZERO, np.int32(order.shape[0]), row_block, totals)
+    return totals
+
+
+def _abstract(order: Any, counts: Any, *arrays: Any, out_shapes: Any, **_: Any) -> Any:
+    def outline(*args: Array) -> list[Array]:
+        return [jnp.broadcast_to(zero_like_all(args, s.dtype), s.shape) for s in out_shapes]
+
+    return jax.make_jaxpr(outline)(order, *arrays).out_avals
+
+
+def _jvp(primals: Any, tangents: Any, *, body: Any, axes: Any, **params: Any) -> Any:
+    order, counts, *arrays = primals
+    out = pair_sum_p.bind(*primals, body=body, axes=axes, **params)
+    moving = [i for i, t in enumerate(tangents[2:]) if not isinstance(t, ad.Zero)]
+    run = jaxpr_as_fun(body)
+    count = len(arrays)
+
+    def tangent(place: Place, *blocks: Array) -> Any:
+        fixed, directions = list(blocks[:count]), blocks[count:]
+
+        def along(*values: Array) -> Any:
+            full = list(fixed)
+            for i, v in zip(moving, values, strict=True):
+                full[i] = v
+            return run(*place, *full)
+
+        return jax.jvp(along, tuple(fixed[i] for i in moving), tuple(directions))[1]
+
+    tangents_out = _bind(
+        tangent,
+        Schedule(order, counts),
+        [*arrays, *(tangents[2 + i] for i in moving)],
+        axes + tuple(axes[i] for i in moving),
+        **params,
+    )
+    return out, tangents_out
+
+
+def _transpose(
+    cotangents: Any,
+    order: Any,
+    counts: Any,
+    *arrays: Any,
+    body: Any,
+    axes: Any,
+    out_axes: Any,
+    out_shapes: Any,
+    grid: Any,
+) -> Any:
+    linear = [i for i, x in enumerate(arrays) if _is_linear(x)]
+    known = [i for i in range(len(arrays)) if i not in linear]
+    given = [i for i, ct in enumerate(cotangents) if not isinstance(ct, ad.Zero)]
+    run = jaxpr_as_fun(body)
+
+    def transposed(place: Place, *blocks: Array) -> Any:
+        values, cts = blocks[: len(known)], blocks[len(known) :]
+
+        def forward(*directions: Array) -> Any:
+            full: list[Any] = [None] * len(arrays)
+            for i, v in zip(known, values, strict=True):
+                full[i] = v
+            for i, v in zip(linear, directions, strict=True):
+                full[i] = v
+            out = run(*place, *full)
+            return [out[i] for i in given]
+
+        avals = [
+            _shaped(_block_shape(arrays[i].aval.shape, axes[i], grid), arrays[i].aval.dtype)
+            for i in linear
+        ]
+        return jax.linear_transpose(forward, *avals)(list(cts))
+
+    result = _bind(
+        transposed,
+        Schedule(order, counts),
+        [*(arrays[i] for i in known), *(cotangents[i] for i in given)],
+        tuple(axes[i] for i in known) + tuple(out_axes[i] for i in given),
+        out_axes=tuple(axes[i] for i in linear),
+        out_shapes=tuple(_shaped(arrays[i].aval.shape, arrays[i].aval.dtype) for i in linear),
+        grid=grid,
+    )
+    full: list[Any] = [None] * (2 + len(arrays))
+    for i, ct in zip(linear, result, strict=True):
+        full[2 + i] = ct
+    return full
+
+
+def _batch(
+    args: Any, dims: Any, *, body: Any, axes: Any, out_axes: Any, out_shapes: Any, grid: Any
+) -> Any:
+    order, counts, *arrays = args
+    if any(d is not None for d in dims[:2]):
+        raise NotImplementedError("a schedule is shared by all entries of a vmap")
+    mapped = [d is not None for d in dims[2:]]
+    size = next(x.shape[d] for x, d in zip(args, dims, strict=True) if d is not None)
+    arrays = [
+        jnp.moveaxis(x, d, 0) if m else x for x, d, m in zip(arrays, dims[2:], mapped, strict=True)
+    ]
+    run = jax.vmap(
+        lambda place, *blocks: jaxpr_as_fun(body)(*place, *blocks),
+        in_axes=(None, *(0 if m else None for m in mapped)),
+        axis_size=size,
+    )
+    out = _bind(
+        run,
+        Schedule(order, counts),
+        arrays,
+        tuple(a.shifted() if m else a for a, m in zip(axes, mapped, strict=True)),
+        tuple(a.shifted() for a in out_axes),
+        tuple(_shaped((size, *s.shape), s.dtype) for s in out_shapes),
+        grid,
+    )
+    return out, (0,) * len(out)
+
+
+pair_sum_p: Any = Primitive("equipoise_pair_sum")  # type: ignore[no-untyped-call]
+pair_sum_p.multiple_results = True
+pair_sum_p.def_impl(
+    jax.jit(_evaluate, static_argnames=("body", "axes", "out_axes", "out_shapes", "grid"))
+)
+pair_sum_p.def_abstract_eval(_abstract)
+ad.primitive_jvps[pair_sum_p] = _jvp
+ad.primitive_transposes[pair_sum_p] = _transpose
+batching.primitive_batchers[pair_sum_p] = _batch
+mlir.register_lowering(pair_sum_p, mlir.lower_fun(_evaluate, multiple_results=True))

@@ -1,0 +1,71 @@
+"""Which blocks of the grid are computed: those in which some pair may attend."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from equipoise.attention._masks import Extent
+from equipoise.attention._pair_sum import Grid, Schedule
+from equipoise.attention._problem import Problem
+
+# Scores held at once, over batch and heads: 8 MiB in float32, which stays in a large cache.
+_SCORES = 2**21
+
+
+def grid_of(problem: Problem, block_size: int | None) -> Grid:
+    """Blocks of nearly equal length, none longer than asked for."""
+    b, t, s, k, g = problem.sizes
+    if block_size is None:
+        block_size = 512
+        while block_size > 128 and block_size**2 * b * k * g > _SCORES:
+            block_size //= 2
+
+    def fitted(length: int) -> int:
+        count = -(-length // block_size)
+        return -(-length // count)
+
+    return Grid(t, s, fitted(t), fitted(s))
+
+
+def _ends(length: int, block: int) -> tuple[np.ndarray, np.ndarray]:
+    """First index read and last index of each block, int32."""
+    first = np.arange(0, length, block, dtype=np.int32)
+    start = np.minimum(first, np.int32(length - block))
+    return start, start + np.int32(block - 1)
+
+
+def schedule_of(problem: Problem, grid: Grid) -> Schedule:
+    """The key blocks that each row block needs, known while tracing unless a mask holds arrays."""
+    rows = tuple(x[None, :, None] for x in _ends(grid.rows, grid.row_block))
+    keys = tuple(x[None, None, :] for x in _ends(grid.keys, grid.key_block))
+    shape = (rows[0].shape[1], keys[0].shape[2])
+    if problem.mask is None:
+        possible: Any = np.ones(shape, bool)
+    else:
+        offset: Any = problem.static_offset
+        if offset is None:
+            offset = problem.offset[:, None, None]
+        query = tuple(x + offset for x in rows)
+        possible, _ = problem.mask.bounds(Extent(rows, query, keys))  # type: ignore[arg-type]
+        possible = possible | np.zeros((1, *shape), bool)
+        possible = possible.any(axis=0)
+    if isinstance(possible, np.ndarray):
+        first = np.argsort(~possible, axis=1, kind="stable")
+        return Schedule(jnp.asarray(first, jnp.int32), jnp.asarray(possible.sum(1), jnp.int32))
+    possible = _any_of_batch(possible)
+    order = jnp.argsort(~possible, axis=1, stable=True).astype(jnp.int32)
+    return Schedule(order, possible.sum(axis=1, dtype=jnp.int32))
+
+
+@jax.custom_batching.custom_vmap
+def _any_of_batch(flags: Any) -> Any:
+    """The flags; under vmap, whether any entry has them, so that a loop keeps one trip count."""
+    return flags
+
+
+@_any_of_batch.def_vmap
+def _any_of_batch_rule(axis_size: int, in_batched: Any, flags: Any) -> Any:
+    del axis_size, in_batched
+    return _any_of_batch(flags.any(axis=0)), False

@@ -1,0 +1,123 @@
+"""The ONNX conformance cases of the Attention operator, through the public functions."""
+
+import jax.numpy as jnp
+import numpy as np
+import onnx
+import pytest
+from onnx.backend.test.case import node as onnx_node
+
+from equipoise import attention
+
+CASES = {
+    case.name: case
+    for case in onnx_node.collect_testcases("Attention")
+    if "_expanded" not in case.name
+}
+
+
+def arguments(case):
+    node = case.model.graph.node[0]
+    inputs, outputs = case.data_sets[0]
+    attributes = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
+    named = dict(zip([name for name in node.input if name], inputs, strict=True))
+    expected = dict(zip([name for name in node.output if name], outputs, strict=True))
+    return attributes, named, expected
+
+
+def split(x, heads):
+    """(b, heads, t, h) or (b, t, heads · h) as (b, t, heads, h)."""
+    if x.ndim == 4:
+        return jnp.moveaxis(jnp.asarray(x), 1, 2)
+    return jnp.asarray(x).reshape(*x.shape[:2], heads, -1)
+
+
+def side(value):
+    return None if value is None or value < 0 else int(value)
+
+
+@pytest.mark.parametrize("name", sorted(CASES))
+def test_dot_product_attention_passes_the_onnx_case(name):
+    attributes, named, expected = arguments(CASES[name])
+    folded = named["Q"].ndim == 3
+    query = split(named["Q"], attributes.get("q_num_heads"))
+    key, value = (split(named[x], attributes.get("kv_num_heads")) for x in "KV")
+    offset = 0
+    if "past_key" in named:
+        key = jnp.concatenate([split(named["past_key"], None), key], axis=1)
+        value = jnp.concatenate([split(named["past_value"], None), value], axis=1)
+        offset = named["past_key"].shape[2]
+    options = {}
+    if "nonpad_kv_seqlen" in named:
+        lengths = jnp.asarray(named["nonpad_kv_seqlen"]).reshape(-1)
+        options["key_value_seq_lengths"] = lengths
+        offset = lengths - query.shape[1]
+    scale = attributes.get("scale")
+    options |= {"query_offset": offset, "scale": scale}
+    masks = {"is_causal": bool(attributes.get("is_causal", 0))}
+    sides = [side(attributes.get(f"{which}_window_size")) for which in ("left", "right")]
+    if sides != [None, None]:
+        masks["local_window_size"] = tuple(sides)
+    cap = attributes.get("softcap", 0.0)
+    capped = {"logits_soft_cap": cap} if cap else {}
+    mask = named.get("attn_mask")
+    if mask is not None:
+        pad = [(0, 0)] * (mask.ndim - 1) + [(0, key.shape[1] - mask.shape[-1])]
+        fill = False if mask.dtype == bool else -np.inf
+        mask = jnp.asarray(np.pad(mask, pad, constant_values=fill))
+        if mask.dtype == bool:
+            masks["mask"] = mask
+        elif not cap:
+            masks["bias"] = mask
+        else:
+            # ONNX caps before the bias; a score function states any order.
+            capped = {}
+            shape = (query.shape[0], query.shape[2], query.shape[1], key.shape[1])
+            table = jnp.broadcast_to(mask, (1,) * (4 - mask.ndim) + mask.shape)
+            table = jnp.broadcast_to(table, shape).astype(jnp.float32)
+            first = jnp.broadcast_to(jnp.asarray(offset, jnp.int32).reshape(-1), shape[0])
+            masks["score_fn"] = lambda s, b, h, q, k: (
+                cap * jnp.tanh(s / cap) + table[b, h, q - first[b], k]
+            )
+    out = attention.dot_product_attention(query, key, value, **options, **masks, **capped)
+    wide = query.dtype == jnp.float32
+    tolerance = {"rtol": CASES[name].rtol, "atol": CASES[name].atol}
+    if not wide:
+        # Two roundings to the narrow dtype, of the weights in the case and of the result here.
+        tolerance = {"rtol": 4 * float(jnp.finfo(query.dtype).eps), "atol": 1e-4}
+
+    def check(actual, wanted):
+        assert actual.dtype == wanted.dtype
+        np.testing.assert_allclose(
+            np.asarray(actual, np.float64), np.asarray(wanted, np.float64), **tolerance
+        )
+
+    out = out.reshape(*out.shape[:2], -1) if folded else jnp.moveaxis(out, 2, 1)
+    check(out, expected["Y"])
+    if "present_key" in expected:
+        check(jnp.moveaxis(key, 2, 1), expected["present_key"])
+        check(jnp.moveaxis(value, 2, 1), expected["present_value"])
+    if "qk_matmul_output" in expected:
+        mode = attributes.get("qk_matmul_output_mode", 0)
+        if mode <= 1:
+            scores = attention.reference_attention(
+                query, key, value, scale=scale, return_scores=True, **(capped if mode else {})
+            )[1]
+        else:
+            _, lse, scores = attention.reference_attention(
+                query,
+                key,
+                value,
+                return_residual=True,
+                return_scores=True,
+                **options,
+                **masks,
+                **capped,
+            )
+            if mode == 3:
+                lse = jnp.moveaxis(lse, -1, 1)[..., None]
+                scores = jnp.exp(scores - jnp.where(jnp.isneginf(lse), 0, lse))
+        check(scores.astype(query.dtype), expected["qk_matmul_output"])
+
+
+def test_all_onnx_cases_were_found():
+    assert len(CASES) >= 93
