@@ -9,10 +9,10 @@ So a lookup that is right to 99.9 % needs Δ = log(n − 1) + 6.9: the margin gr
 *logarithm* of the number of keys. But in d dimensions the keys crowd, the gap that a unit query
 opens shrinks, and the norm of the query pays for it.
 
-**What you will see.** Left, the weight on the wanted key against the margin: every lookup of random
-keys lies on or above the bound, and orthonormal keys lie on it. Right, the norm that 99.9 % costs
-as keys are added in 16 dimensions: it rises faster than the margin, and a key inside the hull
-of the others cannot be copied at any norm, which the library reports.
+**What you will see.** Left, the weight that goes elsewhere against the margin: every lookup of
+random keys lies on or below the bound, and orthonormal keys lie on it. Right, the norm that 99.9 %
+costs as keys are added in 16 dimensions: it rises faster than the margin. And a key inside the
+hull of the others cannot be copied at any norm, which the library reports with a proof.
 """
 
 # %%
@@ -80,6 +80,8 @@ right.plot(counts, norms, "o-", label="norm of the query")
 right.plot(counts, needed, "s-", label="margin, log(n − 1) + 6.9")
 right.set(xlabel="keys n", ylabel="for 99.9 %", xscale="log", yscale="log")
 right.set_xticks(counts, counts)
+right.set_yticks([5, 10, 20], [5, 10, 20])
+right.minorticks_off()
 right.set_title(f"The price in {d} dimensions")
 right.legend()
 

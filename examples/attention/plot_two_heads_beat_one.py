@@ -6,10 +6,10 @@ To average the values at a and b, one head can ask with q = β(μ_a + μ_b), or 
 
 .. math:: k_a = g\, \mu_a, \qquad g \sim N(1, \tfrac12).
 
-**What you will see.** Left, the weight on key a in repeated draws: one head swings between the two
-values, and the sharper the query, the wilder; two heads stay at one half, except when g < 0, which
-happens in Φ(−√2) = 7.9 % of draws. Right, the variance of that weight against β: it tends to 1/4
-for one head and to 0.0181 for two, nearly fourteen times less.
+**What you will see.** Left, the weight on key a in repeated draws: one head swings between the
+two values; two heads stay at one half unless g is near 0 or below it, which last happens in
+Φ(−√2) = 7.9 % of draws. Right, the variance of that weight against β: it grows towards 1/4 for one
+head and ends at 0.0181 for two, nearly fourteen times less.
 """
 
 # %%
@@ -54,7 +54,8 @@ figure, (left, right) = new_grid(1, 2, size=(9.5, 3.8))
 left.plot(swings[0], "o-", linewidth=0.8, markersize=4, label="one head")
 left.plot(swings[1], "s-", linewidth=0.8, markersize=4, label="two heads")
 left.set(xlabel="draw", ylabel="weight on key a")
-left.legend()
+left.set_ylim(-0.05, 1.2)
+left.legend(loc="upper center", ncols=2)
 for result, name in ((one, "one head"), (two, "two heads")):
     right.errorbar(
         betas, result.variance[:, 0], 3 * result.variance_standard_error[:, 0], fmt="o-", label=name

@@ -35,7 +35,7 @@ def test_attention_weights_rejects_what_cannot_be_seen():
 def statistics(t, batch=()):
     zeros = jnp.zeros((*batch, t, 2))
     return attention.AttentionStatistics(
-        entropy=zeros + jnp.log(jnp.arange(1.0, t + 1))[:, None],
+        entropy=jnp.broadcast_to(jnp.log(jnp.arange(1.0, t + 1))[:, None], zeros.shape),
         top_weights=zeros[..., None],
         top_indices=zeros[..., None].astype(int),
         key_mass=zeros + 0.5,

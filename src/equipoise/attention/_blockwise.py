@@ -157,8 +157,8 @@ def _forward(problem: Problem, schedule: Schedule, grid: Grid) -> tuple[Array, A
         jnp.broadcast_to(zero, (b, t, k * g, e)),
         jnp.broadcast_to(zero, (b, t, k * g)),
     )
-    whole = lax.fori_loop(np.int32(0), np.int32(schedule.order.shape[0]), row_block, whole)
-    return whole
+    out, lse = lax.fori_loop(np.int32(0), np.int32(schedule.order.shape[0]), row_block, whole)
+    return out, lse
 
 
 def _by_row(x: Array) -> Array:

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from equipoise import _check
 from equipoise._types import Array, Bool, Float, Int, PRNGKeyArray
 from equipoise.attention._blockwise import blockwise
+from equipoise.attention._fused import fused
 from equipoise.attention._masks import Mask
 from equipoise.attention._reference import define, with_sinks
 from equipoise.attention._request import problem_from
@@ -71,8 +72,9 @@ def dot_product_attention(
         mask_fn: ``f(batch, head, q_index, k_index)`` on scalars; true attends.
         dropout_rate: Probability that a weight is dropped; the others grow by 1/(1 − rate).
         dropout_key: Random key of the dropout, which does not depend on the block size.
-        implementation: None chooses; ``"blockwise"`` (or ``"xla"``) is this library's,
-            ``"cudnn"`` the fused kernel of NVIDIA GPUs, ``"reference"`` the whole matrix.
+        implementation: ``"blockwise"`` (or ``"xla"``, or None) is this library's,
+            ``"cudnn"`` the fused kernel of NVIDIA GPUs, which has first derivatives in reverse
+            mode alone, ``"reference"`` the whole matrix.
         block_size: Rows and keys of a block. Affects time and memory, not the result beyond
             rounding.
         return_residual: Whether to return the log-sum-exp of the scores (and sink) too.
@@ -130,6 +132,8 @@ def dot_product_attention(
         implementation = _check.choice(_WHERE, "implementation", implementation, options)
     if implementation == "reference":
         out, lse, _ = define(problem)
+    elif implementation == "cudnn":
+        out, lse = fused(_WHERE, problem, return_residual=return_residual)
     else:
         out, lse = blockwise(problem, block_size)
     out, lse = with_sinks(out, lse, problem.sinks)

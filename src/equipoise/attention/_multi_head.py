@@ -156,7 +156,7 @@ def _project(params: Parameters, name: str, x: Array) -> Array:
 
 
 def _output(params: Parameters, y: Array) -> Array:
-    out = jnp.einsum("...tne,ned->...td", y, params["output"])
+    out = jnp.einsum("...tnv,nvd->...td", y, params["output"])
     bias = params.get("output_bias")
     return out if bias is None else out + bias.reshape((1,) * (out.ndim - 1) + bias.shape)
 

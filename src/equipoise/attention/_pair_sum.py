@@ -171,7 +171,6 @@ def _evaluate(
         old = lax.dynamic_slice(total, corner, part.shape)
         return lax.dynamic_update_slice(total, old + part, corner)
 
-    run = jaxpr_as_fun(body)
     by_row = [a.row is not None and a.key is None for a in axes]
     out_by_row = [a.row is not None and a.key is None for a in out_axes]
     nothing = {s.dtype: zero_like_all((order, *arrays), s.dtype) for s in out_shapes}
@@ -199,7 +198,7 @@ def _evaluate(
             blocks = [
                 x if r else read(x, a, row, key) for x, a, r in zip(held, axes, by_row, strict=True)
             ]
-            parts = run(row, row_first, key, key_first, *blocks)
+            parts = jaxpr_as_fun(body)(row, row_first, key, key_first, *blocks)
             return [
                 total + part if r else add(total, part, a, row, key)
                 for total, part, a, r in zip(carry, parts, out_axes, out_by_row, strict=True)
@@ -212,8 +211,8 @@ def _evaluate(
         ]
 
     totals = [zeros(s.shape, s.dtype) for s in out_shapes]
-    totals = lax.fori_loop(_ZERO, np.int32(order.shape[0]), row_block, totals)
-    return totals
+    done: list[Array] = lax.fori_loop(_ZERO, np.int32(order.shape[0]), row_block, totals)
+    return list(done)
 
 
 def _abstract(order: Any, counts: Any, *arrays: Any, out_shapes: Any, **_: Any) -> Any:
@@ -328,7 +327,7 @@ def _batch(
     return out, (0,) * len(out)
 
 
-pair_sum_p: Any = Primitive("equipoise_pair_sum")  # type: ignore[no-untyped-call]
+pair_sum_p: Any = Primitive("equipoise_pair_sum")
 pair_sum_p.multiple_results = True
 pair_sum_p.def_impl(
     jax.jit(_evaluate, static_argnames=("body", "axes", "out_axes", "out_shapes", "grid"))

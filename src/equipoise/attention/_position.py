@@ -80,11 +80,9 @@ def rotary_embedding(
         cos, sin = (_table(where, table, r)[positions] for table in tables)
     # Positions that do not depend on the batch stay small; the head axis follows them.
     lead = x.ndim - 2 - positions.ndim
+    wide = x.dtype if x.dtype.itemsize >= 4 else jnp.dtype(jnp.float32)
     cos, sin = (
-        a.astype(jnp.promote_types(x.dtype, jnp.float32)).reshape(
-            (1,) * lead + (*positions.shape, 1, r // 2)
-        )
-        for a in (cos, sin)
+        a.astype(wide).reshape((1,) * lead + (*positions.shape, 1, r // 2)) for a in (cos, sin)
     )
     turned, rest = x[..., :r].astype(cos.dtype), x[..., r:]
     if interleaved:

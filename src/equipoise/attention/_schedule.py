@@ -10,8 +10,8 @@ from equipoise.attention._masks import Extent
 from equipoise.attention._pair_sum import Grid, Schedule
 from equipoise.attention._problem import Problem
 
-# Scores held at once, over batch and heads: 8 MiB in float32, which stays in a large cache.
-_SCORES = 2**21
+# Scores held at once, over batch and heads: 2 MiB in float32, which stays in cache.
+_SCORES = 2**19
 
 
 def grid_of(problem: Problem, block_size: int | None) -> Grid:

@@ -163,8 +163,7 @@ def attention_statistics(
         return mass, (entropy, jnp.maximum(top, 0), jnp.where(top < 0, -1, index), lse)
 
     # A sum over no rows: zeros that vary over the same devices as the inputs under shard_map.
-    empty = jnp.einsum("btkgh,bskh->bkgs", problem.query[:, :0], problem.key)
-    empty = empty.astype(problem.dtype).reshape(b, n, s)
+    empty = jnp.einsum("btnh,bskh->bns", problem.query[:, :0], problem.key).astype(problem.dtype)
     mass, rows = jax.lax.scan(step, empty, jnp.arange(count, dtype=jnp.int32) * size)
 
     def joined(x: Array) -> Array:

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 
@@ -52,7 +53,10 @@ def attention_weights(
     ax = new_axes(ax, size=(4.6, 4.0))
     with styled():
         picture = ax.imshow(
-            np.ma.masked_equal(w, 0), vmin=0, vmax=max(w.max(initial=0), 1e-300), cmap=SEQUENTIAL
+            np.ma.masked_equal(w, 0),
+            # Small weights are many: without the root they all look like 0.
+            norm=PowerNorm(0.5, vmin=0, vmax=w.max(initial=0) or 1),
+            cmap=SEQUENTIAL,
         )
         ax.grid(visible=False)
         ax.set(xlabel="key", ylabel="query")

@@ -1,0 +1,102 @@
+"""The fused kernel of NVIDIA GPUs, through ``jax.nn``, for the requests that it can serve.
+
+It is taken only where it is asked for: it has one reverse-mode derivative and no forward mode,
+and a function cannot know while it is traced how often it will be differentiated.
+"""
+
+import jax
+import jax.numpy as jnp
+
+from equipoise import _check
+from equipoise._types import Array
+from equipoise.attention._masks import BAND, PREFIX, ROWS, Mask
+from equipoise.attention._problem import Problem
+
+
+def _refusal(problem: Problem, parts: list[Mask], *, return_residual: bool) -> tuple[str, str]:
+    """(argument, reason) of what the kernel cannot serve, or empty strings."""
+    bands = [part for part in parts if part.rule == BAND]
+    sides = [part.static for part in bands]
+    reasons = {
+        "query": ("float16 or bfloat16", problem.query.dtype.itemsize == 2),
+        "value": (
+            "the head size of `query`",
+            problem.value.shape[-1] == problem.query.shape[-1],
+        ),
+        "score_fn": ("None", problem.score_fn is None),
+        "logits_soft_cap": ("None", problem.soft_cap is None),
+        "dropout_rate": ("0, its random numbers are its own", problem.kept is None),
+        "query_offset": ("the integer 0", problem.static_offset == 0),
+        "scale": ("a Python number", not _check.is_traced(problem.scale)),
+        "mask": (
+            "causal, a window with a causal mask, lengths or a boolean array",
+            all(part.rule in (BAND, PREFIX, ROWS) for part in parts)
+            and all(right == 0 for _, right in sides),
+        ),
+        "sinks": ("None", problem.sinks is None),
+        "return_residual": ("False, as its log-sum-exp has no gradient", not return_residual),
+    }
+    for argument, (expected, served) in reasons.items():
+        if not served:
+            return argument, expected
+    return "", ""
+
+
+def _conjuncts(mask: Mask | None) -> list[Mask]:
+    """The masks that ``&`` joined."""
+    if mask is None:
+        return []
+    if len(mask.operands) == 2 and all(isinstance(part, Mask) for part in mask.operands):
+        joined = mask & mask
+        if mask.rule == joined.rule:
+            return [part for operand in mask.operands for part in _conjuncts(operand)]
+    return [mask]
+
+
+def fused(where: str, problem: Problem, *, return_residual: bool) -> tuple[Array, Array]:
+    """(o, lse) from cuDNN, or an error that says why not; lse is not to be used."""
+    parts = _conjuncts(problem.mask)
+    argument, expected = _refusal(problem, parts, return_residual=return_residual)
+    if argument:
+        raise _check.value_error(
+            where,
+            "implementation",
+            f"'cudnn' serves only requests with `{argument}` {expected}",
+            "another",
+            "Use implementation=None, which serves all.",
+        )
+    if jax.default_backend() != "gpu":
+        raise _check.value_error(
+            where,
+            "implementation",
+            "'cudnn' needs an NVIDIA GPU",
+            f"the backend {jax.default_backend()!r}",
+            "Use implementation=None, which runs everywhere.",
+        )
+    b, t, s, k, g = problem.sizes
+    lefts = [part.static[0] for part in parts if part.rule == BAND and part.static[0] is not None]
+
+    def lengths(rule: object, whole: int) -> Array | None:
+        found = [part.operands[0] for part in parts if part.rule == rule]
+        shared = jnp.full((b,), whole, jnp.int32)
+        for length in found:
+            shared = jnp.minimum(shared, jnp.broadcast_to(length.astype(jnp.int32), (b,)))
+        return shared if found else None
+
+    def grown(x: Array | None) -> Array | None:
+        return None if x is None else jnp.broadcast_to(x, (*x.shape[:2], t, s))
+
+    out = jax.nn.dot_product_attention(
+        problem.query,
+        problem.key,
+        problem.value,
+        None if problem.bias is None else grown(problem.bias.astype(problem.query.dtype)),
+        grown(problem.allowed),
+        scale=float(problem.scale),
+        is_causal=any(part.rule == BAND for part in parts),
+        query_seq_lengths=lengths(ROWS, t),
+        key_value_seq_lengths=lengths(PREFIX, s),
+        local_window_size=(min(lefts), 0) if lefts else None,
+        implementation="cudnn",
+    )
+    return out, jnp.zeros((b, t, k * g), problem.dtype)

@@ -1,0 +1,200 @@
+"""What happens at the edges: no keys, masked rows, NaN behind a mask, bad input."""
+
+import functools
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from equipoise import attention
+from tests.attention.problems import KEY, QUERY, VALUE, B, E, N, S, T
+
+ARRAYS = (QUERY, KEY, VALUE)
+blocks = functools.partial(attention.dot_product_attention, block_size=8)
+
+
+def test_dot_product_attention_edge_masked_rows_are_zero_with_zero_gradients():
+    mask = jnp.ones((T, S), bool).at[3].set(False)
+
+    def f(q, k, v):
+        return blocks(q, k, v, mask=mask[None], return_residual=True)
+
+    out, lse = f(*ARRAYS)
+    assert np.all(np.asarray(out)[:, 3] == 0)
+    assert np.all(np.isneginf(np.asarray(lse)[:, 3]))
+    assert np.all(np.isfinite(np.asarray(lse)[:, :3]))
+    row = jax.grad(lambda *a: jnp.sum(f(*a)[0][:, 3]), (0, 1, 2))(*ARRAYS)
+    chex.assert_trees_all_equal(row, jax.tree.map(jnp.zeros_like, row))
+    whole = jax.grad(lambda *a: jnp.sum(jnp.sin(f(*a)[0])), (0, 1, 2))(*ARRAYS)
+    assert all(np.all(np.isfinite(x)) for x in whole)
+    assert np.all(np.asarray(whole[0])[:, 3] == 0)
+
+
+def test_dot_product_attention_edge_infinite_bias_masks():
+    bias = jnp.zeros((T, S)).at[3].set(-jnp.inf).at[:, 5].set(-jnp.inf)
+    allowed = ~jnp.isneginf(bias)
+    for cap in (None, 2.0):
+        actual = blocks(*ARRAYS, bias=bias[None], logits_soft_cap=cap)
+        wanted = blocks(*ARRAYS, mask=allowed[None], logits_soft_cap=cap)
+        chex.assert_trees_all_equal(actual, wanted)
+    gradient = jax.grad(lambda b: jnp.sum(jnp.sin(blocks(*ARRAYS, bias=b[None]))))(bias)
+    assert np.all(np.isfinite(gradient))
+    assert np.all(np.asarray(gradient)[3] == 0)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_dot_product_attention_edge_masked_nonfinite_reaches_nothing(bad):
+    mask = jnp.ones((T, S), bool).at[:, 11].set(False)
+    clean = [QUERY, KEY.at[:, 11].set(0), VALUE.at[:, 11].set(0)]
+    dirty = [QUERY, KEY.at[:, 11].set(bad), VALUE.at[:, 11].set(bad)]
+
+    def f(q, k, v):
+        return blocks(q, k, v, mask=mask[None], return_residual=True)
+
+    def all_of(arrays):
+        gradient = jax.grad(lambda *a: jnp.sum(jnp.sin(f(*a)[0])), (0, 1, 2))
+        tangents = tuple(jnp.ones_like(x) for x in arrays)
+        return f(*arrays), gradient(*arrays), jax.jvp(f, tuple(arrays), tangents)[1]
+
+    chex.assert_trees_all_close(all_of(dirty), all_of(clean), rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_dot_product_attention_edge_nonfinite_reaches_only_rows_that_may_read_it(bad):
+    last = T - 4
+
+    def f(q, k, v):
+        return blocks(q, k, v, is_causal=True)
+
+    for dirty in (
+        (QUERY, KEY[:, :T].at[:, last].set(bad), VALUE[:, :T]),
+        (QUERY, KEY[:, :T], VALUE[:, :T].at[:, last].set(bad)),
+    ):
+        out = np.asarray(f(*dirty))
+        clean = np.asarray(f(QUERY, KEY[:, :T], VALUE[:, :T]))
+        np.testing.assert_allclose(out[:, :last], clean[:, :last], rtol=1e-12)
+        assert not np.any(np.isfinite(out[:, last])) or bad == np.inf
+        tangent = jax.jvp(f, dirty, tuple(jnp.ones_like(x) for x in dirty))[1]
+        assert np.all(np.isfinite(np.asarray(tangent)[:, :last]))
+
+
+def test_dot_product_attention_edge_nan_value_that_is_read_is_seen():
+    value = VALUE.at[0, 2].set(jnp.nan)
+    for options in ({}, {"mask": attention.from_function(lambda b, h, q, k: k < 5)}):
+        out = blocks(QUERY, KEY, value, **options)
+        assert np.all(np.isnan(out[0]))
+        assert np.all(np.isfinite(out[1]))
+
+
+def test_dot_product_attention_edge_no_keys_no_rows():
+    out, lse = blocks(QUERY, KEY[:, :0], VALUE[:, :0], return_residual=True)
+    assert np.all(out == 0)
+    assert out.shape == (B, T, N, E)
+    assert np.all(np.isneginf(lse))
+    assert blocks(QUERY[:, :0], KEY, VALUE).shape == (B, 0, N, E)
+    gradient = jax.grad(lambda q: jnp.sum(blocks(q, KEY[:, :0], VALUE[:, :0])))(QUERY)
+    assert np.all(gradient == 0)
+
+
+def test_dot_product_attention_first_row_of_causal_reads_the_first_key():
+    out = blocks(*ARRAYS, is_causal=True)
+    first = jnp.repeat(VALUE[:, 0], N // VALUE.shape[2], axis=1)
+    np.testing.assert_allclose(out[:, 0], first, rtol=1e-12)
+
+
+def test_dot_product_attention_invariant_to_permuted_keys():
+    order = jnp.asarray(np.random.default_rng(1).permutation(S))
+    actual = blocks(QUERY, KEY[:, order], VALUE[:, order])
+    np.testing.assert_allclose(actual, blocks(*ARRAYS), rtol=1e-10, atol=1e-12)
+
+
+def test_dot_product_attention_constant_bias_moves_the_residual_alone():
+    out, lse = blocks(*ARRAYS, return_residual=True)
+    moved, lse_moved = blocks(*ARRAYS, bias=jnp.full((1, 1, 1), 3.0), return_residual=True)
+    np.testing.assert_allclose(moved, out, rtol=1e-10, atol=1e-12)
+    np.testing.assert_allclose(lse_moved, lse + 3, rtol=1e-12)
+
+
+def test_dot_product_attention_sink_scales_by_a_sigmoid():
+    sinks = jnp.arange(N) * 0.7
+    out, lse = blocks(*ARRAYS, return_residual=True)
+    actual, with_sink = blocks(*ARRAYS, sinks=sinks, return_residual=True)
+    share = jax.nn.sigmoid(lse - sinks[None, None])
+    np.testing.assert_allclose(actual, out * share[..., None], rtol=1e-12, atol=1e-14)
+    np.testing.assert_allclose(with_sink, jnp.logaddexp(lse, sinks[None, None]), rtol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("error", "match", "arguments", "options"),
+    [
+        (ValueError, "`query` must have shape", (QUERY[0, 0], KEY, VALUE), {}),
+        (ValueError, "`key` must have shape", (QUERY, KEY[0], VALUE), {}),
+        (ValueError, "`key` must have the head size", (QUERY, KEY[..., :2], VALUE), {}),
+        (ValueError, "`value` must have the lengths", (QUERY, KEY, VALUE[:, :3]), {}),
+        (ValueError, "multiple of `key`'s", (QUERY[:, :, :3], KEY, VALUE), {}),
+        (TypeError, "`query` must be a floating-point", (QUERY.astype(int), KEY, VALUE), {}),
+        (TypeError, "`key` must have the dtype", (QUERY, KEY.astype(jnp.float32), VALUE), {}),
+        (ValueError, "`bias` must broadcast", ARRAYS, {"bias": jnp.ones((3, T, S))}),
+        (ValueError, "`mask` must broadcast", ARRAYS, {"mask": jnp.ones((T, S + 1), bool)}),
+        (TypeError, "`mask` must be boolean", ARRAYS, {"mask": jnp.ones((T, S))}),
+        (ValueError, "`dropout_key` must be", ARRAYS, {"dropout_rate": 0.1}),
+        (ValueError, "`dropout_rate` must lie", ARRAYS, {"dropout_rate": 1.0}),
+        (ValueError, "`sinks` must have shape", ARRAYS, {"sinks": jnp.ones(N + 1)}),
+        (ValueError, "`segment_ids` must have shape", ARRAYS, {"segment_ids": jnp.ones(T, int)}),
+        (TypeError, "`query_offset` must hold integers", ARRAYS, {"query_offset": 0.5}),
+        (ValueError, "must have shape", ARRAYS, {"query_seq_lengths": jnp.ones(5, int)}),
+        (ValueError, "`local_window_size` must be", ARRAYS, {"local_window_size": (1, 2, 3)}),
+        (ValueError, "`implementation` must be one of", ARRAYS, {"implementation": "flash"}),
+        (TypeError, "`block_size` must be a Python", ARRAYS, {"block_size": 2.0}),
+        (TypeError, "`score_fn` must return", ARRAYS, {"score_fn": lambda s, b, h, q, k: q}),
+        (TypeError, "`mask_fn` must return", ARRAYS, {"mask_fn": lambda b, h, q, k: q}),
+        (TypeError, "`scale` must be a real scalar", ARRAYS, {"scale": jnp.ones(3)}),
+    ],
+)
+def test_dot_product_attention_rejects(error, match, arguments, options):
+    with pytest.raises(error, match=match):
+        attention.dot_product_attention(*arguments, **options)
+    if "implementation" not in options and "block_size" not in options:
+        with pytest.raises(error, match=match):
+            attention.reference_attention(*arguments, **options)
+
+
+def test_dot_product_attention_cudnn_says_why_it_cannot_serve():
+    half = [x.astype(jnp.bfloat16) for x in (QUERY, KEY, KEY)]
+    for options, reason in (
+        ({"logits_soft_cap": 1.0}, "`logits_soft_cap` None"),
+        ({"return_residual": True}, "log-sum-exp has no gradient"),
+        ({"local_window_size": 3}, "`mask` causal"),
+        ({"query_offset": 2}, "`query_offset` the integer 0"),
+        ({}, "needs an NVIDIA GPU"),
+    ):
+        with pytest.raises(ValueError, match=reason):
+            attention.dot_product_attention(*half, implementation="cudnn", **options)
+    with pytest.raises(ValueError, match="`query` float16 or bfloat16"):
+        attention.dot_product_attention(*ARRAYS, implementation="cudnn")
+
+
+def test_dot_product_attention_cudnn_passes_the_request_on(monkeypatch):
+    half = [x.astype(jnp.bfloat16) for x in (QUERY, KEY, KEY)]
+    asked = {}
+
+    def kernel(query, key, value, bias, mask, **options):
+        asked.update(options)
+        options.pop("implementation")
+        return original(query, key, value, bias, mask, **options)
+
+    original = jax.nn.dot_product_attention
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    monkeypatch.setattr(jax.nn, "dot_product_attention", kernel)
+    options = {"is_causal": True, "local_window_size": (4, 0)}
+    out = attention.dot_product_attention(*half, implementation="cudnn", **options)
+    assert asked["implementation"] == "cudnn"
+    assert asked["is_causal"]
+    assert asked["local_window_size"] == (4, 0)
+    wanted = attention.dot_product_attention(*half, **options)
+    # Two roundings to bfloat16 of values up to three.
+    np.testing.assert_allclose(
+        np.asarray(out, np.float64), np.asarray(wanted, np.float64), rtol=0.02, atol=0.02
+    )
