@@ -167,6 +167,8 @@ def _critical(
 
     _, slope = jax.jvp(family, (jnp.zeros_like(limit),), (jnp.ones_like(limit),))
     scale = 1 / jnp.linalg.norm(slope)
+    # Infinite where the game is flat, NaN where the update has no derivative.
+    undefined = jnp.isnan(scale)
     brackets = jax.tree.map(lambda a, b: jnp.stack([a, b]), *explore(family, scale, limit, num))
 
     def settle(bracket: Bracket, strict: Array) -> tuple[Array, ...]:
@@ -191,12 +193,14 @@ def _critical(
     # One crossing loses both; the two ways to polish it agree to rounding.
     same = jnp.abs(neutral - step_size) <= rounding(neutral.dtype, 0.6) * step_size
     neutral = jnp.where(same, step_size, jnp.maximum(neutral, step_size))
+    step_size, neutral = (jnp.where(undefined, jnp.nan, s) for s in (step_size, neutral))
     which = jnp.where(lost[0], 0, 1)
-    is_lost, eigenvalue = lost[which], eigenvalues[which]
+    is_lost, eigenvalue = lost[which] & ~undefined, eigenvalues[which]
     angle = jnp.abs(jnp.angle(eigenvalue))
     near = rounding(angle.dtype, 0.4)
     kind = jnp.where(angle < near, FOLD, jnp.where(angle > jnp.pi - near, FLIP, NEIMARK_SACKER))
-    _, at, image = linearization(game, rule, players, steps(scale))
+    probe = steps(jnp.where(undefined, limit, jnp.minimum(scale, limit)))
+    _, at, image = linearization(game, rule, players, probe)
     return CriticalStep(
         step_size=step_size,
         neutral_step_size=neutral,
@@ -205,7 +209,7 @@ def _critical(
         kind=jnp.where(is_lost, kind, NOT_LOST).astype(jnp.int32),
         resonance=jnp.where(is_lost, resonance(angle), 0),
         simple=simple[which] & is_lost,
-        residual=step_residual(at, image, steps(scale)),
+        residual=step_residual(at, image, probe),
     )
 
 
