@@ -1,3 +1,5 @@
 """Matplotlib figures of the areas' results; imported only when asked for."""
 
-__all__: list[str] = []
+from equipoise.plot._cost import cost_curves
+
+__all__ = ["cost_curves"]
