@@ -13,7 +13,6 @@ from jax import lax
 from equipoise.cost import _shapes
 
 
-
 def mlp(params, x):
     for w, b in params[:-1]:
         x = jax.nn.relu(x @ w + b)

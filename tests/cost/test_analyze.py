@@ -203,9 +203,7 @@ def test_analyze_gather_is_free_and_scatter_add_counts_its_updates():
 
 
 def test_analyze_linear_algebra_counts_and_says_how():
-    found = cost.analyze(
-        lambda a: lax.linalg.cholesky(a, symmetrize_input=False), "f32[b,n,n]"
-    )
+    found = cost.analyze(lambda a: lax.linalg.cholesky(a, symmetrize_input=False), "f32[b,n,n]")
     # By hand for n = 3: three roots, 2 + 1 divisions, and 1·2 products and sums twice over.
     by_hand = sum(1 + (3 - k) + (3 - k) * (3 - k + 1) for k in (1, 2, 3))
     assert found.other_flops.evaluate(b=1, n=3) == by_hand

@@ -13,6 +13,8 @@ from equipoise import _check
 from equipoise.cost import _atoms, _printing
 from equipoise.cost._atoms import FUNCTIONS, Atom, Monomial, Number
 
+NAME = "must be the name of a size, such as 'n' or 'width', or a number"
+
 
 class Expression:
     """An exact cost as a function of named sizes, which are positive integers.
@@ -30,6 +32,8 @@ class Expression:
         if isinstance(value, Expression):
             terms = value._terms
         elif isinstance(value, str):
+            if not value.isidentifier():
+                raise _check.value_error("cost.Expression", "value", NAME, repr(value))
             terms = {((value, 1),): 1}
         else:
             terms = {(): value} if value else {}

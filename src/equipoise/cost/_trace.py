@@ -8,7 +8,6 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from equipoise import _check
 from equipoise.cost import _shapes
@@ -84,25 +83,28 @@ def _reason(error: Exception) -> str:
 
 
 def forward(where: str, fn: Callable[..., Any], args: Sequence[Any]) -> Traced:
-    """The program that returns a function's result and its pullback, whose leaves are residuals."""
-    return trace(where, lambda *xs: jax.vjp(fn, *xs), args)
+    """The program that returns a function's result and its pullback, whose leaves are residuals.
+
+    The result comes in two lists: what has a cotangent, and what (integers, keys) has none.
+    """
+
+    def split(*xs: Any) -> Any:
+        leaves = [jnp.asarray(leaf) for leaf in jax.tree.leaves(fn(*xs))]
+        smooth = [leaf for leaf in leaves if jnp.issubdtype(leaf.dtype, jnp.inexact)]
+        return smooth, [leaf for leaf in leaves if not jnp.issubdtype(leaf.dtype, jnp.inexact)]
+
+    def both(*xs: Any) -> Any:
+        smooth, pullback, rest = jax.vjp(split, *xs, has_aux=True)
+        return (smooth, rest), pullback
+
+    return trace(where, both, args)
 
 
 def backward(where: str, result: Any, pullback: Any) -> Traced:
     """The program that applies a pullback to a cotangent of every result that has one."""
 
     def pull(pullback: Any, cotangents: list[Any]) -> Any:
-        filled = iter(cotangents)
-        full = [
-            next(filled) if _has_cotangent(leaf) else np.zeros(leaf.shape, jax.dtypes.float0)
-            for leaf in leaves
-        ]
-        gradients = pullback(jax.tree.unflatten(structure, full))
-        return [g for g in jax.tree.leaves(gradients) if g.dtype != jax.dtypes.float0]
+        gradients = jax.tree.leaves(pullback(cotangents))
+        return [g for g in gradients if g.dtype != jax.dtypes.float0]
 
-    leaves, structure = jax.tree.flatten(result)
-    return trace(where, pull, (pullback, [leaf for leaf in leaves if _has_cotangent(leaf)]))
-
-
-def _has_cotangent(leaf: Any) -> bool:
-    return bool(jnp.issubdtype(leaf.dtype, jnp.inexact))
+    return trace(where, pull, (pullback, result[0]))

@@ -5,6 +5,9 @@ from equipoise.plot._attention import (
     attention_rows,
     attention_weights,
 )
+from equipoise.plot._cost import (
+    cost_curves,
+)
 from equipoise.plot._games import (
     basins,
     critical_steps,
@@ -26,6 +29,7 @@ __all__ = [
     "attention_rows",
     "attention_weights",
     "basins",
+    "cost_curves",
     "critical_steps",
     "eigenvalue_paths",
     "new_axes",

@@ -1,0 +1,94 @@
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.ticker import LogLocator, NullLocator
+
+from equipoise import _check
+from equipoise.cost import Expression, crossover
+from equipoise.plot._style import COLORS, new_axes, styled
+
+
+def cost_curves(
+    costs: Mapping[str, Expression],
+    name: str,
+    *,
+    at: Sequence[int],
+    ax: Axes | None = None,
+    **sizes: int,
+) -> Axes:
+    r"""Costs against one size, on logarithmic axes, with each crossover marked.
+
+    .. math::
+
+        n \mapsto c_i(n), \qquad n^*_{ij} : c_i(n^*) = c_j(n^*)
+
+    Args:
+        costs: Label of each curve to its cost, such as ``analyze(...).flops``.
+        name: The size on the horizontal axis.
+        at: Values of that size, at least two, increasing.
+        ax: Axes to draw on. By default those of a new figure.
+        sizes: Numbers for all other sizes.
+
+    Returns:
+        The axes. Points where a cost is 0 are left out. A crossover outside the range of ``at``
+        is not marked; where costs never change order there is none.
+
+    Raises:
+        ValueError: If a size is missing, or fewer than two values are given.
+
+    Cost: One evaluation a point, and one :func:`equipoise.cost.crossover` for each pair.
+
+    Examples:
+        >>> from equipoise import plot
+        >>> n, d = cost.Expression("n"), cost.Expression("d")
+        >>> layers = {"attention": 4 * n**2 * d, "recurrence": 4 * n * d**2}
+        >>> axes = plot.cost_curves(layers, "n", at=[64, 128, 256, 1024], d=256)
+        >>> axes.get_xlabel()
+        'n'
+
+    References:
+        The layers of :cite:t:`vaswani2017`, table 1, are the usual use.
+    """
+    if len(at) < 2:
+        raise _check.value_error("plot.cost_curves", "at", "must have two values or more", list(at))
+    with styled():
+        ax = new_axes(ax)
+        grid = np.asarray(at)
+        for (label, expression), color in zip(costs.items(), COLORS * len(costs), strict=False):
+            values = np.array([float(expression.evaluate(**sizes, **{name: int(n)})) for n in grid])
+            shown = values > 0
+            ax.loglog(grid[shown], values[shown], color=color, label=_label(label, expression))
+        _mark_crossovers(ax, list(costs.values()), name, grid, sizes)
+        ax.set_xlabel(name)
+        ax.set_ylabel("cost")
+        ax.xaxis.set_major_locator(LogLocator(base=2, numticks=8))
+        ax.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+        ax.xaxis.set_minor_locator(NullLocator())
+        fixed = ", ".join(f"{key} = {value}" for key, value in sizes.items())
+        ax.set_title(f"Cost against {name}" + (f" ({fixed})" if fixed else ""))
+        ax.legend(loc="upper left")
+    return ax
+
+
+def _label(name: str, expression: Expression) -> str:
+    """The name, with the formula where it is short enough to read in a legend."""
+    return f"{name}: ${expression.latex()}$" if len(str(expression)) <= 40 else name
+
+
+def _mark_crossovers(
+    ax: Axes, costs: list[Expression], name: str, grid: np.ndarray, sizes: Mapping[str, int]
+) -> None:
+    for i, first in enumerate(costs):
+        for second in costs[i + 1 :]:
+            found = crossover(first, second, name, **sizes)
+            if found.size is None or found.root is None or not grid[0] <= found.root <= grid[-1]:
+                continue
+            height = float(first.evaluate(**sizes, **{name: found.size}))
+            ax.plot(found.root, height, "o", color="black", markersize=6, zorder=5)
+            ax.annotate(
+                f"{name}* = {found.root:g}",
+                (found.root, height),
+                xytext=(8, -14),
+                textcoords="offset points",
+            )

@@ -1,0 +1,139 @@
+import functools
+import time
+
+import jax
+import jax.numpy as jnp
+import pytest
+from jax import lax
+
+from equipoise import cost
+from tests.cost import programs
+
+SCALARS = {
+    "divided_by_its_length": (lambda x: x / x.shape[0], "f32[n]"),
+    "variance": (lambda x: jnp.var(x, -1, ddof=1) * jnp.mean(x), "f32[n,d]"),
+    "indexed": (lambda x: x[0] * x[-1] * x.sum(0), "f32[n,d]"),
+    "mapped": (lambda x: lax.map(lambda r: jnp.tanh(jnp.mean(r) * r), x), "f32[n,d]"),
+    "jitted": (jax.jit(lambda x: jnp.mean(jnp.exp(x)) / x.shape[0]), "f32[n,d]"),
+}
+FUNCTIONS = programs.PROGRAMS | programs.STEP | SCALARS
+
+
+def kept_bytes(fn, args):
+    """Bytes of the leaves of JAX's own vjp function."""
+    leaves = jax.tree.leaves(jax.eval_shape(lambda *xs: jax.vjp(fn, *xs)[1], *args))
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in leaves)
+
+
+@pytest.mark.parametrize("name", list(FUNCTIONS))
+def test_analyze_residual_bytes_are_those_of_vjp(name, rng):
+    fn, *args = FUNCTIONS[name]
+    found = cost.analyze(fn, *args).residual_bytes
+    for _ in range(5):
+        sizes = programs.random_sizes(rng)
+        expected = kept_bytes(fn, programs.with_sizes(tuple(args), sizes))
+        assert found.evaluate(**sizes) == expected
+
+
+@pytest.mark.parametrize("name", ["mlp", "rnn", "attention"])
+def test_analyze_training_residual_bytes_are_those_of_vjp_with_checkpoint(name, rng):
+    fn, *args = programs.PROGRAMS[name]
+    policy = jax.checkpoint_policies.dots_saveable
+    for chosen in (None, policy):
+        found = cost.analyze_training(fn, *args, policy=chosen)
+        sizes = programs.random_sizes(rng)
+        concrete = programs.with_sizes(tuple(args), sizes)
+        assert found.residual_bytes.evaluate(**sizes) == kept_bytes(fn, concrete)
+        again = kept_bytes(jax.checkpoint(fn, policy=chosen), concrete)
+        assert found.rematerialized.residual_bytes.evaluate(**sizes) == again
+
+
+def test_analyze_training_matmuls_cost_twice_as_much_backward():
+    found = cost.analyze_training(programs.mlp, programs.MLP, "f32[n,i]")
+    assert found.backward.matmul_flops == 2 * found.forward.matmul_flops
+    assert found.total.matmul_flops == 3 * found.forward.matmul_flops
+    # Computing the forward pass again adds one more, less the product that nothing needs.
+    last = cost.Expression("n") * cost.Expression("h") * cost.Expression("o") * 2
+    again = found.rematerialized.matmul_flops
+    assert again in (4 * found.forward.matmul_flops, 4 * found.forward.matmul_flops - last)
+
+
+def test_analyze_training_total_is_both_passes():
+    found = cost.analyze_training(programs.rnn, programs.RNN, "f32[n,b,e]")
+    for kind in ("flops", "elementwise_flops", "bytes_read"):
+        parts = getattr(found.forward, kind) + getattr(found.backward, kind)
+        assert getattr(found.total, kind) == parts
+    assert found.total.depth.degree("n") == 1
+    assert found.total.depth <= found.forward.depth + found.backward.depth
+    assert found.residual_bytes <= found.total.peak_bytes
+    assert found.total.output_bytes.evaluate(n=2, b=1, d=3, e=1) == 4 * (2 * 3 + 9 + 3 + 3 + 2)
+
+
+def test_analyze_training_total_agrees_with_the_traced_gradient():
+    found = cost.analyze_training(programs.loss(programs.mlp), programs.MLP, "f32[n,i]").total
+    both = cost.analyze(
+        lambda p, x: jax.value_and_grad(programs.loss(programs.mlp), argnums=(0, 1))(p, x),
+        *(programs.MLP, "f32[n,i]"),
+    )
+    assert found.matmul_flops == both.matmul_flops
+    assert found.depth == both.depth
+
+
+def test_analyze_training_saves_memory_with_checkpoint():
+    def deep(x):
+        for _ in range(8):
+            x = jnp.sin(x)
+        return x
+
+    found = cost.analyze_training(deep, "f32[n]")
+    assert str(found.residual_bytes) == "32*n"
+    assert str(found.rematerialized.residual_bytes) == "4*n"
+    assert found.rematerialized.flops > found.total.flops
+
+
+def test_analyze_training_without_floats_costs_nothing_backward():
+    found = cost.analyze_training(lambda i: i + 1, "i32[n]")
+    assert found.backward.flops == 0
+    assert found.residual_bytes == 0
+
+
+def test_analyze_training_with_integers_beside_floats():
+    def pick(x, i):
+        return x[i], i + 1
+
+    # With float64 on, JAX computes indices from named sizes in 64 bits, from numbers in 32.
+    with jax.enable_x64(False):
+        found = cost.analyze_training(pick, "f32[n]", "i32[k]")
+    args = jax.ShapeDtypeStruct((3,), jnp.float32), jax.ShapeDtypeStruct((2,), jnp.int32)
+    assert found.residual_bytes.evaluate(n=3, k=2) == kept_bytes(pick, args)
+    assert str(found.total.output_bytes) == "8*k + 4*n"
+
+
+def test_analyze_training_rejects_a_function_without_reverse_mode():
+    def halve(x):
+        return lax.while_loop(lambda y: jnp.all(y > 1), lambda y: y / 2, x)
+
+    with pytest.raises(ValueError, match="Reverse-mode differentiation does not work"):
+        cost.analyze_training(halve, "f32[n]")
+    with pytest.raises(ValueError, match=r"cost.analyze_training: .* must be a dtype with"):
+        cost.analyze_training(lambda x: x, "f32[n")
+    with pytest.raises(TypeError, match=r"`args\[0\]` must be an array"):
+        cost.analyze_training(lambda x: x, object())
+
+
+def stack(params, x):
+    return functools.reduce(lambda x, layer: programs.block(layer, x), params, x)
+
+
+@pytest.mark.slow
+def test_analyze_training_of_twelve_layers_takes_five_seconds_whatever_the_sizes():
+    model = [programs.BLOCK] * 12
+    times, found = [], None
+    for width in ("f32[b,n,d]", "f32[2,64,d]", "f32[32,65536,d]"):
+        start = time.process_time()
+        found = cost.analyze_training(programs.loss(stack), model, width)
+        times.append(time.process_time() - start)
+    assert found.total.matmul_flops.degree("d") == 2
+    assert min(times) < 5
+    # The same equations are walked, so only noise differs.
+    assert max(times) < 3 * min(times)
