@@ -1,5 +1,5 @@
-r"""Attention costs more than recurrence beyond n = d, and is shallower beyond a few dozen
-=======================================================================================
+r"""Attention costs more than recurrence beyond n = d, and is shallower beyond a dozen
+===============================================================================
 
 L layers of width d on a sequence of length n: an Elman network against a causal transformer. Their
 matrix products, in a layer, are
@@ -95,9 +95,9 @@ for name, found in crossings.items():
 # -------------------
 # A training step, compiled, at six lengths. Exponents are slopes in log-log between the longest
 # lengths, for the formula as well: at these lengths no single term has won yet. Time parts from
-# work where a step is bound by the launch of its operations (short lengths, where time grows less
-# than work, and the RNN's loop at every length), and where scores leave the cache (where it grows
-# more). Memory is a property of the compiled program and does not vary between runs.
+# work where a step is bound by the launch of its operations: at short lengths, and in the RNN's
+# loop at every length, whose operations are small. Memory is a property of the compiled program,
+# the same in every run; at short lengths it lies below the formula, which counts the arguments.
 
 LENGTHS = np.array([16, 32, 64, 128, 256, 512])
 
@@ -122,11 +122,11 @@ def exponent(values):
     return np.polyfit(np.log(LENGTHS[-3:]), np.log(values[-3:]), 1)[0]
 
 
-def formula(expression):
+def formula(expression, lengths=LENGTHS):
     """The expression at all lengths; a size that it does not name is not asked for."""
     sizes = {"d": WIDTH, "L": DEPTH}
     given = {k: v for k, v in sizes.items() if k in expression.names}
-    return np.array([float(expression.evaluate(n=int(m), **given)) for m in LENGTHS])
+    return np.array([float(expression.evaluate(n=int(m), **given)) for m in lengths])
 
 
 seconds, scratch, work, kept = {}, {}, {}, {}
@@ -137,7 +137,8 @@ for name in named:
     kept[name] = formula(trained[name].total.peak_bytes)
     print(
         f"{name:12} exponent of n: time {exponent(seconds[name]):.2f}, "
-        f"work {exponent(work[name]):.2f}; scratch {exponent(scratch[name]):.2f}, peak {exponent(kept[name]):.2f};"
+        f"work {exponent(work[name]):.2f}; scratch {exponent(scratch[name]):.2f}, "
+        f"peak {exponent(kept[name]):.2f};"
         f" degrees {trained[name].total.flops.degree('n')}, "
         f"{trained[name].total.peak_bytes.degree('n')}"
     )
@@ -148,17 +149,18 @@ print("time at n = 32 over n = 16:", {k: round(float(v), 2) for k, v in overhead
 # Figure
 # ------
 
+LONGER = 2 ** np.arange(2, 13)
 figure, axes = new_grid(2, 2, size=(10, 7))
 for color, name in zip(COLORS, named, strict=False):
-    axes[0].loglog(LENGTHS, formula(whole[name].flops), color=color, label=name)
-    axes[1].loglog(LENGTHS, formula(whole[name].depth), color=color, label=name)
+    axes[0].loglog(LONGER, formula(whole[name].flops, LONGER), color=color, label=name)
+    axes[1].loglog(LONGER, formula(whole[name].depth, LONGER), color=color, label=name)
     axes[2].loglog(LENGTHS, seconds[name], "o-", color=color, label=f"{name}, measured")
     scale = seconds[name][-1] / work[name][-1]
     axes[2].loglog(LENGTHS, work[name] * scale, "--", color=color, label="work, scaled at the end")
     axes[3].loglog(LENGTHS, scratch[name], "o-", color=color, label=f"{name}, compiled")
     axes[3].loglog(LENGTHS, kept[name], "--", color=color, label="peak bytes, formula")
-share = DEPTH * formula(mixing)
-axes[0].loglog(LENGTHS, share, ":", color=COLORS[1], label="attention's n² part")
+share = DEPTH * formula(mixing, LONGER)
+axes[0].loglog(LONGER, share, ":", color=COLORS[1], label="attention's n² part")
 axes[0].axvline(WIDTH, color="gray", lw=1)
 axes[0].text(WIDTH * 1.05, share[-1], "n = d", va="top", color="gray")
 crossing = crossings["depth"].size
