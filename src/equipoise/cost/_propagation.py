@@ -9,7 +9,8 @@ import numpy as np
 
 from equipoise.cost._reach import FAR, NONE, Reach, anything, lift, make, numeric, unknown
 
-Rule = Callable[[Any, list[Any], int], list[Any]]
+# From a primitive and its operands to its results; None if it depends on unknown indices.
+Rule = Callable[[Any, list[Any], int], list[Any] | None]
 # From a stack of sets of an operand's elements to the results that each contributes to.
 Touch = Callable[[np.ndarray], np.ndarray]
 
@@ -97,10 +98,10 @@ def select(eqn: Any, xs: list[Any], n: int) -> list[Any]:
 def moved(data: int | None = None) -> Rule:
     """Results are elements of the first ``data`` operands: the primitive moves their numbers."""
 
-    def rule(eqn: Any, xs: list[Any], n: int) -> list[Any]:
+    def rule(eqn: Any, xs: list[Any], n: int) -> list[Any] | None:
         count = len(xs) if data is None else data
         if any(isinstance(x, Reach) for x in xs[count:]):
-            return everything(eqn, xs, n)
+            return None
         a = [lift(x, n) for x in xs[:count]]
         start, tokens = 0, []
         for x in a:
@@ -127,11 +128,11 @@ def moved(data: int | None = None) -> Rule:
     return rule
 
 
-def scattered(eqn: Any, xs: list[Any], n: int) -> list[Any]:
+def scattered(eqn: Any, xs: list[Any], n: int) -> list[Any] | None:
     """Updates replace elements (``scatter``) or join them (``scatter-add`` and its like)."""
     operand, indices, updates = xs
     if isinstance(indices, Reach):
-        return everything(eqn, xs, n)
+        return None
     a, b = lift(operand, n), lift(updates, n)
     options = {"dimension_numbers": eqn.params["dimension_numbers"], "mode": eqn.params["mode"]}
 
@@ -290,10 +291,11 @@ def _touches(function: Callable[[Any], Any]) -> Touch:
 def _by_level(steps: np.ndarray, touch: Touch) -> np.ndarray:
     """The fewest steps over all contributions, one number of steps at a time."""
     positions = np.moveaxis(steps, -1, 0)
-    found: Any = NONE
+    found = np.full(steps.shape[-1:], NONE)
     for level in np.unique(steps[steps < NONE])[::-1]:
-        found = np.where(touch(positions <= level), level, found)
-    return np.moveaxis(np.broadcast_to(found, np.shape(found)), 0, -1)
+        reads = np.moveaxis(touch(positions <= level), 0, -1)
+        found = np.where(reads, level, found)
+    return found
 
 
 def identity(eqn: Any, xs: list[Any], n: int) -> list[Any]:

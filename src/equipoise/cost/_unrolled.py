@@ -48,13 +48,15 @@ class Walk:
                 if parameter in eqn.params and eqn.params[parameter] is not None:
                     return self.run(eqn.params[parameter], xs)
         if not any(isinstance(x, Reach) for x in xs):
-            results = eqn.primitive.bind(*map(jnp.asarray, xs), **eqn.params)
-            return list(results) if eqn.primitive.multiple_results else [results]
+            found = eqn.primitive.bind(*map(jnp.asarray, xs), **eqn.params)
+            return list(found) if eqn.primitive.multiple_results else [found]
         rule = RULES.get(name)
-        if rule is None:
-            self.notes[f"{name}: every result reads every operand"] = None
+        results = None if rule is None else rule(eqn, xs, self.n)
+        if results is None:
+            why = "not known" if rule is None else "indices depend on the input"
+            self.notes[f"{name}: {why}, every result reads every operand"] = None
             return everything(eqn, xs, self.n)
-        return rule(eqn, xs, self.n)
+        return results
 
     def scan_(self, eqn: Any, xs: list[Any]) -> list[Any]:
         """As many copies of the body as it has iterations."""

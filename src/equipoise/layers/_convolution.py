@@ -65,7 +65,7 @@ def convolution(
 
     def convolve(params: PyTree, x: Array) -> Array:
         """Without padding, which JAX's convolution takes in numbers alone."""
-        y: Array = jax.lax.conv_general_dilated(
+        y = jax.lax.conv_general_dilated(
             x[None],
             params["kernel"],
             window_strides=(1,),
@@ -73,7 +73,8 @@ def convolution(
             rhs_dilation=(dilation,),
             dimension_numbers=("NWC", "WIO", "NWC"),
         )[0]
-        return y + params["bias"][None]
+        bias: Array = params["bias"]
+        return y + bias[None]
 
     def apply(params: PyTree, x: Array) -> Array:
         taps, d, _ = params["kernel"].shape

@@ -178,7 +178,13 @@ def pointwise(name: str, weights: PyTree, function: Callable[[PyTree, Array], Ar
 zeros = jax.nn.initializers.zeros
 ones = jax.nn.initializers.ones
 glorot = jax.nn.initializers.glorot_uniform
-orthogonal = jax.nn.initializers.orthogonal()
+
+
+def orthogonal(key: PRNGKeyArray, shape: tuple[int, ...], dtype: Any) -> Array:
+    """A matrix with orthonormal columns; half precision, which has no QR, is rounded to at last."""
+    wide = jax.dtypes.canonicalize_dtype(float) if jnp.dtype(dtype).itemsize < 4 else dtype
+    drawn: Array = jax.nn.initializers.orthogonal()(key, shape, wide)
+    return drawn.astype(dtype)
 
 
 def widened(x: Array) -> Array:

@@ -1,0 +1,124 @@
+"""Layers against their equations in NumPy, and the laws that each of them obeys."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from equipoise import layers
+from tests.layers.zoo import ALL, D
+from tests.oracles import layers as oracle
+
+ORACLES = {
+    "elman_rnn": oracle.elman_rnn,
+    "elman_rnn_wide": oracle.elman_rnn,
+    "gru": oracle.gru,
+    "attention_full": oracle.self_attention,
+    "attention_causal": lambda p, x: oracle.self_attention(p, x, is_causal=True),
+    "attention_window": lambda p, x: oracle.self_attention(p, x, window=3),
+    "attention_causal_window": lambda p, x: oracle.self_attention(p, x, is_causal=True, window=3),
+    "linear_attention": oracle.linear_attention,
+    "linear_attention_causal": lambda p, x: oracle.linear_attention(p, x, is_causal=True),
+    "convolution": oracle.convolution,
+    "convolution_causal": lambda p, x: oracle.convolution(p, x, is_causal=True),
+    "convolution_dilated": lambda p, x: oracle.convolution(p, x, dilation=3, is_causal=True),
+    "feed_forward": oracle.feed_forward,
+    "layer_norm": oracle.layer_norm,
+    "block": oracle.transformer_block,
+    "block_causal": lambda p, x: oracle.transformer_block(p, x, is_causal=True),
+}
+
+
+def drawn(layer, key):
+    """Weights with biases that are not zero, so that a forgotten one shows."""
+    params = layer.init(key, jnp.float64)
+    keys = jax.random.split(key, len(jax.tree.leaves(params)))
+    keys = jax.tree.unflatten(jax.tree.structure(params), list(keys))
+    return jax.tree.map(lambda w, k: w + 0.3 * jax.random.normal(k, w.shape, w.dtype), params, keys)
+
+
+@pytest.mark.parametrize("name", ORACLES)
+@pytest.mark.parametrize("n", [1, 9])
+def test_apply_matches_numpy_float64(name, n, key):
+    params, x = drawn(ALL[name], key), jax.random.normal(key, (n, D), jnp.float64)
+    y = ALL[name].apply(params, x)
+    want = ORACLES[name](jax.tree.map(np.asarray, params), np.asarray(x))
+    # Sums of some hundred terms of order one.
+    np.testing.assert_allclose(y, want, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_apply_keeps_the_dtype(name, key):
+    for dtype, bound in ((jnp.float32, 1e-4), (jnp.bfloat16, 0.3)):
+        params, x = ALL[name].init(key, dtype), jax.random.normal(key, (5, D), dtype)
+        y = ALL[name].apply(params, x)
+        assert y.dtype == dtype
+        exact = ALL[name].apply(*jax.tree.map(lambda a: a.astype(jnp.float64), (params, x)))
+        # Eight bits of mantissa and some ten roundings of values of order one in a row.
+        np.testing.assert_allclose(y.astype(jnp.float64), exact, atol=bound, rtol=bound)
+
+
+@pytest.mark.parametrize("name", ["attention_full", "linear_attention", "block"])
+def test_full_attention_is_equivariant_to_permutation(name, key):
+    params, x = drawn(ALL[name], key), jax.random.normal(key, (8, D), jnp.float64)
+    order = jax.random.permutation(key, 8)
+    y = ALL[name].apply(params, x)
+    np.testing.assert_allclose(ALL[name].apply(params, x[order]), y[order], rtol=1e-11, atol=1e-12)
+
+
+def test_convolution_is_equivariant_to_translation(key):
+    layer = ALL["convolution"]
+    params, x = drawn(layer, key), jax.random.normal(key, (9, D), jnp.float64)
+    moved = jnp.concatenate([jnp.zeros((3, D)), x])
+    np.testing.assert_allclose(
+        layer.apply(params, moved)[5:], layer.apply(params, x)[2:], rtol=1e-11, atol=1e-12
+    )
+
+
+def test_layer_norm_ignores_shift_and_scale_of_a_position(key):
+    layer = layers.layer_norm(D, epsilon=1e-30)
+    params, x = layer.init(key), jax.random.normal(key, (4, D), jnp.float64)
+    np.testing.assert_allclose(layer.apply(params, 3 * x + 7), layer.apply(params, x), atol=1e-12)
+
+
+def test_layer_norm_edge_constant_position_maps_to_shift(key):
+    layer = layers.layer_norm(D)
+    params = drawn(layer, key)
+    y = layer.apply(params, jnp.ones((2, D), jnp.float64))
+    np.testing.assert_array_equal(y, np.tile(params["shift"], (2, 1)))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"is_causal": True}, {"window": 3}, {"is_causal": True, "window": 3}],
+    ids=str,
+)
+def test_self_attention_blockwise_equals_plain(options, key):
+    plain = layers.self_attention(D, num_heads=2, **options)
+    blockwise = layers.self_attention(D, num_heads=2, implementation="blockwise", **options)
+    params, x = drawn(plain, key), jax.random.normal(key, (11, D), jnp.float64)
+
+    def loss(layer, params, x):
+        return jnp.sum(layer.apply(params, x) ** 2)
+
+    for layer in (plain, blockwise):
+        assert layer.apply(params, x).shape == (11, D)
+    np.testing.assert_allclose(
+        blockwise.apply(params, x), plain.apply(params, x), rtol=1e-11, atol=1e-12
+    )
+    for a, b in zip(
+        jax.tree.leaves(jax.grad(lambda p: loss(plain, p, x))(params)),
+        jax.tree.leaves(jax.grad(lambda p: loss(blockwise, p, x))(params)),
+        strict=True,
+    ):
+        np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-10)
+
+
+def test_stack_is_its_layer_applied_again(key):
+    layer = layers.transformer_block(D, num_heads=2)
+    stack = layers.stack(layer, 3)
+    params, x = drawn(stack, key), jax.random.normal(key, (5, D), jnp.float64)
+    y = x
+    for i in range(3):
+        y = layer.apply(jax.tree.map(lambda w, i=i: w[i], params), y)
+    np.testing.assert_allclose(stack.apply(params, x), y, rtol=1e-11, atol=1e-12)
