@@ -115,15 +115,17 @@ def descend(
             if several
             else measured[0](state.params, here)
         )
-        updates, memory = optimizer.update(
-            gradient,
-            state.optimizer,
-            state.params,
-            value=loss,
-            grad=gradient,
-            value_fn=lambda p: losses[0](p, here)[0],
-        )
-        params = optax.apply_updates(state.params, updates)
+        # optax counts steps in integers and mixes them with floats.
+        with jax.numpy_dtype_promotion("standard"):
+            updates, memory = optimizer.update(
+                gradient,
+                state.optimizer,
+                state.params,
+                value=loss,
+                grad=gradient,
+                value_fn=lambda p: losses[0](p, here)[0],
+            )
+            params = optax.apply_updates(state.params, updates)
         checks = (log_p, entropy, gradient, params)
         bad = jnp.stack([~_all_finite(check) for check in checks])
         term = jnp.where(jnp.any(bad), 1 + jnp.argmax(bad), 0).astype(jnp.int32)

@@ -72,7 +72,7 @@ def judge(
     return Fit(
         family=family,
         params=found.params,
-        elbo=elbo,
+        elbo=elbo if found.elbo is None else found.elbo,
         diagnostics=measured,
         draw_diagnostics=best,
         converged=jnp.asarray(found.converged),

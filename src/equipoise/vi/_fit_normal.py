@@ -14,6 +14,13 @@ SHRINK, GROW = 0.3, 2.0
 MAX_RATIO = 8.0  # one step changes no variance by more than this factor
 
 
+class Points(NamedTuple):
+    """Points and weights for expectations under N(0, I)."""
+
+    noise: Array
+    weights: Array
+
+
 class NormalState(NamedTuple):
     """Everything a fit of a normal continues from.
 
@@ -50,19 +57,20 @@ def positive_axes(curvature: Array) -> tuple[Array, Array]:
 
 
 def measure(
-    log_p: Callable[[Array], Scalar], mean: Array, factor: Array, noise: Array
+    log_p: Callable[[Array], Scalar], mean: Array, factor: Array, points: Points
 ) -> tuple[Scalar, Array, Array]:
     """ELBO, slope and curvature of N(mean, factor factorᵀ) over the points.
 
     Stein's identity gives the curvature from gradients alone, and makes it the exact derivative
     of the same average that the ELBO is, along symmetric changes of the factor.
     """
-    values, gradients = jax.vmap(jax.value_and_grad(log_p))(affine(mean, factor, noise))
+    positions = affine(mean, factor, points.noise)
+    values, gradients = jax.vmap(jax.value_and_grad(log_p))(positions)
     pulled = gradients @ factor
-    curvature = pulled.T @ noise / noise.shape[0]
+    curvature = pulled.T @ (points.weights[:, None] * points.noise)
     return (
-        normal_elbo(values, factor),
-        jnp.mean(pulled, axis=0),
+        normal_elbo(points.weights @ values, factor),
+        points.weights @ pulled,
         0.5 * (curvature + curvature.T),
     )
 
@@ -119,7 +127,7 @@ def proposal(state: NormalState) -> tuple[Array, Array]:
 def ascend(
     log_p: Callable[[Array], Scalar],
     state: NormalState,
-    noise: Array,
+    points: Points,
     *,
     limit: Array,
     tolerance: float,
@@ -129,12 +137,12 @@ def ascend(
 
     A step that lowers the ELBO, or where anything is not finite, is undone and shortened.
     """
-    eps = np.finfo(noise.dtype).eps
+    eps = np.finfo(points.noise.dtype).eps
 
     def step(state: NormalState) -> NormalState:
         first = state.step == 0
         mean, factor = (diagonal_proposal if diagonal else proposal)(state)
-        elbo, slope, curvature = measure(log_p, mean, factor, noise)
+        elbo, slope, curvature = measure(log_p, mean, factor, points)
         finite = (
             jnp.isfinite(elbo) & jnp.all(jnp.isfinite(curvature)) & jnp.all(jnp.isfinite(slope))
         )

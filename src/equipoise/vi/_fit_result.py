@@ -50,7 +50,8 @@ class Fit:
     Attributes:
         family: The :class:`Family` of q.
         params: Its fitted parameters.
-        elbo: The evidence lower bound there with its standard error, from fresh draws.
+        elbo: The evidence lower bound there with its standard error, from fresh draws; or, in
+            float64 near a normal, by a sparse grid, with the difference to a smaller one.
         diagnostics: :class:`Diagnostics` of q.
         draw_diagnostics: :class:`Diagnostics` of the weighted draws that
             :func:`posterior_draws` uses, which an adapted proposal may have made.

@@ -15,10 +15,10 @@ from equipoise.vi._estimate import Estimate, standard_error
 from equipoise.vi._family import Family
 from equipoise.vi._fit_noise import balanced
 from equipoise.vi._fit_result import Diagnostics
-from equipoise.vi._fit_start import Local, affine, local_normals
+from equipoise.vi._fit_start import Local, affine, local_normals, normal_elbo
 from equipoise.vi._fit_target import Target, flat_log_density
 from equipoise.vi._linear_response import linear_response
-from equipoise.vi._weighted import Weighted
+from equipoise.vi._weighted import Weighted, evaluate
 
 START_STEPS = 80
 START_POINTS = 64
@@ -56,7 +56,7 @@ def ascend(
     target: Target,
     family: Family,
     state: _fit_normal.NormalState,
-    noise: Array,
+    points: _fit_normal.Points,
     limit: Array,
     tolerance: float,
     diagonal: bool,  # noqa: FBT001
@@ -64,7 +64,7 @@ def ascend(
     """Variational Newton steps."""
     log_p = flat_log_density(target, family)
     return _fit_normal.ascend(
-        log_p, state, noise, limit=limit, tolerance=tolerance, diagonal=diagonal
+        log_p, state, points, limit=limit, tolerance=tolerance, diagonal=diagonal
     )
 
 
@@ -80,6 +80,16 @@ def descend(
 ) -> _fit_gradient.GradientState:
     """Steps of an optax optimizer."""
     return _fit_gradient.descend(target, family, optimizer, state, key, settings, limit=limit)
+
+
+@functools.partial(jax.jit, static_argnames="family")
+def expect(
+    target: Target, family: Family, state: _fit_normal.NormalState, noise: Array, weights: Array
+) -> Array:
+    """ELBO of a normal by each column of weights."""
+    log_p = flat_log_density(target, family)
+    values = evaluate(log_p, affine(state.mean, state.factor, noise))
+    return jax.vmap(lambda column: normal_elbo(column @ values, state.factor))(weights.T)
 
 
 @functools.partial(jax.jit, static_argnames="family")

@@ -31,11 +31,11 @@ class Path(NamedTuple):
     done: Array
 
 
-def normal_elbo(values: Array, factor: Array) -> Scalar:
-    """Mean of the log densities at m + W ε plus the entropy of N(m, W Wᵀ)."""
+def normal_elbo(mean_log_p: Scalar, factor: Array) -> Scalar:
+    """Mean of the log density plus the entropy of N(m, W Wᵀ)."""
     d = factor.shape[0]
     entropy = jnp.linalg.slogdet(factor)[1] + 0.5 * d * (1 + jnp.log(2 * jnp.pi))
-    elbo: Scalar = jnp.mean(values) + entropy.astype(values.dtype)
+    elbo: Scalar = mean_log_p + entropy.astype(mean_log_p.dtype)
     return elbo
 
 
@@ -65,7 +65,7 @@ def local_normals(log_p: Density, starts: Array, noise: Array, *, num_steps: int
         point = path.point + (axes @ ascent) / size
         value = log_p(point)
         factor = axes * curvature[None] ** -0.5 / size[:, None]
-        elbo = normal_elbo(jax.vmap(log_p)(affine(path.point, factor, noise)), factor)
+        elbo = normal_elbo(jnp.mean(jax.vmap(log_p)(affine(path.point, factor, noise))), factor)
         elbo = jnp.where(jnp.isfinite(elbo), elbo, -jnp.inf)
         better = elbo > path.best.elbo
         here = Local(path.point, factor, elbo)

@@ -1,0 +1,97 @@
+"""The reference posteriors: default fits are right, or say that they are not."""
+
+import functools
+import importlib.util
+import json
+import os
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from equipoise import vi
+
+REFERENCE = pathlib.Path(
+    os.environ.get("EQUIPOISE_REFERENCE", pathlib.Path(__file__).parents[2] / "../shared/reference")
+)
+FOLDER = REFERENCE / "posteriors"
+pytestmark = pytest.mark.skipif(
+    not FOLDER.is_dir(), reason="no reference posteriors beside the repository"
+)
+QUICK = ("kidiq_with_mom_work-kidscore_interaction_z", "gp_pois_regr-gp_regr")
+SEEDS = 3
+
+
+@functools.cache
+def reference():
+    spec = importlib.util.spec_from_file_location("posteriors", FOLDER / "posteriors.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def build(name):
+    """The posterior, and a log density that allows what its author's code does."""
+    posterior = reference().build(name)
+
+    def log_density(u):
+        with jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard"):
+            return posterior["logp"](u)
+
+    return posterior, log_density
+
+
+def passes(posterior, fit, key):
+    """Every mean within 0.25 sd and every sd within 10 %, on the constrained scale."""
+    draws = vi.posterior_draws(fit, key, 8000)
+    with jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard"):
+        draws = np.asarray(jax.vmap(posterior["constrain"])(draws))
+    mean_error = np.abs(draws.mean(0) - posterior["mean"]) / posterior["sd"]
+    sd_error = np.abs(draws.std(0) / posterior["sd"] - 1)
+    return bool(np.max(mean_error) < 0.25 and np.max(sd_error) < 0.1)
+
+
+@pytest.mark.parametrize("name", QUICK)
+def test_fit_passes_and_trusts(name):
+    posterior, log_density = build(name)
+    fit = vi.fit(log_density, jnp.zeros(posterior["dim"]), jax.random.key(0))
+    assert fit.trusted, fit.reason
+    assert passes(posterior, fit, jax.random.key(1))
+
+
+@pytest.mark.slow
+def test_fit_passes_most_and_never_trusts_a_failure():
+    verdicts = {}
+    for name in reference().NAMES:
+        posterior, log_density = build(name)
+        for seed in range(SEEDS):
+            fit = vi.fit(log_density, jnp.zeros(posterior["dim"]), jax.random.key(seed))
+            verdicts[name, seed] = (
+                passes(posterior, fit, jax.random.key(seed + 100)),
+                bool(fit.trusted),
+            )
+        jax.clear_caches()
+    wrongly_trusted = [which for which, (good, trusted) in verdicts.items() if trusted and not good]
+    assert not wrongly_trusted
+    for seed in range(SEEDS):
+        good = sum(verdicts[name, seed][0] for name in reference().NAMES)
+        assert good >= 16, f"seed {seed}: {good} of {len(reference().NAMES)}"
+
+
+def exact_names():
+    path = FOLDER / "exact_regressions.json"
+    return sorted(json.loads(path.read_text())) if path.is_file() else []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", exact_names())
+def test_fit_reaches_the_exact_optimum_of_a_regression(name):
+    exact = json.loads((FOLDER / "exact_regressions.json").read_text())[name]
+    posterior, log_density = build(name)
+    for make, which in ((vi.full_rank, "fullrank"), (vi.mean_field, "meanfield")):
+        fit = vi.fit(log_density, jnp.zeros(posterior["dim"]), jax.random.key(0), family=make)
+        # The target: 1e-6 nats. A sparse grid of degree 9 leaves less than 1e-7 here.
+        np.testing.assert_allclose(fit.elbo.value, exact[which]["elbo"], rtol=0, atol=1e-6)
+        assert fit.elbo.value < exact["logZ"]
