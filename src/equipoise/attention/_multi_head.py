@@ -211,7 +211,7 @@ def multi_head_attention(
         (2, 5, 8)
 
     References:
-        :cite:t:`vaswani2017attention`, section 3.2.2; :cite:t:`ainslie2023gqa`.
+        :cite:t:`vaswani2017`, section 3.2.2; :cite:t:`ainslie2023gqa`.
     """
     where = "attention.multi_head_attention"
     d = _check.positive_integer(where, "model_size", model_size)
