@@ -90,12 +90,12 @@ def check_memory():
 
     def size(devices, tokens):
         mesh = jax.sharding.Mesh(jax.devices()[:devices], ("ring",))
-        x = jax.ShapeDtypeStruct((1, tokens, 1, 4), jnp.float32)
+        x = jax.ShapeDtypeStruct((1, tokens, 1, 64), jnp.float32)
 
         def loss(q, k, v):
             def local(q, k, v):
                 return attention.ring_attention(
-                    q, k, v, axis_name="ring", is_causal=True, block_size=4
+                    q, k, v, axis_name="ring", is_causal=True, block_size=64
                 )
 
             return jnp.sum(
@@ -107,7 +107,7 @@ def check_memory():
         assert shards
         return max(largest_array(e.params["jaxpr"]) for e in shards)
 
-    few, many, longer = size(2, 1024), size(8, 1024), size(8, 2048)
+    few, many, longer = size(2, 2048), size(8, 2048), size(8, 4096)
     assert few == 4 * many, (few, many)
     assert longer == 2 * many, (longer, many)
 

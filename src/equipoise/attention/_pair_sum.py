@@ -279,7 +279,7 @@ def _transpose(
             return [out[i] for i in given]
 
         avals = [
-            _shaped(_block_shape(arrays[i].aval.shape, axes[i], grid), arrays[i].aval.dtype)
+            arrays[i].aval.update(shape=_block_shape(arrays[i].aval.shape, axes[i], grid))
             for i in linear
         ]
         return jax.linear_transpose(forward, *avals)(list(cts))
