@@ -105,7 +105,12 @@ def test_dot_product_attention_passes_the_onnx_case(name):
         mode = attributes.get("qk_matmul_output_mode", 0)
         if mode <= 1:
             scores = attention.reference_attention(
-                query, key, value, scale=scale, return_scores=True, **(capped if mode else {})
+                query,
+                key,
+                value,
+                scale=scale,
+                return_scores=True,
+                **({"logits_soft_cap": cap} if mode and cap else {}),
             )[1]
         else:
             _, lse, scores = attention.reference_attention(

@@ -5,12 +5,19 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
 from jax.custom_derivatives import SymbolicZero
 
 from equipoise._types import Array
-from equipoise.attention._pair_sum import Axes, Grid, Place, Schedule, pair_sum, zero_like_all
+from equipoise.attention._pair_sum import (
+    Axes,
+    Grid,
+    Place,
+    Schedule,
+    pair_sum,
+    repeat,
+    zero_like_all,
+)
 from equipoise.attention._problem import Problem
 from equipoise.attention._schedule import _any_of_batch, grid_of, schedule_of
 from equipoise.attention._scores import Block, dropout, scores
@@ -109,14 +116,14 @@ def _forward(problem: Problem, schedule: Schedule, grid: Grid) -> tuple[Array, A
         return x if axis is None else lax.dynamic_slice_in_dim(x, start, size, axis)
 
     def row_block(i: Array, totals: tuple[Array, Array]) -> tuple[Array, Array]:
-        i = i.astype(jnp.int32)
+        i = jnp.asarray(i, jnp.int32)
         row_first = i * grid.row_block
         row = jnp.minimum(row_first, grid.rows - grid.row_block)
         held = [cut(x, a.row, row, grid.row_block) for x, a in zip(leaves, axes, strict=True)]
 
         def pair(p: Array, carry: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
             top, total, acc = carry
-            p = p.astype(jnp.int32)
+            p = jnp.asarray(p, jnp.int32)
             key_first = schedule.order[i, p] * grid.key_block
             key = jnp.minimum(key_first, grid.keys - grid.key_block)
             cuts = [cut(x, a.key, key, grid.key_block) for x, a in zip(held, axes, strict=True)]
@@ -143,7 +150,7 @@ def _forward(problem: Problem, schedule: Schedule, grid: Grid) -> tuple[Array, A
             jnp.broadcast_to(zero, rows),
             jnp.broadcast_to(zero, (*rows, e)),
         )
-        top, total, acc = lax.fori_loop(np.int32(0), schedule.counts[i], pair, start)
+        top, total, acc = repeat(schedule.counts[i], pair, start, most=schedule.order.shape[1])
         empty = total == 0
         safe = jnp.where(empty, 1, total)
         lse = jnp.where(empty, -jnp.inf, top + jnp.log(safe))
@@ -157,7 +164,7 @@ def _forward(problem: Problem, schedule: Schedule, grid: Grid) -> tuple[Array, A
         jnp.broadcast_to(zero, (b, t, k * g, e)),
         jnp.broadcast_to(zero, (b, t, k * g)),
     )
-    out, lse = lax.fori_loop(np.int32(0), np.int32(schedule.order.shape[0]), row_block, whole)
+    out, lse = repeat(len(schedule.order), row_block, whole, most=len(schedule.order))
     return out, lse
 
 

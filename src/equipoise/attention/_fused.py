@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from equipoise import _check
 from equipoise._types import Array
-from equipoise.attention._masks import BAND, PREFIX, ROWS, Mask
+from equipoise.attention._masks import BAND, BOTH, PREFIX, ROWS, Mask
 from equipoise.attention._problem import Problem
 
 
@@ -46,10 +46,8 @@ def _conjuncts(mask: Mask | None) -> list[Mask]:
     """The masks that ``&`` joined."""
     if mask is None:
         return []
-    if len(mask.operands) == 2 and all(isinstance(part, Mask) for part in mask.operands):
-        joined = mask & mask
-        if mask.rule == joined.rule:
-            return [part for operand in mask.operands for part in _conjuncts(operand)]
+    if mask.rule == BOTH:
+        return [part for operand in mask.operands for part in _conjuncts(operand)]
     return [mask]
 
 

@@ -148,6 +148,16 @@ def zero_like_all(arrays: Sequence[Array], dtype: Any) -> Array:
     return total
 
 
+def repeat(count: Any, body: Callable[..., Any], carry: Any, *, most: int) -> Any:
+    """The carry after ``body(i, carry)`` for i < count ≤ most; without a loop where most is 1.
+
+    A single block may be computed though nothing in it is allowed: it adds zeros.
+    """
+    if most == 1:
+        return body(_ZERO, carry)
+    return lax.fori_loop(_ZERO, jnp.asarray(count, jnp.int32), body, carry)
+
+
 def _evaluate(
     order: Array,
     counts: Array,
@@ -179,7 +189,7 @@ def _evaluate(
         return jnp.broadcast_to(nothing[dtype], shape)
 
     def row_block(i: Array, totals: list[Array]) -> list[Array]:
-        i = i.astype(jnp.int32)
+        i = jnp.asarray(i, jnp.int32)
         row_first = i * grid.row_block
         row = jnp.minimum(row_first, grid.rows - grid.row_block)
         held = [
@@ -192,7 +202,7 @@ def _evaluate(
         ]
 
         def pair(p: Array, carry: list[Array]) -> list[Array]:
-            p = p.astype(jnp.int32)
+            p = jnp.asarray(p, jnp.int32)
             key_first = order[i, p] * grid.key_block
             key = jnp.minimum(key_first, grid.keys - grid.key_block)
             blocks = [
@@ -204,15 +214,14 @@ def _evaluate(
                 for total, part, a, r in zip(carry, parts, out_axes, out_by_row, strict=True)
             ]
 
-        carry = lax.fori_loop(_ZERO, counts[i], pair, carry)
+        carry = repeat(counts[i], pair, carry, most=order.shape[1])
         return [
             add(total, part, a, row, _ZERO) if r else part
             for total, part, a, r in zip(totals, carry, out_axes, out_by_row, strict=True)
         ]
 
     totals = [zeros(s.shape, s.dtype) for s in out_shapes]
-    done: list[Array] = lax.fori_loop(_ZERO, np.int32(order.shape[0]), row_block, totals)
-    return list(done)
+    return list(repeat(order.shape[0], row_block, totals, most=order.shape[0]))
 
 
 def _abstract(order: Any, counts: Any, *arrays: Any, out_shapes: Any, **_: Any) -> Any:

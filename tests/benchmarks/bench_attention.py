@@ -1,0 +1,111 @@
+"""Attention beside jax.nn and torch: equality first, then time, compile time and memory.
+
+Run ``python -m tests.benchmarks.bench_attention [length ...]``. Implementations take turns in one
+process, so that what else the machine does falls on all alike; ratios of medians are printed.
+"""
+
+import json
+import statistics
+import sys
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from equipoise import attention
+
+HEADS, SIZE, REPEATS = 8, 64, 5
+
+
+def with_gradient(f):
+    return jax.jit(jax.value_and_grad(lambda *a: jnp.sum(f(*a) ** 2), (0, 1, 2)))
+
+
+def compiled(f, arrays):
+    """(callable, seconds to compile, temporary MiB)."""
+    start = time.perf_counter()
+    program = jax.jit(f).lower(*arrays).compile()
+    seconds = time.perf_counter() - start
+    memory = program.memory_analysis().temp_size_in_bytes / 2**20
+    return lambda: jax.block_until_ready(program(*arrays)), seconds, memory
+
+
+def torch_calls(arrays, *, is_causal):
+    """(forward, forward and backward) of torch, or None where it is not installed."""
+    try:
+        import torch
+    except ImportError:
+        return None
+    tensors = [torch.from_numpy(np.array(x)).transpose(1, 2) for x in arrays]
+    leaves = [x.clone().requires_grad_() for x in tensors]
+    attend = torch.nn.functional.scaled_dot_product_attention
+
+    def forward():
+        with torch.no_grad():
+            return attend(*tensors, is_causal=is_causal).transpose(1, 2).numpy()
+
+    def both():
+        for x in leaves:
+            x.grad = None
+        (attend(*leaves, is_causal=is_causal) ** 2).sum().backward()
+
+    return forward, both
+
+
+def medians(calls):
+    """Median and spread of the seconds of each call, taken in turns."""
+    times = {name: [] for name in calls}
+    for name in calls:
+        calls[name]()
+    for _ in range(REPEATS):
+        for name, call in calls.items():
+            start = time.perf_counter()
+            call()
+            times[name].append(time.perf_counter() - start)
+    return {n: (statistics.median(t), max(t) - min(t)) for n, t in times.items()}
+
+
+def compare(length, *, is_causal):
+    keys = jax.random.split(jax.random.key(0), 3)
+    arrays = [jax.random.normal(k, (1, length, HEADS, SIZE), jnp.float32) for k in keys]
+    ours = lambda *a: attention.dot_product_attention(*a, is_causal=is_causal)  # noqa: E731
+    theirs = lambda *a: jax.nn.dot_product_attention(*a, is_causal=is_causal)  # noqa: E731
+    rows = []
+    torch = torch_calls(arrays, is_causal=is_causal)
+    for stage, (mine, peer) in enumerate(
+        ((ours, theirs), (with_gradient(ours), with_gradient(theirs)))
+    ):
+        built = {"ours": compiled(mine, arrays), "jax.nn": compiled(peer, arrays)}
+        # float32 rounding of sums of `length` terms of order one.
+        jax.tree.map(
+            lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-3),
+            *(built[name][0]() for name in ("ours", "jax.nn")),
+        )
+        calls = {name: call for name, (call, _, _) in built.items()}
+        if torch is not None:
+            calls["torch"] = torch[stage]
+        measured = medians(calls)
+        for name, (median, spread) in measured.items():
+            _, compile_seconds, memory = built.get(name, (None, None, None))
+            rows.append(
+                {
+                    "length": length,
+                    "causal": is_causal,
+                    "stage": ("forward", "forward and backward")[stage],
+                    "name": name,
+                    "seconds": median,
+                    "spread": spread,
+                    "ratio to ours": median / measured["ours"][0],
+                    "compile seconds": compile_seconds,
+                    "temporary MiB": memory,
+                }
+            )
+    return rows
+
+
+if __name__ == "__main__":
+    for length in [int(x) for x in sys.argv[1:]] or [256, 1024, 4096]:
+        for is_causal in (False, True):
+            for row in compare(length, is_causal=is_causal):
+                print(json.dumps(row), flush=True)
