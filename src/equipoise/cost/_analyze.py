@@ -116,6 +116,7 @@ def analyze(
 
 
 def trip_counts(where: str, trips: Sequence[int | str | Expression]) -> list[Expression]:
+    """The stated trip counts as expressions."""
     for trip in trips:
         if not isinstance(trip, (int, str, Expression)):
             raise _check.type_error(where, "trips", "must hold numbers, names or expressions", trip)

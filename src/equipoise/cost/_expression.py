@@ -217,12 +217,12 @@ class Expression:
     __rmul__ = __mul__
 
     def __le__(self, other: "Expression | Number") -> bool:
-        from equipoise.cost import _order
+        from equipoise.cost import _order  # which is written in expressions
 
         return _order.decide(as_expression(other) - self, strict=False)
 
     def __lt__(self, other: "Expression | Number") -> bool:
-        from equipoise.cost import _order
+        from equipoise.cost import _order  # which is written in expressions
 
         return _order.decide(as_expression(other) - self, strict=True)
 

@@ -81,7 +81,7 @@ def walk(
     used: Sequence[bool],
 ) -> Walked:
     """The cost of a program whose inputs have these depths; ``dying`` ones need not be kept."""
-    from equipoise.cost import _control
+    from equipoise.cost import _control  # control flow walks the programs it holds
 
     scope = _Scope(jaxpr, depths, known, dying, used)
     work = NOTHING
