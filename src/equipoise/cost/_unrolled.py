@@ -61,16 +61,19 @@ class Walk:
     def scan_(self, eqn: Any, xs: list[Any]) -> list[Any]:
         """As many copies of the body as it has iterations."""
         p, n = eqn.params, self.n
-        consts, rest = xs[: p["num_consts"]], xs[p["num_consts"] :]
-        carry, stacked = rest[: p["num_carry"]], rest[p["num_carry"] :]
+        body = getattr(p["jaxpr"], "jaxpr", p["jaxpr"])
+        # The order is constants, carry, slices; only slices have an axis less inside.
+        carried = len(body.outvars) - _sliced(eqn.outvars, body.outvars)
+        first = len(xs) - _sliced(eqn.invars, body.invars)
+        stacked, carry, consts = xs[first:], xs[first - carried : first], xs[: first - carried]
         length = p["length"]
         outputs: list[Any] = [None] * length
         for t in reversed(range(length)) if p["reverse"] else range(length):
             results = self.run(p["jaxpr"], [*consts, *carry, *(at(x, t) for x in stacked)])
             results = [later(x, self.counts) for x in results]
-            carry, outputs[t] = results[: p["num_carry"]], results[p["num_carry"] :]
-        empty = eqn.outvars[p["num_carry"] :]
-        ys = [stack([row[i] for row in outputs], v.aval, n) for i, v in enumerate(empty)]
+            carry, outputs[t] = results[:carried], results[carried:]
+        rows = enumerate(eqn.outvars[carried:])
+        ys = [stack([row[i] for row in outputs], v.aval, n) for i, v in rows]
         return [*carry, *ys]
 
     def while_(self, eqn: Any, xs: list[Any]) -> list[Any]:
@@ -114,6 +117,12 @@ class Walk:
         for other in others:
             first = [join(a, b, self.n) for a, b in zip(first, other, strict=True)]
         return [depend(x, which.steps, self.n) for x in first]
+
+
+def _sliced(outside: Any, inside: Any) -> int:
+    """How many variables have an axis more outside of a loop than inside."""
+    pairs = zip(outside, inside, strict=True)
+    return sum(len(o.aval.shape) > len(i.aval.shape) for o, i in pairs)
 
 
 def at(x: Any, t: int) -> Any:

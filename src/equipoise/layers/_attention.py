@@ -43,8 +43,14 @@ def project(params: PyTree, x: Array) -> tuple[Array, Array, Array]:
 
 
 def scale(q: Array) -> Any:
-    """1/√k for a head of k features."""
-    return jax.lax.rsqrt(jnp.asarray(q.shape[-1], q.dtype))
+    """1/√k for a head of k features; a number where k is one."""
+    k = q.shape[-1]
+    return k**-0.5 if isinstance(k, int) else jax.lax.rsqrt(jnp.asarray(k, q.dtype))
+
+
+def positions(n: Any) -> Array:
+    """0 to n − 1; ``jnp.arange`` writes further operations when n is a name."""
+    return jax.lax.iota(jnp.int32, n)
 
 
 def _everywhere(q: Array, k: Array, v: Array) -> Array:
@@ -53,7 +59,7 @@ def _everywhere(q: Array, k: Array, v: Array) -> Array:
 
 
 def _earlier(q: Array, k: Array, v: Array) -> Array:
-    i = jnp.arange(q.shape[0])
+    i = positions(q.shape[0])
     scores = jnp.einsum("nhk,mhk->hnm", q * scale(q), k)
     weights = softmax(jnp.where((i[:, None] >= i[None])[None], scores, -jnp.inf))
     return jnp.einsum("hnm,mhk->nhk", weights, v)
@@ -62,7 +68,7 @@ def _earlier(q: Array, k: Array, v: Array) -> Array:
 def _nearby(q: Array, k: Array, v: Array, offsets: Array) -> Array:
     """Every query against the keys at the given offsets: n·r scores, not n²."""
     n = q.shape[0]
-    at = jnp.arange(n)[:, None] + offsets[None]
+    at = positions(n)[:, None] + offsets[None]
     allowed = (at >= 0) & (at < n)
     at = jnp.clip(at, 0, n - 1)
     scores = jnp.einsum("nhk,nrhk->nhr", q * scale(q), k[at])
@@ -136,7 +142,7 @@ def self_attention(
         if implementation == "blockwise":
             y = dot_product_attention(q, k, v, is_causal=is_causal, local_window_size=reach)
         elif reach is not None:
-            y = _nearby(q, k, v, jnp.arange(reach[0] + reach[1] + 1) - reach[0])
+            y = _nearby(q, k, v, positions(reach[0] + reach[1] + 1) - reach[0])
         else:
             y = (_earlier if is_causal else _everywhere)(q, k, v)
         return jnp.einsum("nhk,hkd->nd", y, params["output"])
@@ -162,7 +168,7 @@ def self_attention(
             for cache, new in ((keys, k), (values, v))
         )
         scores = jnp.einsum("hk,mhk->hm", q[0] * scale(q), keys)
-        weights = softmax(jnp.where((jnp.arange(length) <= t)[None], scores, -jnp.inf))
+        weights = softmax(jnp.where((positions(length) <= t)[None], scores, -jnp.inf))
         y = jnp.einsum("hm,mhk->hk", weights, values)
         y_t = jnp.einsum("hk,hkd->d", y, params["output"])
         if window is None:
