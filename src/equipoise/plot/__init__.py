@@ -1,3 +1,19 @@
 """Matplotlib figures of the areas' results; imported only when asked for."""
 
-__all__: list[str] = []
+from equipoise.plot._vi import (
+    elbo_curve,
+    gradient_noise,
+    image_grid,
+    latent_map,
+    posterior_pair,
+    trust_report,
+)
+
+__all__ = [
+    "elbo_curve",
+    "gradient_noise",
+    "image_grid",
+    "latent_map",
+    "posterior_pair",
+    "trust_report",
+]
