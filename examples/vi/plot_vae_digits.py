@@ -141,15 +141,6 @@ plt.show()
 # %%
 # What was claimed
 # ----------------
-print(
-    float(np.mean(kl[-100:])),
-    float(np.min(kl)),
-    float(np.mean(reconstruction[:10])),
-    float(np.mean(reconstruction[-100:])),
-    bounds,
-    active,
-    divergence[order],
-)
 assert np.mean(kl[-100:]) > np.min(kl) + 1
 assert np.mean(reconstruction[-100:]) > np.mean(reconstruction[:10]) + 5
 assert bounds[0] < bounds[1] < bounds[2]
