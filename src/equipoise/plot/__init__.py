@@ -22,6 +22,14 @@ from equipoise.plot._style import (
     new_grid,
     styled,
 )
+from equipoise.plot._vi import (
+    elbo_curve,
+    gradient_noise,
+    image_grid,
+    latent_map,
+    posterior_pair,
+    trust_report,
+)
 
 __all__ = [
     "COLORS",
@@ -32,10 +40,16 @@ __all__ = [
     "cost_curves",
     "critical_steps",
     "eigenvalue_paths",
+    "elbo_curve",
+    "gradient_noise",
+    "image_grid",
+    "latent_map",
     "new_axes",
     "new_grid",
     "orbit_diagram",
     "phase_plane",
+    "posterior_pair",
     "step_rates",
     "styled",
+    "trust_report",
 ]

@@ -20,7 +20,7 @@ class GradientVariance:
         variance: Unbiased variance of one gradient, coordinate by coordinate.
         total: Sum of the variance over all coordinates.
         total_standard_error: Standard error of ``total``.
-        signal_to_noise: Length of the mean gradient divided by the square root of ``total``.
+        signal_to_noise: Length of the expected gradient divided by the square root of ``total``.
     """
 
     mean: PyTree
@@ -54,7 +54,8 @@ def gradient_variance(
 
     Returns:
         A :class:`GradientVariance`. The relative error of ``total`` is about √(2/R) or less for
-        gradients near normal. ``signal_to_noise`` is nan where the variance is 0.
+        gradients near normal. ``signal_to_noise`` has the noise of the mean taken out, and is 0
+        where nothing is left; it is nan or infinite where the variance is 0.
 
     Raises:
         ValueError: If ``num_repeats`` is below 2, or ``estimator`` does not return one number.
@@ -94,13 +95,14 @@ def gradient_variance(
     variance = jax.tree.map(lambda s: jnp.sum(s, axis=0) / (num_repeats - 1), squares)
     totals = _sum([jnp.sum(s.reshape(num_repeats, -1), axis=1) for s in jax.tree.leaves(squares)])
     total = jnp.sum(totals) / (num_repeats - 1)
-    signal = jnp.sqrt(_sum([jnp.sum(m**2) for m in jax.tree.leaves(mean)]))
+    # The squared mean holds a share of the noise, total/R on average.
+    signal = _sum([jnp.sum(m**2) for m in jax.tree.leaves(mean)]) - total / num_repeats
     return GradientVariance(
         mean=mean,
         variance=variance,
         total=total,
         total_standard_error=jnp.std(totals, ddof=1) / num_repeats**0.5,
-        signal_to_noise=jnp.where(total > 0, signal / jnp.sqrt(total), jnp.nan),
+        signal_to_noise=jnp.sqrt(jnp.maximum(signal, 0) / total),
     )
 
 
