@@ -5,11 +5,13 @@ from equipoise.attention._dot_product import dot_product_attention
 from equipoise.attention._linear import linear_attention
 from equipoise.attention._lookup import (
     LOOKUP_REASONS,
-    LookupErrorBound,
     LookupQuery,
-    lookup_error_bound,
     lookup_margin,
     lookup_query,
+)
+from equipoise.attention._lookup_bound import (
+    LookupErrorBound,
+    lookup_error_bound,
     lookup_sharpness,
 )
 from equipoise.attention._mask_values import (

@@ -32,7 +32,7 @@ class LookupQuery:
         weights: Attained softmax(k q), ``(n,)``; NaN where the target cannot be reached.
         margin: Attained distance in score between mixture and best other key; at least the
             sharpness up to rounding, infinite without other keys.
-        norm: |q|.
+        norm: ‖q‖.
         certificate: c, ``(n,)``, the proof where there is none: Σc = 0 and Σ c_i k_i = 0 with
             c_i ≤ 0 on keys that should not be read. Zero where the target is reached.
     """
@@ -44,19 +44,6 @@ class LookupQuery:
     margin: Scalar
     norm: Scalar
     certificate: Float[Array, " n"]
-
-
-@result
-class LookupErrorBound:
-    """How much weight a lookup loses to other keys, and how far its output can move.
-
-    Attributes:
-        leaked_weight: Largest total weight on keys outside the mixture.
-        output_error: Largest Euclidean distance of the output from the wanted one.
-    """
-
-    leaked_weight: Scalar
-    output_error: Scalar
 
 
 def lookup_query(
@@ -115,9 +102,9 @@ def lookup_query(
         :cite:t:`goldfarb1983`; :cite:t:`vaswani2017`.
     """
     where = "attention.lookup_query"
-    keys, weights, dtype = _checked(where, keys, weights)
-    beta = _scalar(where, "sharpness", sharpness).astype(keys.dtype)
-    support, log_weights, valid = _mixture(weights)
+    keys, weights, dtype = checked(where, keys, weights)
+    beta = scalar(where, "sharpness", sharpness).astype(keys.dtype)
+    support, log_weights, valid = mixture(weights)
     size = jnp.sum(support, dtype=keys.dtype)
     anchor = jnp.argmax(jnp.where(support, log_weights, -jnp.inf))
     away = keys - keys[None, anchor]
@@ -153,7 +140,7 @@ def lookup_query(
 
 
 def lookup_margin(keys: Float[Array, "n d"], weights: Float[Array, " n"]) -> Scalar:
-    r"""Largest gap in score that a unit query opens between the mixture's keys and the others.
+    r"""Largest gap in score that a unit query opens below the keys of the mixture.
 
     .. math::
 
@@ -189,8 +176,8 @@ def lookup_margin(keys: Float[Array, "n d"], weights: Float[Array, " n"]) -> Sca
     References:
         :cite:t:`cortes1995`; :cite:t:`goldfarb1983`.
     """
-    keys, weights, dtype = _checked("attention.lookup_margin", keys, weights)
-    support, log_weights, valid = _mixture(weights)
+    keys, weights, dtype = checked("attention.lookup_margin", keys, weights)
+    support, log_weights, valid = mixture(weights)
     anchor = jnp.argmax(jnp.where(support, log_weights, -jnp.inf))
     away = keys - keys[None, anchor]
     found = _least_norm.least_norm(
@@ -207,114 +194,7 @@ def lookup_margin(keys: Float[Array, "n d"], weights: Float[Array, " n"]) -> Sca
     return jnp.where(valid, margin, jnp.nan).astype(dtype)
 
 
-def lookup_error_bound(
-    weights: Float[Array, " n"], values: Float[Array, "n e"], *, margin: Scalar | float
-) -> LookupErrorBound:
-    r"""How far a lookup with a given margin can be from the mixture that it should read.
-
-    .. math::
-
-        \varepsilon \le \frac{(n - m)\, e^{-\Delta}}{m + (n - m)\, e^{-\Delta}}, \qquad
-        \Bigl| o - \sum_{a \in A} w_a v_a \Bigr|
-            \le \varepsilon \max_{i \notin A} \Bigl| v_i - \sum_{a \in A} w_a v_a \Bigr|
-
-    A, of m keys, is where w > 0. For a copy, m = 1. The first is an equality if the other
-    keys' scores are equal, as with orthonormal keys; then the error is ε times the distance of
-    the *mean* of the other values from the mixture.
-
-    Args:
-        weights: w, the mixture, normalized here. Shape ``(n,)``.
-        values: v, one row a key. Shape ``(n, e)``.
-        margin: Δ, the log-mean-exp of the scores in A less the largest other score: the
-            ``margin`` of a :class:`LookupQuery`, or its sharpness. A scalar.
-
-    Returns:
-        :class:`LookupErrorBound`; both numbers are 0 if no key lies outside A, NaN if
-        ``weights`` is no mixture.
-
-    Raises:
-        ValueError: If ``weights`` is not a non-empty vector, ``values`` not a matrix of as many
-            rows, or ``margin`` not a scalar.
-        TypeError: If one of them is not floating-point.
-
-    Cost: O(n·e) FLOPs.
-
-    Examples:
-        >>> bound = attention.lookup_error_bound(
-        ...     jnp.array([1.0, 0.0, 0.0]), jnp.eye(3), margin=jnp.log(2.0))
-        >>> print(bound.leaked_weight)
-        0.5
-
-    References:
-        :cite:t:`vaswani2017`, equation 1, of which these are exact consequences.
-    """
-    where = "attention.lookup_error_bound"
-    values = _check.floating_array(where, "values", values)
-    if values.ndim != 2:
-        raise _check.value_error(where, "values", "must have shape (n, e)", values)
-    values, weights, dtype = _checked(where, values, weights, name="values")
-    delta = _scalar(where, "margin", margin).astype(values.dtype)
-    support, log_weights, valid = _mixture(weights)
-    w = jnp.where(support, jnp.exp(log_weights), 0)
-    others = jnp.sum(~support, dtype=values.dtype)
-    leaked = jnp.where(others > 0, jax.nn.sigmoid(_log_odds(support, delta.dtype) - delta), 0)
-    squared = jnp.sum((values - (w @ values)[None]) ** 2, axis=1, where=~support[:, None])
-    farthest = jnp.max(jnp.where(support, 0, squared))
-    farthest = jnp.where(farthest > 0, jnp.sqrt(jnp.where(farthest > 0, farthest, 1)), 0)
-    leaked = jnp.where(valid, leaked, jnp.nan)
-    return LookupErrorBound(leaked.astype(dtype), (leaked * farthest).astype(dtype))
-
-
-def lookup_sharpness(weights: Float[Array, " n"], *, leaked_weight: Scalar | float) -> Scalar:
-    r"""Margin at which a lookup leaks no more than a given weight, whatever the keys.
-
-    .. math::
-
-        \Delta = \log \frac{n - m}{m} + \log \frac{1 - \varepsilon}{\varepsilon}
-
-    The inverse of the first bound of :func:`lookup_error_bound`: copying one of n keys with 99.9 %
-    of the weight needs log(n − 1) + 6.907.
-
-    Args:
-        weights: w, the mixture; only where it is positive matters. Shape ``(n,)``.
-        leaked_weight: ε in (0, 1), the total weight allowed outside the mixture. A scalar.
-
-    Returns:
-        Δ, a scalar, the ``sharpness`` to ask of :func:`lookup_query`. −∞ if no key lies
-        outside the mixture; NaN if ``weights`` is no mixture or ε lies outside [0, 1].
-
-    Raises:
-        ValueError: If ``weights`` is not a non-empty vector or ``leaked_weight`` not a scalar.
-        TypeError: If one of them is not floating-point.
-
-    Cost: O(n) FLOPs.
-
-    Examples:
-        >>> one_of_1000 = jnp.zeros(1000).at[7].set(1.0)
-        >>> print(attention.lookup_sharpness(one_of_1000, leaked_weight=1e-3).round(3))
-        13.813
-
-    References:
-        :cite:t:`vaswani2017`, equation 1, of which this is an exact consequence.
-    """
-    where = "attention.lookup_sharpness"
-    weights = _check.floating_array(where, "weights", weights)
-    if weights.ndim != 1:
-        raise _check.value_error(where, "weights", "must have shape (n,)", weights)
-    _, weights, dtype = _checked(where, weights[:, None], weights)
-    epsilon = _scalar(where, "leaked_weight", leaked_weight).astype(weights.dtype)
-    support, _, valid = _mixture(weights)
-    margin = _log_odds(support, epsilon.dtype) + jnp.log1p(-epsilon) - jnp.log(epsilon)
-    return jnp.where(valid, margin, jnp.nan).astype(dtype)
-
-
-def _log_odds(support: Array, dtype: jnp.dtype) -> Array:
-    """log((n − m)/m), the log-odds of leaking when all scores are equal; −∞ at n = m."""
-    others = jnp.sum(~support, dtype=dtype)
-    return jnp.log(others) - jnp.log(jnp.sum(support, dtype=dtype))
-
-
-def _mixture(weights: Array) -> tuple[Array, Array, Array]:
+def mixture(weights: Array) -> tuple[Array, Array, Array]:
     """Where w > 0, log of the normalized w there (0 elsewhere), and whether w is a mixture."""
     valid = jnp.all(jnp.isfinite(weights)) & jnp.all(weights >= 0) & jnp.any(weights > 0)
     # What is no mixture is treated as uniform, so that the branch not taken stays finite.
@@ -324,7 +204,7 @@ def _mixture(weights: Array) -> tuple[Array, Array, Array]:
     return support, jnp.where(support, logs, 0), valid
 
 
-def _checked(
+def checked(
     where: str, keys: Array, weights: Array, *, name: str = "keys"
 ) -> tuple[Array, Array, jnp.dtype]:
     """Both arrays in the first one's dtype, but 32 bits at least; and the dtype of the result."""
@@ -342,7 +222,7 @@ def _checked(
     return keys.astype(wide), weights.astype(wide), keys.dtype
 
 
-def _scalar(where: str, argument: str, value: Array | float) -> Array:
+def scalar(where: str, argument: str, value: Array | float) -> Array:
     array = _check.floating_array(where, argument, value)
     if array.ndim != 0:
         raise _check.value_error(where, argument, "must be a scalar", array)

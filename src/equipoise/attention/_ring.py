@@ -28,7 +28,7 @@ def ring_attention(
     block_size: int | None = None,
     return_residual: bool = False,
 ) -> Any:
-    r"""Exact attention over a sequence that is split across the devices of a mesh axis.
+    r"""Exact attention over a sequence that is split across devices.
 
     .. math::
 
