@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from equipoise import attention
-from equipoise.attention._pair_sum import Grid
+from equipoise.attention._grid import Grid
 from equipoise.attention._request import problem_from
 from equipoise.attention._schedule import schedule_of
 

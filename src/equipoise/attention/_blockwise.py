@@ -9,15 +9,8 @@ from jax import lax
 from jax.custom_derivatives import SymbolicZero
 
 from equipoise._types import Array
-from equipoise.attention._pair_sum import (
-    Axes,
-    Grid,
-    Place,
-    Schedule,
-    pair_sum,
-    repeat,
-    zero_like_all,
-)
+from equipoise.attention._grid import Axes, Grid, Place, Schedule
+from equipoise.attention._pair_sum import pair_sum, repeat, zero_like_all
 from equipoise.attention._problem import Problem
 from equipoise.attention._schedule import _any_of_batch, grid_of, schedule_of
 from equipoise.attention._scores import Block, dropout, scores

@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from equipoise.attention._grid import Grid, Schedule
 from equipoise.attention._masks import Extent
-from equipoise.attention._pair_sum import Grid, Schedule
 from equipoise.attention._problem import Problem
 
 # Scores held at once, over batch and heads: 2 MiB in float32, which stays in cache.
