@@ -46,8 +46,7 @@ def test_linear_attention_full_matches_definition(rng):
 def test_linear_attention_forms_are_equal_with_batch_axes(rng):
     q, k, v = (jnp.asarray(rng.normal(size=(2, 3, 21, 2, 4))) for _ in range(3))
     parallel, recurrent = (
-        linear(q, k, v, is_causal=True, form=form, chunk_size=8)
-        for form in FORMS
+        linear(q, k, v, is_causal=True, form=form, chunk_size=8) for form in FORMS
     )
     assert_equal_but_rounding(parallel, recurrent, 21)
 
@@ -94,6 +93,7 @@ def test_linear_attention_edge_no_key_is_zero_with_zero_gradient(rng):
         return attention.linear_attention(q, k, v, mask, is_causal=True)
 
     v = v.at[:2].set(jnp.nan)
+
     @jax.jit
     def value_and_gradients(*args):
         y, back = jax.vjp(f, *args)

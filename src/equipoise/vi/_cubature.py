@@ -3,6 +3,7 @@
 import functools
 import itertools
 import math
+from typing import Any
 
 import numpy as np
 
@@ -35,7 +36,7 @@ def sparse_grid(size: int) -> tuple[np.ndarray, np.ndarray] | None:
 
 def count(size: int, level: int) -> int:
     """About how many points a rule has: choices of axes and of nodes on them."""
-    total = sum(
+    total: int = sum(
         math.comb(size, axes) * math.comb(level, axes) * 2**axes for axes in range(level + 1)
     )
     return total * (1 if level < 2 else 2)
@@ -75,7 +76,7 @@ def compositions(size: int, total: int) -> list[tuple[tuple[int, int], ...]]:
     for number in range(min(size, total) + 1):
         for axes in itertools.combinations(range(size), number):
             for cuts in itertools.combinations(range(1, total), max(number - 1, 0)):
-                orders = np.diff([0, *cuts, total]) if number else []
+                orders: Any = np.diff([0, *cuts, total]) if number else []
                 if number or total == 0:
                     found.append(tuple(zip(axes, map(int, orders), strict=True)))
     return found

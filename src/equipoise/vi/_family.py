@@ -41,7 +41,7 @@ class Family:
             the flat vector; constant in the noise where the entropy is closed.
         ravel: From a position to its flat vector.
         unravel: From a flat vector to its position.
-        log_volume: log of the volume factor of ``unravel`` at a flat vector, 0 without supports.
+        log_volume: Log of the volume factor of ``unravel`` at a flat vector, 0 without supports.
         flat_entropy: Entropy of the flat vector where it is closed, otherwise None.
         moments: For families that are normal in the flat vector, ``moments(params)`` gives its
             mean and a factor S of its covariance S Sᵀ, a vector where S is diagonal; else None.

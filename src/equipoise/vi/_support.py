@@ -22,7 +22,7 @@ class Support(NamedTuple):
             what the support needs where the shape does not fit.
         forward: From the free numbers to the leaf.
         inverse: From the leaf to the free numbers.
-        log_volume: log of the volume factor of ``forward`` at the free numbers, summed over all of them.
+        log_volume: Log of the volume factor of ``forward`` at the free numbers, summed over all.
         contains: Whether a leaf lies in the set, up to rounding; one boolean.
     """
 
