@@ -35,7 +35,7 @@ def sparse_grid(size: int) -> tuple[np.ndarray, np.ndarray] | None:
 
 def count(size: int, level: int) -> int:
     """About how many points a rule has: choices of axes and of nodes on them."""
-    total = sum(
+    total: int = sum(
         math.comb(size, axes) * math.comb(level, axes) * 2**axes for axes in range(level + 1)
     )
     return total * (1 if level < 2 else 2)
@@ -75,7 +75,7 @@ def compositions(size: int, total: int) -> list[tuple[tuple[int, int], ...]]:
     for number in range(min(size, total) + 1):
         for axes in itertools.combinations(range(size), number):
             for cuts in itertools.combinations(range(1, total), max(number - 1, 0)):
-                orders = np.diff([0, *cuts, total]) if number else []
+                orders = [b - a for a, b in itertools.pairwise([0, *cuts, total])]
                 if number or total == 0:
-                    found.append(tuple(zip(axes, map(int, orders), strict=True)))
+                    found.append(tuple(zip(axes, orders, strict=False)))
     return found
