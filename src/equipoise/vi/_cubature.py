@@ -3,7 +3,6 @@
 import functools
 import itertools
 import math
-from typing import Any
 
 import numpy as np
 
@@ -76,7 +75,7 @@ def compositions(size: int, total: int) -> list[tuple[tuple[int, int], ...]]:
     for number in range(min(size, total) + 1):
         for axes in itertools.combinations(range(size), number):
             for cuts in itertools.combinations(range(1, total), max(number - 1, 0)):
-                orders: Any = np.diff([0, *cuts, total]) if number else []
+                orders = [b - a for a, b in itertools.pairwise([0, *cuts, total])]
                 if number or total == 0:
-                    found.append(tuple(zip(axes, map(int, orders), strict=True)))
+                    found.append(tuple(zip(axes, orders, strict=False)))
     return found

@@ -47,7 +47,7 @@ def fit(
     progress: Callable[[int, float], object] | None = None,
     state: Any = None,
 ) -> Fit:
-    r"""Fits an approximation to a log density without tuning, and says if it can be trusted.
+    r"""Approximation of a log density without tuning, and whether to trust it.
 
     .. math::
 
