@@ -55,7 +55,7 @@ def elementwise(eqn: Any, xs: list[Any], n: int) -> list[Any]:
     elif name == "max":
         steps = np.minimum(*(_unless(x.far & ~_low(y), x.steps) for x, y in (a, a[::-1])))
         far = _low(a[0]) & _low(a[1])
-    if name in KEEPS_FAR and value.dtype.kind not in "buic":
+    if name in KEEPS_FAR and value.dtype.kind not in ("b", "u", "i", "c"):
         far = value <= FAR
     return [
         make(value, np.broadcast_to(known, shape), np.broadcast_to(steps, (*shape, n)), far=far)
@@ -113,7 +113,7 @@ def moved(data: int | None = None) -> Rule:
         results = found if eqn.primitive.multiple_results else [found]
         # One more element at the end stands for what lies out of bounds.
         dtype = a[0].value.dtype
-        fill = np.asarray(np.nan if dtype.kind not in "bui" else 0, dtype)
+        fill = np.asarray(np.nan if dtype.kind not in ("b", "u", "i") else 0, dtype)
         value = np.concatenate([*(x.value.ravel() for x in a), fill[None]])
         known = np.concatenate([*(x.known.ravel() for x in a), [True]])
         steps = np.concatenate([*(x.steps.reshape(-1, n) for x in a), np.full((1, n), NONE)])

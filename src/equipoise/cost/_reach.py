@@ -35,7 +35,7 @@ class Reach:
     @property
     def far(self) -> np.ndarray:
         """Which elements are unknown but very negative."""
-        if self.value.dtype.kind in "bui":
+        if self.value.dtype.kind in ("b", "u", "i"):
             return np.zeros(self.shape, bool)
         return np.asarray(~self.known & (self.value == -np.inf))
 

@@ -53,6 +53,11 @@ def positions(n: Any) -> Array:
     return jax.lax.iota(jnp.int32, n)
 
 
+def int32(size: Any) -> Array:
+    """A size as an operand: a name would be an int64 where those are on, and widen all indices."""
+    return jnp.asarray(size, jnp.int32)
+
+
 def _everywhere(q: Array, k: Array, v: Array) -> Array:
     weights = softmax(jnp.einsum("nhk,mhk->hnm", q * scale(q), k))
     return jnp.einsum("hnm,mhk->nhk", weights, v)
@@ -67,13 +72,17 @@ def _earlier(q: Array, k: Array, v: Array) -> Array:
 
 def _nearby(q: Array, k: Array, v: Array, offsets: Array) -> Array:
     """Every query against the keys at the given offsets: n·r scores, not n²."""
-    n = q.shape[0]
-    at = positions(n)[:, None] + offsets[None]
-    allowed = (at >= 0) & (at < n)
-    at = jnp.clip(at, 0, n - 1)
-    scores = jnp.einsum("nhk,nrhk->nhr", q * scale(q), k[at])
+    at = positions(q.shape[0])[:, None] + offsets[None]
+    last = int32(q.shape[0] - 1)
+    allowed = (at >= 0) & (at <= last)
+    at = jnp.clip(at, 0, last)
+
+    def near(x: Array) -> Array:
+        return x.at[at].get(mode="promise_in_bounds", wrap_negative_indices=False)
+
+    scores = jnp.einsum("nhk,nrhk->nhr", q * scale(q), near(k))
     weights = softmax(jnp.where(allowed[:, None], scores, -jnp.inf))
-    return jnp.einsum("nhr,nrhk->nhk", weights, v[at])
+    return jnp.einsum("nhr,nrhk->nhk", weights, near(v))
 
 
 def self_attention(
@@ -142,7 +151,7 @@ def self_attention(
         if implementation == "blockwise":
             y = dot_product_attention(q, k, v, is_causal=is_causal, local_window_size=reach)
         elif reach is not None:
-            y = _nearby(q, k, v, positions(reach[0] + reach[1] + 1) - reach[0])
+            y = _nearby(q, k, v, positions(sum(reach) + 1) - int32(reach[0]))
         else:
             y = (_earlier if is_causal else _everywhere)(q, k, v)
         return jnp.einsum("nhk,hkd->nd", y, params["output"])
