@@ -6,6 +6,8 @@ import zlib
 # One device by default; tests that need eight start their own process.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("MPLBACKEND", "Agg")
+# Nearly all of the suite's time is compilation, of programs that run once on small arrays.
+os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
 
 import hypothesis
 import jax

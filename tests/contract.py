@@ -9,25 +9,29 @@ from typing import Any
 class Case:
     """A public name applied to arrays.
 
-    ``fn`` is a pure function of the arrays in ``args`` (static options closed over). ``vmap`` and
+    ``fn`` is a pure function of the arrays in ``args``, or of what ``args()`` makes when the test
+    runs, so that collecting the tests computes nothing (static options closed over). ``vmap`` and
     ``grad`` are switched off only with a reason in ``why``. ``rtol`` is for jit against eager and
     vmap against a loop, where sums are reordered: a few rounding errors of the dtype.
     """
 
     fn: Callable[..., Any]
-    args: tuple[Any, ...]
+    args: tuple[Any, ...] | Callable[[], tuple[Any, ...]]
     vmap: bool = True
     grad: bool = True
     why: str = ""
     rtol: float = 1e-12
     rtol_float32: float = 1e-4
 
+    def arrays(self) -> tuple[Any, ...]:
+        return self.args() if callable(self.args) else self.args
+
 
 @dataclasses.dataclass(frozen=True)
 class Pytree:
-    """A public result type: an instance that must survive flattening, and print."""
+    """A public result type: ``make()`` is an instance that must survive flattening, and print."""
 
-    instance: Any
+    make: Callable[[], Any]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -58,6 +58,7 @@ def case_is_full(case):
 @pytest.mark.parametrize(("area", "name"), names(Case))
 def test_jit_equals_eager_with_one_trace_and_equal_bits(area, name):
     case = cases(area)[name]
+    args = case.arrays()
     traces = []
 
     def counted(*args):
@@ -66,23 +67,24 @@ def test_jit_equals_eager_with_one_trace_and_equal_bits(area, name):
 
     jitted = jax.jit(counted)
     first, second = (
-        jitted(*case.args),
-        jitted(*jax.tree.map(lambda leaf: leaf + 0 if is_float(leaf) else leaf, case.args)),
+        jitted(*args),
+        jitted(*jax.tree.map(lambda leaf: leaf + 0 if is_float(leaf) else leaf, args)),
     )
     assert len(traces) == 1
     chex.assert_trees_all_equal(first, second)
-    assert_close(first, case.fn(*case.args), case.rtol)
+    assert_close(first, case.fn(*args), case.rtol)
 
 
 @pytest.mark.parametrize(("area", "name"), names(Case))
 def test_vmap_equals_a_loop(area, name):
     case = cases(area)[name]
+    args = case.arrays()
     if not case.vmap:
         assert case.why
         return
     batch = jax.tree.map(
         lambda leaf: jnp.stack([leaf, leaf * 0.75]) if is_float(leaf) else jnp.stack([leaf, leaf]),
-        case.args,
+        args,
     )
     mapped = jax.vmap(case.fn)(*batch)
     for i in range(2):
@@ -93,10 +95,11 @@ def test_vmap_equals_a_loop(area, name):
 @pytest.mark.parametrize(("area", "name"), names(Case))
 def test_gradients_are_finite(area, name):
     case = cases(area)[name]
+    args = case.arrays()
     if not case.grad:
         assert case.why
         return
-    floats, rebuild = split(case.args)
+    floats, rebuild = split(args)
 
     def total(floats):
         leaves = [leaf for leaf in jax.tree.leaves(case.fn(*rebuild(floats))) if is_float(leaf)]
@@ -111,15 +114,14 @@ def test_gradients_are_finite(area, name):
 @pytest.mark.parametrize(("area", "name"), names(Case))
 def test_no_float64_leaks_when_it_is_off(area, name):
     case = cases(area)[name]
-    args32 = jax.tree.map(
-        lambda leaf: leaf.astype(jnp.float32) if is_float(leaf) else leaf, case.args
-    )
+    args = case.arrays()
+    args32 = jax.tree.map(lambda leaf: leaf.astype(jnp.float32) if is_float(leaf) else leaf, args)
     with jax.enable_x64(False):
         args32 = jax.tree.map(lambda leaf: jnp.asarray(leaf) if is_float(leaf) else leaf, args32)
         values = jax.jit(case.fn)(*args32)
     for leaf in jax.tree.leaves(values):
         assert leaf.dtype not in (jnp.float64, jnp.complex128)
-    wide = case.fn(*case.args)
+    wide = case.fn(*args)
     for a, d in zip(jax.tree.leaves(values), jax.tree.leaves(wide), strict=True):
         if is_float(d):
             scale = float(np.max(np.abs(np.where(np.isfinite(d), d, 0)), initial=0))
@@ -128,7 +130,7 @@ def test_no_float64_leaks_when_it_is_off(area, name):
 
 @pytest.mark.parametrize(("area", "name"), names(Pytree))
 def test_results_survive_flattening_and_print(area, name):
-    instance = cases(area)[name].instance
+    instance = cases(area)[name].make()
     assert type(instance).__name__ == name
     leaves, structure = jax.tree.flatten(instance)
     chex.assert_trees_all_equal(jax.tree.unflatten(structure, leaves), instance)

@@ -10,15 +10,17 @@ SMALL = cost.analyze(lambda w, x: x @ w, "f32[d,d]", "f32[n,d]")
 
 CASES: dict = {
     "analyze": Static(PROGRAM),
-    "Cost": Pytree(SMALL),
+    "Cost": Pytree(lambda: SMALL),
     "analyze_training": Static(PROGRAM),
-    "TrainingCost": Pytree(cost.analyze_training(lambda w, x: x @ w, "f32[d,d]", "f32[n,d]")),
+    "TrainingCost": Pytree(
+        lambda: cost.analyze_training(lambda w, x: x @ w, "f32[d,d]", "f32[n,d]")
+    ),
     "dependencies": Static("runs a program on abstract arrays; tests/cost/test_dependencies.py"),
-    "Dependencies": Pytree(cost.dependencies(jnp.cumsum, jnp.ones(3))),
+    "Dependencies": Pytree(lambda: cost.dependencies(jnp.cumsum, jnp.ones(3))),
     "path_length": Static("runs a program on abstract arrays; tests/cost/test_paths.py"),
     "Expression": Static(SYMBOLIC),
     "compare": Static("takes costs, not arrays; held by tests/cost/test_compare.py"),
-    "Comparison": Pytree(cost.compare({"dense": SMALL})),
+    "Comparison": Pytree(lambda: cost.compare({"dense": SMALL})),
     "crossover": Static("takes symbolic expressions; held by tests/cost/test_crossover.py"),
-    "Crossover": Pytree(cost.crossover(SMALL.flops, 6, "n", d=1)),
+    "Crossover": Pytree(lambda: cost.crossover(SMALL.flops, 6, "n", d=1)),
 }

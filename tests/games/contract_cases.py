@@ -55,10 +55,10 @@ CONSTANT = Static("an integer that stands for a verdict or a kind of loss")
 CASES: dict = {
     "zero_sum": built(cubic),
     "general_sum": built(lambda c: games.general_sum(lambda x, y: c * x @ y, lambda x, y: y @ y)),
-    "Game": Pytree(cubic(0.2)),
+    "Game": Pytree(lambda: cubic(0.2)),
     "vector_field": built(cubic),
-    "Rule": Pytree(games.simultaneous()),
-    "State": Pytree(games.State((X, Y), ())),
+    "Rule": Pytree(lambda: games.simultaneous()),
+    "State": Pytree(lambda: games.State((X, Y), ())),
     "simultaneous": played(games.simultaneous()),
     "alternating": played(games.alternating()),
     "extragradient": played(games.extragradient()),
@@ -81,7 +81,7 @@ CASES: dict = {
         ),
         (jnp.asarray(0.2),),
     ),
-    "Equilibrium": Pytree(games.Equilibrium((X, Y), jnp.asarray(0.0), jnp.asarray(True))),
+    "Equilibrium": Pytree(lambda: games.Equilibrium((X, Y), jnp.asarray(0.0), jnp.asarray(True))),
     "sweep": Case(
         swept,
         (X, Y, jnp.asarray(0.2)),
@@ -90,7 +90,7 @@ CASES: dict = {
         rtol_float32=1e-3,
     ),
     "Sweep": Pytree(
-        games.sweep(
+        lambda: games.sweep(
             cubic(0.2),
             games.simultaneous(),
             (X, Y),
@@ -115,7 +115,7 @@ CASES: dict = {
         (MU, SIGMA),
     ),
     "Stability": Pytree(
-        games.stability(quadratic(MU, SIGMA), games.simultaneous(), ORIGIN, step_size=0.3)
+        lambda: games.stability(quadratic(MU, SIGMA), games.simultaneous(), ORIGIN, step_size=0.3)
     ),
     "CONVERGES": CONSTANT,
     "NEUTRAL": CONSTANT,
@@ -130,7 +130,7 @@ CASES: dict = {
         rtol=1e-11,
     ),
     "CriticalStep": Pytree(
-        games.CriticalStep(
+        lambda: games.CriticalStep(
             step_size=jnp.asarray(1.0),
             neutral_step_size=jnp.asarray(1.0),
             eigenvalue=jnp.asarray(1j),
@@ -156,7 +156,7 @@ CASES: dict = {
         grad=False,
         why="runs in a loop of unknown length",
     ),
-    "SimulatedCriticalStep": Pytree(games.SimulatedCriticalStep(*jnp.ones(4))),
+    "SimulatedCriticalStep": Pytree(lambda: games.SimulatedCriticalStep(*jnp.ones(4))),
     "NOT_LOST": CONSTANT,
     "FOLD": CONSTANT,
     "FLIP": CONSTANT,
@@ -171,7 +171,7 @@ CASES: dict = {
         lambda x, r: games.cycle(logistic(r), x).multipliers.real,
         (jnp.asarray(0.6), jnp.asarray(2.9)),
     ),
-    "Cycle": Pytree(games.cycle(logistic(2.9), 0.6)),
+    "Cycle": Pytree(lambda: games.cycle(logistic(2.9), 0.6)),
     "rotation_number": Case(
         lambda x, y, eta: games.rotation_number(
             lambda z: (z[0] - eta * z[1], z[1] + eta * z[0]), (x, y), num_steps=20
@@ -182,7 +182,7 @@ CASES: dict = {
         lambda x, r: games.lyapunov_exponents(logistic(r), x, num_steps=50, num_transient=5).values,
         (jnp.asarray(0.3), jnp.asarray(2.8)),
     ),
-    "LyapunovExponents": Pytree(games.lyapunov_exponents(logistic(2.8), 0.3, num_steps=50)),
+    "LyapunovExponents": Pytree(lambda: games.lyapunov_exponents(logistic(2.8), 0.3, num_steps=50)),
     "orbit_diagram": Case(
         lambda x, r: games.orbit_diagram(
             lambda z, r: r * z * (1 - z), x, r, num_transient=5, num_states=4
@@ -190,7 +190,7 @@ CASES: dict = {
         (jnp.asarray(0.3), jnp.array([2.5, 2.9])),
     ),
     "OrbitDiagram": Pytree(
-        games.orbit_diagram(lambda z, r: r * z * (1 - z), 0.3, jnp.array([2.5, 3.2]))
+        lambda: games.orbit_diagram(lambda z, r: r * z * (1 - z), 0.3, jnp.array([2.5, 3.2]))
     ),
     "basins": Case(
         lambda xs, eta: games.basins(
@@ -201,7 +201,9 @@ CASES: dict = {
         why="labels; an attractor does not depend on where its basin was entered",
     ),
     "Basins": Pytree(
-        games.basins(lambda x: x / 2, [jnp.linspace(-1, 1, 3)], embed=lambda x: x, num_steps=60)
+        lambda: games.basins(
+            lambda x: x / 2, [jnp.linspace(-1, 1, 3)], embed=lambda x: x, num_steps=60
+        )
     ),
     "compare": Case(
         lambda mu, sigma: (
@@ -212,6 +214,8 @@ CASES: dict = {
         (MU, SIGMA),
     ),
     "Comparison": Pytree(
-        games.compare(quadratic(MU, SIGMA), [games.simultaneous()], ORIGIN, max_step_size=3.0)
+        lambda: games.compare(
+            quadratic(MU, SIGMA), [games.simultaneous()], ORIGIN, max_step_size=3.0
+        )
     ),
 }

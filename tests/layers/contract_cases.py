@@ -6,9 +6,11 @@ from tests.contract import Case, Static
 
 
 def applied(layer, width=4, length=5):
-    params = layer.init(jax.random.key(1), jnp.float64)
-    x = jax.random.normal(jax.random.key(2), (length, width), jnp.float64)
-    return Case(layer.apply, (params, x))
+    def arrays():
+        params = layer.init(jax.random.key(1), jnp.float64)
+        return params, jax.random.normal(jax.random.key(2), (length, width), jnp.float64)
+
+    return Case(layer.apply, arrays)
 
 
 CASES: dict = {

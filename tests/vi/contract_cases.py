@@ -57,7 +57,7 @@ CASES = {
         ),
         (MEAN_PARAMS, MEAN.init(), jax.random.key(0)),
     ),
-    "ElboTerms": Pytree(vi.ElboTerms(ESTIMATE, ESTIMATE, ESTIMATE)),
+    "ElboTerms": Pytree(lambda: vi.ElboTerms(ESTIMATE, ESTIMATE, ESTIMATE)),
     "kl_divergence": Case(
         lambda params, other: vi.kl_divergence(MEAN, params, MEAN, other),
         (MEAN_PARAMS, MEAN.init(scale=2.0)),
@@ -74,7 +74,7 @@ CASES = {
         (MEAN_PARAMS, jax.random.key(0)),
     ),
     "GradientVariance": Pytree(
-        vi.GradientVariance(VECTOR, VECTOR, jnp.array(1.0), jnp.array(0.1), jnp.array(2.0))
+        lambda: vi.GradientVariance(VECTOR, VECTOR, jnp.array(1.0), jnp.array(0.1), jnp.array(2.0))
     ),
     "mean_field": Case(density_of(MEAN), (MEAN_PARAMS, POSITION)),
     "full_rank": Case(density_of(FULL), ({**MEAN_PARAMS, "lower": VECTOR}, POSITION)),
@@ -108,8 +108,8 @@ CASES = {
     "simplex": Case(support_of(vi.simplex, (4,)), (VECTOR,)),
     "cholesky_correlation": Case(support_of(vi.cholesky_correlation, (3, 3)), (VECTOR,)),
     "Support": Static("a tuple of functions; test_supports.py holds each of them"),
-    "Estimate": Pytree(ESTIMATE),
-    "Family": Pytree(MEAN),
+    "Estimate": Pytree(lambda: ESTIMATE),
+    "Family": Pytree(lambda: MEAN),
     "diagnose": Case(
         lambda params, key: vi.diagnose(log_density, MEAN, params, key, num_samples=200),
         (MEAN_PARAMS, jax.random.key(0)),
@@ -120,5 +120,5 @@ CASES = {
     "fit": Static("reports mistakes from values, so it is no traced function; see test_fit.py"),
     "posterior_draws": Static("draws from a Fit, whose source is static; see test_fit.py"),
     "Fit": Static("made by fit alone; test_fit.py flattens and prints one"),
-    "Diagnostics": Pytree(vi.Diagnostics(*jnp.linspace(0.1, 1.0, 9))),
+    "Diagnostics": Pytree(lambda: vi.Diagnostics(*jnp.linspace(0.1, 1.0, 9))),
 }
