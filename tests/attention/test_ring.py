@@ -62,7 +62,7 @@ def test_ring_attention_in_two_processes_equals_one():
             ValueError,
             [(8, 2, 4), (6, 2, 4), (6, 2, 4)],
             {"is_causal": True},
-            "`key` must have the 8 tokens of `query`",
+            "`key` must have as many tokens as `query`, 8",
         ),
         (ValueError, [(8, 2, 4)] * 3, {"bias": jnp.ones((8, 5))}, "`bias` must have 8"),
         (ValueError, [(8, 3, 4), (8, 2, 4), (8, 2, 4)], {}, "multiple of `key`"),
