@@ -54,7 +54,7 @@ def path(name, n):
     return cost.path_length(lambda x: layer.apply(params, x), jnp.ones((n, 2)))
 
 
-paths = {name: [path(name, m) for m in (4, 8)] for name in named}
+paths = {name: [path(name, m) for m in (3, 6)] for name in named}
 for name in named:
     state = cost.analyze(lambda *s: s, *jax.tree.leaves(states[name])).output_bytes
     print(f"\n{name}, L layers of width d, length n")
@@ -68,7 +68,7 @@ for name in named:
         "in use: matrix products of token n": used[name].matmul_flops,
         "in use: sequential operations of a token": used[name].depth,
         "in use: bytes of state": state,
-        "path length in a layer at n = 4, 8": paths[name],
+        "path length in a layer at n = 3, 6": paths[name],
         "parallel over positions in training": whole[name].depth.degree("n") == 0,
     }.items():
         print(f"  {label:48} {value}")
@@ -188,7 +188,7 @@ assert not crossings["work"].exists
 assert crossings["work"].larger == "a"
 assert 5 < crossings["depth"].size < 20
 assert crossings["depth"].larger == "a"
-assert paths == {"RNN": [4, 8], "transformer": [1, 1]}
+assert paths == {"RNN": [3, 6], "transformer": [1, 1]}
 assert whole["transformer"].depth.degree("n") == 0
 assert used["RNN"].flops.degree("n") == 0
 assert used["transformer"].flops.degree("n") == 1
