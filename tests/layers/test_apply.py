@@ -31,29 +31,40 @@ ORACLES = {
 
 def drawn(layer, key):
     """Weights with biases that are not zero, so that a forgotten one shows."""
-    params = layer.init(key, jnp.float64)
+    params = jax.jit(lambda key: layer.init(key, jnp.float64))(key)
     keys = jax.random.split(key, len(jax.tree.leaves(params)))
     keys = jax.tree.unflatten(jax.tree.structure(params), list(keys))
     return jax.tree.map(lambda w, k: w + 0.3 * jax.random.normal(k, w.shape, w.dtype), params, keys)
 
 
 @pytest.mark.parametrize("name", ORACLES)
-@pytest.mark.parametrize("n", [1, 9])
-def test_apply_matches_numpy_float64(name, n, key):
-    params, x = drawn(ALL[name], key), jax.random.normal(key, (n, D), jnp.float64)
-    y = ALL[name].apply(params, x)
+def test_apply_matches_numpy_float64(name, key):
+    params, x = drawn(ALL[name], key), jax.random.normal(key, (9, D), jnp.float64)
+    y = jax.jit(ALL[name].apply)(params, x)
     want = ORACLES[name](jax.tree.map(np.asarray, params), np.asarray(x))
     # Sums of some hundred terms of order one.
     np.testing.assert_allclose(y, want, rtol=1e-12, atol=1e-12)
 
 
-@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize("name", ["gru", "attention_causal", "linear_attention_causal"])
+def test_apply_edge_one_position(name, key):
+    params, x = drawn(ALL[name], key), jax.random.normal(key, (1, D), jnp.float64)
+    want = ORACLES[name](jax.tree.map(np.asarray, params), np.asarray(x))
+    np.testing.assert_allclose(jax.jit(ALL[name].apply)(params, x), want, rtol=1e-12, atol=1e-12)
+
+
+MIXED = ("gru", "attention_causal_window", "linear_attention_causal", "convolution", "layer_norm")
+
+
+@pytest.mark.parametrize("name", MIXED)
 def test_apply_keeps_the_dtype(name, key):
     for dtype, bound in ((jnp.float32, 1e-4), (jnp.bfloat16, 0.3)):
         params, x = ALL[name].init(key, dtype), jax.random.normal(key, (5, D), dtype)
-        y = ALL[name].apply(params, x)
+        y = jax.jit(ALL[name].apply)(params, x)
         assert y.dtype == dtype
-        exact = ALL[name].apply(*jax.tree.map(lambda a: a.astype(jnp.float64), (params, x)))
+        exact = jax.jit(ALL[name].apply)(
+            *jax.tree.map(lambda a: a.astype(jnp.float64), (params, x))
+        )
         # Eight bits of mantissa and some ten roundings of values of order one in a row.
         np.testing.assert_allclose(y.astype(jnp.float64), exact, atol=bound, rtol=bound)
 
@@ -88,34 +99,37 @@ def test_layer_norm_edge_constant_position_maps_to_shift(key):
     np.testing.assert_array_equal(y, np.tile(params["shift"], (2, 1)))
 
 
-@pytest.mark.parametrize(
-    "options",
-    [{}, {"is_causal": True}, {"window": 3}, {"is_causal": True, "window": 3}],
-    ids=str,
-)
-def test_self_attention_blockwise_equals_plain(options, key):
+OPTIONS = [{}, {"is_causal": True}, {"window": 3}, {"is_causal": True, "window": 3}]
+
+
+def both(options, key):
     plain = layers.self_attention(D, num_heads=2, **options)
     blockwise = layers.self_attention(D, num_heads=2, implementation="blockwise", **options)
-    params, x = drawn(plain, key), jax.random.normal(key, (11, D), jnp.float64)
+    return plain, blockwise, drawn(plain, key), jax.random.normal(key, (11, D), jnp.float64)
 
-    def loss(layer, params, x):
-        return jnp.sum(layer.apply(params, x) ** 2)
 
-    for layer in (plain, blockwise):
-        assert layer.apply(params, x).shape == (11, D)
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
+def test_self_attention_blockwise_equals_plain(options, key):
+    plain, blockwise, params, x = both(options, key)
     np.testing.assert_allclose(
-        blockwise.apply(params, x), plain.apply(params, x), rtol=1e-11, atol=1e-12
+        jax.jit(blockwise.apply)(params, x), jax.jit(plain.apply)(params, x), rtol=1e-11, atol=1e-12
     )
-    for a, b in zip(
-        jax.tree.leaves(jax.grad(lambda p: loss(plain, p, x))(params)),
-        jax.tree.leaves(jax.grad(lambda p: loss(blockwise, p, x))(params)),
-        strict=True,
-    ):
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
+def test_self_attention_blockwise_has_the_gradient_of_plain(options, key):
+    plain, blockwise, params, x = both(options, key)
+    one, other = (
+        jax.jit(jax.grad(lambda p, f=layer.apply: jnp.sum(f(p, x) ** 2)))(params)
+        for layer in (plain, blockwise)
+    )
+    for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-10)
 
 
 def test_stack_is_its_layer_applied_again(key):
-    layer = layers.transformer_block(D, num_heads=2)
+    layer = layers.feed_forward(D)
     stack = layers.stack(layer, 3)
     params, x = drawn(stack, key), jax.random.normal(key, (5, D), jnp.float64)
     y = x

@@ -12,14 +12,9 @@ from tests.layers.zoo import ALL, D
 @pytest.mark.parametrize("name", ALL)
 def test_init_draws_what_shapes_says(name, key):
     layer = ALL[name]
-    params = layer.init(key, jnp.float32)
+    params = jax.eval_shape(lambda key: layer.init(key, jnp.float32), key)
     text = jax.tree.map(lambda w: f"f32[{','.join(map(str, w.shape))}]", params)
     assert text == layer.shapes()
-    again = layer.init(key, jnp.float32)
-    assert all(
-        np.array_equal(a, b)
-        for a, b in zip(jax.tree.leaves(params), jax.tree.leaves(again), strict=True)
-    )
     assert len(str(layer).splitlines()) == 1 + len(jax.tree.leaves(params))
 
 
@@ -106,7 +101,9 @@ def test_layer_rejects_a_mistake(make, error, text):
 
 @pytest.mark.parametrize("name", ALL)
 def test_apply_rejects_other_shapes(name, key):
-    params = ALL[name].init(key)
+    params = jax.tree.map(
+        lambda w: jnp.zeros(w.shape, w.dtype), jax.eval_shape(ALL[name].init, key)
+    )
     for shape in ((5, D + 1), (2, 5, D), (D,)):
         with pytest.raises(ValueError, match=rf"`x` must have shape \(n, {D}\).*jax.vmap"):
             ALL[name].apply(params, jnp.zeros(shape))

@@ -7,12 +7,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from equipoise.cost._contributions import (
+    Rule,
+    bilinear,
+    bind,
+    by_level,
+    convolution,
+    matrix_product,
+    windowed,
+)
 from equipoise.cost._reach import FAR, NONE, Reach, anything, lift, make, numeric, unknown
-
-# From a primitive and its operands to its results; None if it depends on unknown indices.
-Rule = Callable[[Any, list[Any], int], list[Any] | None]
-# From a stack of sets of an operand's elements to the results that each contributes to.
-Touch = Callable[[np.ndarray], np.ndarray]
 
 ELEMENTWISE = """abs acos acosh add add_any and asin asinh atan atan2 atanh bessel_i0e bessel_i1e
     bitcast_convert_type cbrt ceil clamp clz complex conj convert_element_type copy copy_p cos cosh
@@ -24,11 +28,6 @@ ELEMENTWISE = """abs acos acosh add add_any and asin asinh atan atan2 atanh bess
 # What keeps a very negative number very negative, in the nominal arithmetic with −∞.
 KEEPS_FAR = ("add", "add_any", "sub", "mul", "div", "convert_element_type", "copy", "name")
 VANISHES_FAR = ("exp", "exp2", "logistic")
-
-
-def bind(eqn: Any, *operands: Any, **changes: Any) -> Any:
-    """The primitive on concrete operands."""
-    return eqn.primitive.bind(*map(jnp.asarray, operands), **{**eqn.params, **changes})
 
 
 def elementwise(eqn: Any, xs: list[Any], n: int) -> list[Any]:
@@ -146,7 +145,7 @@ def scattered(eqn: Any, xs: list[Any], n: int) -> list[Any] | None:
 
     replaced = touch(np.ones((1, *b.shape)))[0] & (eqn.primitive.name == "scatter")
     known = (a.known | replaced) & ~touch((~b.known)[None])[0]
-    steps = np.minimum(_unless(replaced, a.steps), _by_level(b.steps, touch))
+    steps = np.minimum(_unless(replaced, a.steps), by_level(b.steps, touch))
     return [make(bind(eqn, a.value, indices, b.value), known, steps)]
 
 
@@ -214,90 +213,6 @@ def along(parameter: str) -> Rule:
     return rule
 
 
-def windowed(eqn: Any, xs: list[Any], n: int) -> list[Any]:
-    """Window sums and maxima: the primitive itself on zeros and ones."""
-    a = lift(xs[0], n)
-    touch = _touches(lambda indicator: bind(eqn, indicator))
-    known = ~touch((~a.known)[None])[0]
-    return [make(bind(eqn, a.value), known, _by_level(a.steps, touch))]
-
-
-def bilinear(product: Callable[[Any], Callable[[Any, Any], Any]]) -> Rule:
-    """Matrix products and convolutions: a term with a factor known to be zero reads nothing.
-
-    ``product(eqn)`` multiplies float32 arrays, of which one may have an axis more in front.
-    """
-
-    def rule(eqn: Any, xs: list[Any], n: int) -> list[Any]:
-        a, b = lift(xs[0], n), lift(xs[1], n)
-        multiply = product(eqn)
-        left, right = (~a.zero).astype(np.float32), (~b.zero).astype(np.float32)
-        shape = eqn.outvars[0].aval.shape
-        known, steps = np.ones(shape, bool), np.full((*shape, n), NONE)
-        sides: tuple[tuple[Reach, Touch], ...] = (
-            (a, lambda sets: np.stack([multiply(s, right) for s in sets]) > 0),
-            (b, lambda sets: np.stack([multiply(left, s) for s in sets]) > 0),
-        )
-        for x, touch in sides:
-            if not x.known.all():
-                known = known & ~touch((~x.known)[None])[0]
-                steps = np.minimum(steps, _by_level(x.steps, touch))
-        if not known.any():
-            return [unknown(shape, eqn.outvars[0].aval.dtype, steps)]
-        return [make(bind(eqn, *(np.where(x.far, 0, x.value) for x in (a, b))), known, steps)]
-
-    return rule
-
-
-def _matrix_product(eqn: Any) -> Callable[[Any, Any], Any]:
-    (contract_a, contract_b), (batch_a, batch_b) = eqn.params["dimension_numbers"]
-
-    def multiply(a: Any, b: Any) -> Any:
-        """One ``einsum`` in NumPy, which has nothing to compile."""
-        at_a, at_b = list(range(a.ndim)), list(range(100, 100 + b.ndim))
-        for i, j in zip((*contract_a, *batch_a), (*contract_b, *batch_b), strict=True):
-            at_b[j] = at_a[i]
-        free_a = [i for i in range(a.ndim) if i not in (*contract_a, *batch_a)]
-        free_b = [at_b[j] for j in range(b.ndim) if j not in (*contract_b, *batch_b)]
-        out = [*batch_a, *free_a, *free_b]
-        names = {axis: k for k, axis in enumerate(dict.fromkeys([*at_a, *at_b]))}
-        return np.einsum(
-            a.astype(np.float32), [names[i] for i in at_a],
-            b.astype(np.float32), [names[j] for j in at_b],
-            [names[i] for i in out], optimize=True,
-        )  # fmt: skip
-
-    return multiply
-
-
-def _convolution(eqn: Any) -> Callable[[Any, Any], Any]:
-    float32 = {"preferred_element_type": np.dtype(np.float32), "precision": None}
-
-    def multiply(a: Any, b: Any) -> Any:
-        return np.asarray(bind(eqn, a.astype(np.float32), b.astype(np.float32), **float32))
-
-    return multiply
-
-
-def _touches(function: Callable[[Any], Any]) -> Touch:
-    """Which results a set of elements contributes to, for a stack of sets."""
-
-    def touch(sets: np.ndarray) -> np.ndarray:
-        return np.asarray(jax.vmap(function)(jnp.asarray(sets, jnp.float32))) > 0
-
-    return touch
-
-
-def _by_level(steps: np.ndarray, touch: Touch) -> np.ndarray:
-    """The fewest steps over all contributions, one number of steps at a time."""
-    positions = np.moveaxis(steps, -1, 0)
-    found = np.full(steps.shape[-1:], NONE)
-    for level in np.unique(steps[steps < NONE])[::-1]:
-        reads = np.moveaxis(touch(positions <= level), 0, -1)
-        found = np.where(reads, level, found)
-    return found
-
-
 def identity(eqn: Any, xs: list[Any], n: int) -> list[Any]:
     """Every result is its operand."""
     return list(xs)
@@ -332,8 +247,8 @@ RULES: dict[str, Rule] = {
     **_table(along("dimension"), "sort"),
     **_table(along("axis"), "top_k"),
     **_table(windowed, "reduce_window_sum reduce_window_max"),
-    **_table(bilinear(_matrix_product), "dot_general"),
-    **_table(bilinear(_convolution), "conv_general_dilated"),
+    **_table(bilinear(matrix_product), "dot_general"),
+    **_table(bilinear(convolution), "conv_general_dilated"),
     **_table(mixed(lambda eqn: len(eqn.params["fft_lengths"])), "fft"),
     **_table(mixed(lambda eqn: 2), "cholesky triangular_solve lu qr eigh svd householder_product"),
     **_table(identity, "optimization_barrier device_put sharding_constraint pvary"),

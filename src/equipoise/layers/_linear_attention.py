@@ -9,7 +9,7 @@ from equipoise.layers._layer import Layer, Size, no_step, sequence
 
 
 def linear_attention(width: Size, *, num_heads: Size = 1, is_causal: bool = False) -> Layer:
-    r"""Attention whose weights are inner products of positive features, in linear work.
+    r"""Attention with inner products of positive features as weights, in linear work.
 
     .. math::
 

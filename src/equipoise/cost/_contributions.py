@@ -1,0 +1,104 @@
+"""Sums and products on abstract arrays: a result reads the terms that are not known to be zero."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from equipoise.cost._reach import NONE, Reach, lift, make, unknown
+
+# From a primitive and its operands to its results; None if it depends on unknown indices.
+Rule = Callable[[Any, list[Any], int], list[Any] | None]
+# From a stack of sets of an operand's elements to the results that each contributes to.
+Touch = Callable[[np.ndarray], np.ndarray]
+
+
+def bind(eqn: Any, *operands: Any, **changes: Any) -> Any:
+    """The primitive on concrete operands."""
+    return eqn.primitive.bind(*map(jnp.asarray, operands), **{**eqn.params, **changes})
+
+
+def windowed(eqn: Any, xs: list[Any], n: int) -> list[Any]:
+    """Window sums and maxima: the primitive itself on zeros and ones."""
+    a = lift(xs[0], n)
+    touch = touches(lambda indicator: bind(eqn, indicator))
+    known = ~touch((~a.known)[None])[0]
+    return [make(bind(eqn, a.value), known, by_level(a.steps, touch))]
+
+
+def bilinear(product: Callable[[Any], Callable[[Any, Any], Any]]) -> Rule:
+    """Matrix products and convolutions: a term with a factor known to be zero reads nothing.
+
+    ``product(eqn)`` multiplies float32 arrays, of which one may have an axis more in front.
+    """
+
+    def rule(eqn: Any, xs: list[Any], n: int) -> list[Any]:
+        a, b = lift(xs[0], n), lift(xs[1], n)
+        multiply = product(eqn)
+        left, right = (~a.zero).astype(np.float32), (~b.zero).astype(np.float32)
+        shape = eqn.outvars[0].aval.shape
+        known, steps = np.ones(shape, bool), np.full((*shape, n), NONE)
+        sides: tuple[tuple[Reach, Touch], ...] = (
+            (a, lambda sets: np.stack([multiply(s, right) for s in sets]) > 0),
+            (b, lambda sets: np.stack([multiply(left, s) for s in sets]) > 0),
+        )
+        for x, touch in sides:
+            if not x.known.all():
+                known = known & ~touch((~x.known)[None])[0]
+                steps = np.minimum(steps, by_level(x.steps, touch))
+        if not known.any():
+            return [unknown(shape, eqn.outvars[0].aval.dtype, steps)]
+        return [make(bind(eqn, *(np.where(x.far, 0, x.value) for x in (a, b))), known, steps)]
+
+    return rule
+
+
+def matrix_product(eqn: Any) -> Callable[[Any, Any], Any]:
+    (contract_a, contract_b), (batch_a, batch_b) = eqn.params["dimension_numbers"]
+
+    def multiply(a: Any, b: Any) -> Any:
+        """One ``einsum`` in NumPy, which has nothing to compile."""
+        at_a, at_b = list(range(a.ndim)), list(range(100, 100 + b.ndim))
+        for i, j in zip((*contract_a, *batch_a), (*contract_b, *batch_b), strict=True):
+            at_b[j] = at_a[i]
+        free_a = [i for i in range(a.ndim) if i not in (*contract_a, *batch_a)]
+        free_b = [at_b[j] for j in range(b.ndim) if j not in (*contract_b, *batch_b)]
+        out = [*batch_a, *free_a, *free_b]
+        names = {axis: k for k, axis in enumerate(dict.fromkeys([*at_a, *at_b]))}
+        return np.einsum(
+            a.astype(np.float32), [names[i] for i in at_a],
+            b.astype(np.float32), [names[j] for j in at_b],
+            [names[i] for i in out], optimize=True,
+        )  # fmt: skip
+
+    return multiply
+
+
+def convolution(eqn: Any) -> Callable[[Any, Any], Any]:
+    float32 = {"preferred_element_type": np.dtype(np.float32), "precision": None}
+
+    def multiply(a: Any, b: Any) -> Any:
+        return np.asarray(bind(eqn, a.astype(np.float32), b.astype(np.float32), **float32))
+
+    return multiply
+
+
+def touches(function: Callable[[Any], Any]) -> Touch:
+    """Which results a set of elements contributes to, for a stack of sets."""
+
+    def touch(sets: np.ndarray) -> np.ndarray:
+        return np.asarray(jax.vmap(function)(jnp.asarray(sets, jnp.float32))) > 0
+
+    return touch
+
+
+def by_level(steps: np.ndarray, touch: Touch) -> np.ndarray:
+    """The fewest steps over all contributions, one number of steps at a time."""
+    positions = np.moveaxis(steps, -1, 0)
+    found = np.full(steps.shape[-1:], NONE)
+    for level in np.unique(steps[steps < NONE])[::-1]:
+        reads = np.moveaxis(touch(positions <= level), 0, -1)
+        found = np.where(reads, level, found)
+    return found
