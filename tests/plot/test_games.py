@@ -27,7 +27,7 @@ def comparison():
 def test_compare_prints_the_largest_step_first(comparison):
     lines = str(comparison).splitlines()
     assert [line.split()[0] for line in lines[2:]] == ["alternating", "simultaneous"]
-    assert "1.33333" in lines[2]
+    assert "1.333 " in lines[2]
     assert "flip" in lines[2]
     assert "0.8 " in lines[3]
     assert "Neimark-Sacker" in lines[3]

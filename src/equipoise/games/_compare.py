@@ -48,7 +48,7 @@ def _row(step: CriticalStep, limit: Array) -> list[str]:
     def end(size: Array, nothing: str) -> str:
         if jnp.isinf(size):
             return f"beyond {float(limit):.4g}"
-        return nothing if size == 0 else f"{float(size):.6g}"
+        return nothing if size == 0 else f"{float(size):.4g}"
 
     kind = int(step.kind)
     p, q = (int(number) for number in step.resonance)
@@ -97,12 +97,11 @@ def compare(
 
     Examples:
         >>> game = games.zero_sum(lambda p, q: p * q)
-        >>> rules = [games.simultaneous(), games.alternating(), games.extragradient()]
+        >>> rules = [games.simultaneous(), games.extragradient()]
         >>> print(games.compare(game, rules, (0.0, 0.0), max_step_size=9.0))
         Comparison
           rule           converges below  bounded up to  lost by         angle  resonance
           extragradient  1                1              Neimark-Sacker  90°    1:4
-          alternating    never            2              flip            180°   1:2
           simultaneous   never            never          -               -      -
 
     References:
