@@ -233,7 +233,7 @@ def test_lookup_query_float32_agrees_with_float64(rng):
         assert narrow.query.dtype == jnp.float32
         # Forward error of the active system: its condition number times float32 rounding.
         condition = np.linalg.cond(keys - keys.mean(0)) ** 2
-        error = np.linalg.norm(narrow.query - wide.query) / wide.norm
+        error = np.linalg.norm(np.asarray(narrow.query) - np.asarray(wide.query)) / wide.norm
         assert error <= 16 * condition * np.finfo(np.float32).eps
 
 

@@ -190,7 +190,8 @@ def residual_bytes(
     """Bytes of the last results of a forward program, which are the leaves of its pullback.
 
     Scalars that follow from sizes alone are constants in a program with numbers for sizes; JAX
-    keeps some and folds others away, so how many bytes it keeps is read off such a program.
+    keeps some and folds others away, so how many bytes it keeps is read off such a program. A
+    function that closes over named sizes has none; each of these scalars then counts as kept.
     """
     first = len(program.jaxpr.outvars) - len(jax.tree.leaves(pullback))
     pairs = list(zip(program.jaxpr.outvars[first:], walked.known[first:], strict=True))
@@ -198,6 +199,9 @@ def residual_bytes(
     if all(known is None for _, known in pairs):
         return arrays
     sizes, numbers = _trace.with_numbers(shapes)
-    kept = jax.eval_shape(lambda *xs: jax.vjp(fn, *xs)[1], *numbers)
+    try:
+        kept = jax.eval_shape(lambda *xs: jax.vjp(fn, *xs)[1], *numbers)
+    except (TypeError, ValueError):
+        return total_bytes(v for v, _ in pairs)
     total = sum((_shapes.array_bytes(leaf) for leaf in jax.tree.leaves(kept)), ZERO)
     return arrays + total - arrays.at(sizes)
