@@ -66,14 +66,14 @@ def all_derivatives(options, implementation, *arrays):
 
 @pytest.mark.parametrize(
     "name",
-    [pytest.param(name, marks=() if name == "together" else pytest.mark.slow) for name in PROBLEMS],
+    [pytest.param(name, marks=() if name == "together" else pytest.mark.nightly) for name in PROBLEMS],
 )
 def test_dot_product_attention_matches_definition_at_second_order(name):
     # Where a row has no key its log-sum-exp is -inf in both, with tangent 0.
     assert_close(functools.partial(all_derivatives, PROBLEMS[name]))
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_dot_product_attention_gradients_match_finite_differences():
     function = functools.partial(run, PROBLEMS["bias"], None)
     check_grads(function, ARRAYS, order=2, modes=["fwd", "rev"])

@@ -108,7 +108,7 @@ def test_importance_weighted_bound_rises_with_draws_to_the_evidence(key):
     assert np.all(values < np.log(3) + 4 * errors)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.parametrize(
     ("gradient", "slope"), [("doubly_reparameterized", 0.5), ("pathwise", -0.5)]
 )

@@ -20,7 +20,7 @@ def probabilistic_pca(x, q):
     return -0.5 * (d * np.log(2 * np.pi) + kept + (d - q) * np.log(rest) + d)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.parametrize(("q", "steps"), [(2, 1000), (5, 1000), (10, 2000)])
 def test_elbo_of_a_linear_vae_reaches_probabilistic_pca(q, steps):
     x = jnp.asarray(load_digits().data / 16)

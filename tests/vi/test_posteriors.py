@@ -61,7 +61,7 @@ def test_fit_passes_and_trusts(name):
     assert passes(posterior, fit, jax.random.key(1))
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_fit_passes_most_and_never_trusts_a_failure():
     verdicts = {}
     for name in reference().NAMES:
@@ -85,7 +85,7 @@ def exact_names():
     return sorted(json.loads(path.read_text())) if path.is_file() else []
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.parametrize("name", exact_names())
 def test_fit_reaches_the_exact_optimum_of_a_regression(name):
     exact = json.loads((FOLDER / "exact_regressions.json").read_text())[name]

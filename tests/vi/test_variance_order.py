@@ -60,7 +60,7 @@ def total_variance(family, params, gradient, draws):
     return float(measure(params))
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_gradient_variance_orders_mean_field_estimators_at_the_optimum():
     family = vi.mean_field(jnp.zeros(4))
     best = optimum(family)
@@ -76,7 +76,7 @@ def test_gradient_variance_orders_mean_field_estimators_at_the_optimum():
     assert min(v, key=v.get) == ("stl", "quasi_random")
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_gradient_variance_orders_full_rank_estimators_at_the_optimum():
     family = vi.full_rank(jnp.zeros(4))
     best = optimum(family)
@@ -85,7 +85,7 @@ def test_gradient_variance_orders_full_rank_estimators_at_the_optimum():
     assert total_variance(family, best, "stl", "antithetic") < stl
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_gradient_variance_of_sticking_the_landing_is_large_far_away():
     family = vi.mean_field(jnp.zeros(4))
     narrow = family.init(scale=np.exp(-3.0))
