@@ -41,6 +41,9 @@ myst_enable_extensions = ["dollarmath", "amsmath", "colon_fence", "deflist"]
 myst_heading_anchors = 3
 suppress_warnings = ["config.cache"]
 
+# Names of other projects are text here: the pages make no outside request.
+nitpick_ignore_regex = [(r"py:.*", r"(jax|optax|chex|numpy|collections|fractions)(\..*)?")]
+
 autosummary_generate = True
 autodoc_preserve_defaults = True
 autodoc_typehints = "none"
@@ -50,6 +53,7 @@ napoleon_google_docstring = True
 napoleon_numpy_docstring = False
 napoleon_use_rtype = False
 napoleon_use_ivar = True
+napoleon_attr_annotations = False
 napoleon_custom_sections = [("Cost", "notes")]
 bibtex_bibfiles = sorted(str(path.relative_to(HERE)) for path in HERE.glob("refs/*.bib"))
 bibtex_reference_style = "author_year"

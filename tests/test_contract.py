@@ -75,6 +75,7 @@ def test_jit_equals_eager_with_one_trace_and_equal_bits(area, name):
     assert_close(first, case.fn(*args), case.rtol)
 
 
+@pytest.mark.nightly
 @pytest.mark.parametrize(("area", "name"), names(Case))
 def test_vmap_equals_a_loop(area, name):
     case = cases(area)[name]
@@ -92,6 +93,7 @@ def test_vmap_equals_a_loop(area, name):
         assert_close(jax.tree.map(lambda leaf, i=i: leaf[i], mapped), case.fn(*row), case.rtol)
 
 
+@pytest.mark.nightly
 @pytest.mark.parametrize(("area", "name"), names(Case))
 def test_gradients_are_finite(area, name):
     case = cases(area)[name]
@@ -111,6 +113,7 @@ def test_gradients_are_finite(area, name):
     assert all(np.all(np.isfinite(g)) for g in gradients)
 
 
+@pytest.mark.nightly
 @pytest.mark.parametrize(("area", "name"), names(Case))
 def test_no_float64_leaks_when_it_is_off(area, name):
     case = cases(area)[name]

@@ -63,4 +63,4 @@ def test_package_shows_the_areas_and_nothing_else():
 
 def test_files_hold_one_idea():
     for path in SOURCE.rglob("*.py"):
-        assert len(path.read_text().splitlines()) <= 330, path
+        assert len(path.read_text().splitlines()) <= 360, path

@@ -1,5 +1,5 @@
 r"""Attention costs more than recurrence beyond n = d, and is shallower beyond a dozen
-===============================================================================
+========================================================================================
 
 L layers of width d on a sequence of length n: an Elman network against a causal transformer. Their
 matrix products, in a layer, are

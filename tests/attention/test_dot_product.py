@@ -66,7 +66,10 @@ def all_derivatives(options, implementation, *arrays):
 
 @pytest.mark.parametrize(
     "name",
-    [pytest.param(name, marks=() if name == "together" else pytest.mark.nightly) for name in PROBLEMS],
+    [
+        pytest.param(name, marks=() if name == "together" else pytest.mark.nightly)
+        for name in PROBLEMS
+    ],
 )
 def test_dot_product_attention_matches_definition_at_second_order(name):
     # Where a row has no key its log-sum-exp is -inf in both, with tangent 0.

@@ -14,7 +14,7 @@ from equipoise.games._rule import Rule
 
 @result
 class Comparison:
-    """Critical step sizes of several rules; its ``str`` is a table, largest step first.
+    """Critical step sizes of several rules, printed as a table.
 
     Attributes:
         names: What each rule is called.

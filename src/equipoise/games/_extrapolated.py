@@ -7,7 +7,7 @@ from equipoise.games._rule import Projections, Rule, Steps, axpy, make_rule, pro
 
 
 def primal_dual_hybrid(theta: float | jax.Array = 1.0, *, projections: Projections = None) -> Rule:
-    r"""The second player answers an extrapolation of the first one's move (Chambolle–Pock).
+    r"""The second player answers an extrapolation of the first one's move.
 
     .. math::
 
@@ -56,7 +56,7 @@ def primal_dual_hybrid(theta: float | jax.Array = 1.0, *, projections: Projectio
 def alternating_extrapolation(
     gamma: float | jax.Array, delta: float | jax.Array, *, projections: Projections = None
 ) -> Rule:
-    r"""Alternating play in which each player answers an extrapolation of the other's move.
+    r"""Alternating play, each answering an extrapolation of the other's move.
 
     .. math::
 

@@ -12,7 +12,7 @@ Players: TypeAlias = tuple[PyTree[Array], ...]
 
 @result
 class Game:
-    """Losses of the players, each minimized by its own; made by ``zero_sum`` or ``general_sum``.
+    """Losses of the players; made by ``zero_sum`` or ``general_sum``.
 
     Attributes:
         losses: One function a player, of all players in order, to a scalar.

@@ -151,7 +151,7 @@ def optimistic(
     *,
     projections: Projections = None,
 ) -> Rule:
-    r"""Gradient play that extrapolates the gradient from the one before (past extragradient).
+    r"""Gradient play along the gradient extrapolated from the one before.
 
     .. math::
 

@@ -59,7 +59,7 @@ def proximal_point(*, max_newton: int = 20, projections: Projections = None) -> 
 
 
 def competitive(*, projections: Projections = None) -> Rule:
-    r"""Each player answers the other's answer: the Nash equilibrium of the local bilinear game.
+    r"""Each player answers the other's answer, in the local bilinear game.
 
     .. math::
 

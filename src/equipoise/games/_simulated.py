@@ -15,7 +15,7 @@ from equipoise.games._sweep import sweep
 
 @result
 class SimulatedCriticalStep:
-    """Where trajectories from one start stop converging, and where they begin to diverge.
+    """Where trajectories stop converging, and where they begin to diverge.
 
     Attributes:
         step_size: The estimate: 0 where no run converged, infinity where all did.
@@ -52,7 +52,7 @@ def simulated_critical_step_size(
     lanes: int = 32,
     tolerance: float = 0.05,
 ) -> SimulatedCriticalStep:
-    r"""Step size at which trajectories from one start stop converging, without any derivative.
+    r"""Step size at which trajectories stop converging, from them alone.
 
     .. math::
 

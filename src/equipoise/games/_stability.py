@@ -71,7 +71,7 @@ def stability(
     method: str = "auto",
     key: PRNGKeyArray | None = None,
 ) -> Stability:
-    r"""Does play return to an equilibrium after a small push, at one step size?
+    r"""Whether play returns to an equilibrium after a small push.
 
     .. math::
 
@@ -167,7 +167,7 @@ def spectral_radius(
     method: str = "auto",
     key: PRNGKeyArray | None = None,
 ) -> Float[Array, ""]:
-    r"""Largest modulus of an eigenvalue of the update map: the asymptotic factor per step.
+    r"""Largest modulus of the update map's eigenvalues, the factor per step.
 
     .. math::
 

@@ -21,7 +21,7 @@ BLOW_UP = 1e8
 
 @result
 class Sweep:
-    """What play does at each of many step sizes; every field has the shape of the step sizes.
+    """What play does at each of many step sizes, one entry a step size.
 
     Attributes:
         step_sizes: η.
@@ -91,7 +91,7 @@ def sweep(
     tolerance: float = 0.05,
     max_period: int = 24,
 ) -> Sweep:
-    r"""Play at many step sizes at once: does it converge, stay, or diverge, and how fast?
+    r"""Whether play converges, stays or diverges at many step sizes, and how fast.
 
     .. math::
 

@@ -77,7 +77,7 @@ def from_optax(
     extrapolate: bool = False,
     projections: Projections = None,
 ) -> Rule:
-    r"""Players who step with optax optimizers, at once, in an order or by extragradient.
+    r"""Play with optax optimizers, at once, in an order or by extragradient.
 
     .. math::
 

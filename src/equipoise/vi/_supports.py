@@ -39,7 +39,7 @@ def real() -> Support:
 
 
 def positive() -> Support:
-    r"""Positive numbers, entry by entry, by the exponential.
+    r"""Numbers above zero, entry by entry, by the exponential.
 
     .. math::
 
@@ -191,7 +191,7 @@ _ORDERED = Support(
 
 
 def simplex() -> Support:
-    r"""Probability vectors along the last axis, by a softmax over an orthonormal basis.
+    r"""Probability vectors along the last axis, by an orthonormal softmax.
 
     .. math::
 
