@@ -10,6 +10,8 @@ import scipy.stats
 
 from equipoise import vi
 
+pytestmark = pytest.mark.nightly
+
 GRADIENTS = ("closed_form_entropy", "sticking_the_landing", "score_function")
 DRAWS = ("iid", "antithetic", "quasi_random")
 

@@ -9,6 +9,8 @@ import pytest
 
 from equipoise import vi
 
+pytestmark = pytest.mark.nightly
+
 FAMILY = vi.mean_field(jnp.zeros(2))
 PARAMS = {"mean": jnp.array([0.5, -0.3]), "log_scale": jnp.array([-0.2, 0.1])}
 PRIOR = FAMILY.init(scale=2.0)

@@ -8,6 +8,8 @@ import scipy.stats
 
 from equipoise import vi
 
+pytestmark = pytest.mark.nightly
+
 EXAMPLE = {"a": jnp.zeros(2), "b": jnp.zeros(())}
 FAMILIES = {
     "mean_field": vi.mean_field(EXAMPLE),

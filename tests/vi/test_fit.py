@@ -11,6 +11,8 @@ import pytest
 
 from equipoise import vi
 
+pytestmark = pytest.mark.nightly
+
 LOG_2PI = np.log(2 * np.pi)
 
 

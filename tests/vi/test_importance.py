@@ -9,6 +9,8 @@ import pytest
 
 from equipoise import vi
 
+pytestmark = pytest.mark.nightly
+
 FAMILY = vi.mean_field(0.0)
 PARAMS = {"mean": jnp.array([0.4]), "log_scale": jnp.array([-0.2])}
 GRADIENTS = ("doubly_reparameterized", "pathwise")

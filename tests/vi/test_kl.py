@@ -7,6 +7,8 @@ import pytest
 
 from equipoise import vi
 
+pytestmark = pytest.mark.nightly
+
 
 def numpy_kl(m0, s0, m1, s1):
     inverse = np.linalg.inv(s1)

@@ -9,6 +9,8 @@ from sklearn.datasets import load_digits
 
 from equipoise import vi
 
+pytestmark = pytest.mark.nightly
+
 TARGETS = {2: 0.005707, 5: 8.907637, 10: 17.451947}
 
 

@@ -53,6 +53,7 @@ def passes(posterior, fit, key):
     return bool(np.max(mean_error) < 0.25 and np.max(sd_error) < 0.1)
 
 
+@pytest.mark.nightly
 @pytest.mark.parametrize("name", QUICK)
 def test_fit_passes_and_trusts(name):
     posterior, log_density = build(name)

@@ -8,6 +8,8 @@ import pytest
 
 from equipoise import vi
 
+pytestmark = pytest.mark.nightly
+
 RNG = np.random.default_rng(5)
 X = RNG.normal(size=(40, 4)) @ np.array(
     [[1.0, 0.6, 0.0, 0.0], [0.0, 1.0, 0.0, 0.3], [0.0, 0.0, 1.0, 0.0], [0.0, 0.0, 0.0, 1.0]]

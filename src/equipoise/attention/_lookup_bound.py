@@ -105,8 +105,8 @@ def lookup_sharpness(weights: Float[Array, " n"], *, leaked_weight: Scalar | flo
 
     Examples:
         >>> one_of_1000 = jnp.zeros(1000).at[7].set(1.0)
-        >>> print(attention.lookup_sharpness(one_of_1000, leaked_weight=1e-3).round(3))
-        13.813
+        >>> print(f"{attention.lookup_sharpness(one_of_1000, leaked_weight=1e-3):.2f}")
+        13.81
 
     References:
         :cite:t:`vaswani2017`, equation 1, of which this is an exact consequence.

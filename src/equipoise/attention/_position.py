@@ -54,7 +54,7 @@ def rotary_embedding(
 
     Examples:
         >>> x = jnp.ones((2, 1, 2))
-        >>> print(attention.rotary_embedding(x)[:, 0].round(4))
+        >>> print(np.round(attention.rotary_embedding(x)[:, 0].tolist(), 4))
         [[ 1.      1.    ]
          [-0.3012  1.3818]]
 
