@@ -125,7 +125,7 @@ def stack(params, x):
     return functools.reduce(lambda x, layer: programs.block(layer, x), params, x)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_analyze_training_of_twelve_layers_takes_five_seconds_whatever_the_sizes():
     model = [programs.BLOCK] * 12
     times, found = [], None
