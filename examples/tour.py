@@ -136,6 +136,8 @@ def sequence_models():
     for index, m in enumerate(timed):
         ax.loglog(LENGTHS, clock[m], "o-", color=COLORS[index], label=m)
         ax.loglog(LENGTHS, np.array(counts[m]) * float(rate[m]), "--", color=COLORS[index])
+    ax.set_xticks(LENGTHS, map(str, LENGTHS))
+    ax.minorticks_off()
     ax.axvline(measured, color="black", linewidth=1, linestyle=":")
     ax.set(xlabel="length n (positions)", ylabel="time of one layer (s); dashed: from its work")
     ax.set_title(f"Self-attention overtakes the GRU at n ≈ {measured:.0f} (d = {WIDTH})")
@@ -377,7 +379,7 @@ def descent_ascent():
         np.testing.assert_allclose(step.step_size, attracts, atol=1e-9)
         np.testing.assert_allclose(step.neutral_step_size, bounded, atol=1e-9)
 
-    figure, (left, right) = plot.new_grid(1, 2, size=(9.5, 4.0))
+    figure, (left, right) = plot.new_grid(1, 2, size=(11.5, 4.0))
     for index, (name, num) in enumerate(
         {"alternating": 6, "simultaneous": 5, "extragradient": 40}.items()
     ):
@@ -393,7 +395,7 @@ def descent_ascent():
     right.axhline(1, color="black", linewidth=1, linestyle=":")
     right.set(xlabel="step size η", ylabel="spectral radius ρ", ylim=(0.4, 2.2))
     right.set_title("Only below ρ = 1 does play converge")
-    right.legend(loc="upper left")
+    right.legend(loc="upper left", bbox_to_anchor=(1, 1), fontsize=8)
     return figure
 
 
