@@ -60,6 +60,8 @@ def short(value: Any) -> str:
             return f"{array[()]:.6g}" if array.dtype.kind in "fc" else str(array[()])
         extent = f" in [{array.min():.4g}, {array.max():.4g}]" if array.size else ""
         return f"{array.dtype}{list(array.shape)}{extent}"
+    if isinstance(value, tuple) and value and all(map(callable, value)):
+        return ", ".join(getattr(f, "__name__", type(f).__name__) for f in value)
     if dataclasses.is_dataclass(value):
         return type(value).__name__
     leaves = jax.tree.leaves(value)
