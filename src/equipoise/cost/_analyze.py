@@ -181,17 +181,24 @@ def _residual_bytes(
         reason = str(error).splitlines()[0]
         ledger.notes[f"no residual bytes, as there is no reverse derivative: {reason}"] = None
         return None
-    return residual_bytes(fn, shapes, program, walk_whole(program, Ledger([])), pullback)
+    walked = walk_whole(program, Ledger([]))
+    return residual_bytes(fn, shapes, program, walked, pullback, ledger)
 
 
 def residual_bytes(
-    fn: Callable[..., Any], shapes: Any, program: Any, walked: Walked, pullback: Any
+    fn: Callable[..., Any],
+    shapes: Any,
+    program: Any,
+    walked: Walked,
+    pullback: Any,
+    ledger: Ledger,
 ) -> Expression:
     """Bytes of the last results of a forward program, which are the leaves of its pullback.
 
     Scalars that follow from sizes alone are constants in a program with numbers for sizes; JAX
     keeps some and folds others away, so how many bytes it keeps is read off such a program. A
-    function that closes over named sizes has none; each of these scalars then counts as kept.
+    function that closes over named sizes has none: each of these scalars then counts as kept, and
+    a note says so.
     """
     first = len(program.jaxpr.outvars) - len(jax.tree.leaves(pullback))
     pairs = list(zip(program.jaxpr.outvars[first:], walked.known[first:], strict=True))
@@ -202,6 +209,7 @@ def residual_bytes(
     try:
         kept = jax.eval_shape(lambda *xs: jax.vjp(fn, *xs)[1], *numbers)
     except (TypeError, ValueError):
+        ledger.notes["scalars that follow from sizes alone: all counted as residuals"] = None
         return total_bytes(v for v, _ in pairs)
     total = sum((_shapes.array_bytes(leaf) for leaf in jax.tree.leaves(kept)), ZERO)
     return arrays + total - arrays.at(sizes)

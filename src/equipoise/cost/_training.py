@@ -110,7 +110,7 @@ def _passes(
     first = walk_whole(ahead, ledger)
     results = len(jax.tree.leaves(result))
     second = _continued(first, results, back.jaxpr, ledger)
-    residual = residual_bytes(fn, shapes, ahead, first, pullback)
+    residual = residual_bytes(fn, shapes, ahead, first, pullback, ledger)
     return (
         summary(first, ledger, ahead.jaxpr, ahead.jaxpr.outvars, residual),
         summary(second, ledger, back.jaxpr, back.jaxpr.outvars, ZERO, start=BETWEEN),
