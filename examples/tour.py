@@ -128,7 +128,9 @@ def sequence_models():
         reads[name] = cost.dependencies(lambda x, f=layer.apply, p=params: f(p, x), x)
         assert reads[name].kind == kind
         assert reads[name].confirmed
-    print("   reads across tokens: " + ", ".join(f"{k} {v.kind}" for k, v in reads.items()))
+    print("   reads across tokens")
+    for name, found in reads.items():
+        print(f"      {name:17} {found.kind}")
 
     figure = plt.figure(figsize=(10.5, 4.2))
     left, right = figure.subfigures(1, 2, width_ratios=(1.15, 1))
