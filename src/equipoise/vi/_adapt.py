@@ -1,5 +1,6 @@
 """Adaptive importance sampling: a mixture of Student t that learns the target from its draws."""
 
+import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -8,9 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax.scipy.special import gammaln, logsumexp
 
-from equipoise._types import Array, PRNGKeyArray, Scalar
+from equipoise._types import Array, PRNGKeyArray
 from equipoise.vi._fit_start import affine
-from equipoise.vi._weighted import Weighted, evaluate, weigh
+from equipoise.vi._weighted import Weighted, weigh
 
 DEGREES = 6  # tails heavier than those of most targets, with four moments
 SMALLEST_WEIGHT = 0.01
@@ -23,19 +24,6 @@ class Mixture(NamedTuple):
     weights: Array
     means: Array
     factors: Array
-
-
-class Adaptation(NamedTuple):
-    """A round: the mixture to draw from, the draws it made, and the best mixture so far."""
-
-    round: Array
-    mixture: Mixture
-    weighted: Weighted
-    best: Mixture
-    best_efficiency: Scalar
-    best_round: Array
-    last: Array
-    done: Array
 
 
 def component_log_probs(mixture: Mixture, draws: Array) -> tuple[Array, Array]:
@@ -69,6 +57,13 @@ def sample(key: PRNGKeyArray, mixture: Mixture, num_samples: int) -> Array:
     return step
 
 
+@functools.partial(jax.jit, static_argnames="num_samples")
+def propose(key: PRNGKeyArray, mixture: Mixture, num_samples: int) -> tuple[Array, Array]:
+    """Draws and their log densities."""
+    draws = sample(key, mixture, num_samples)
+    return draws, logsumexp(component_log_probs(mixture, draws)[0], axis=0)
+
+
 def temper(log_ratios: Array, wanted: float) -> Array:
     """Log weights raised to the largest power ≤ 1 that keeps ``wanted`` effective draws."""
 
@@ -88,6 +83,7 @@ def temper(log_ratios: Array, wanted: float) -> Array:
     return power * log_ratios - logsumexp(power * log_ratios)
 
 
+@jax.jit
 def improve(mixture: Mixture, draws: Array, log_ratios: Array) -> Mixture:
     """One EM step towards the weighted draws, which lowers KL(target ‖ mixture)."""
     n, d = draws.shape
@@ -110,12 +106,6 @@ def improve(mixture: Mixture, draws: Array, log_ratios: Array) -> Mixture:
     return Mixture(weights / jnp.sum(weights), means, jnp.linalg.cholesky(scatter))
 
 
-def log_ratio(log_p: Callable[[Array], Scalar], mixture: Mixture, draws: Array) -> Array:
-    """Log target minus log mixture."""
-    joint, _ = component_log_probs(mixture, draws)
-    return evaluate(log_p, draws) - logsumexp(joint, axis=0)
-
-
 def first_mixture(
     key: PRNGKeyArray, size: int, components: int, means: Array, factors: Array, weights: Array
 ) -> Mixture:
@@ -133,7 +123,7 @@ def first_mixture(
 
 
 def adapt(
-    log_p: Callable[[Array], Scalar],
+    log_p: Callable[[Array], Array],
     mixture: Mixture,
     key: PRNGKeyArray,
     *,
@@ -143,44 +133,26 @@ def adapt(
 ) -> Weighted:
     """Rounds of sampling and EM, then fresh draws from the best mixture.
 
-    Adapts until the effective sample size has not grown by a tenth for ``patience`` rounds. The
-    last round draws from the best mixture, independently of the draws it was chosen by.
+    ``log_p`` takes the draws of a round, one a row. Adapts until the effective sample size has not
+    grown by a tenth for ``patience`` rounds. The last round draws from the best mixture,
+    independently of the draws it was chosen by. The loop is Python's, so that only ``log_p``
+    compiles anew for a new target.
     """
-    size = mixture.means.shape[1]
 
-    def step(state: Adaptation) -> Adaptation:
-        draws = sample(jax.random.fold_in(key, state.round), state.mixture, num_samples)
-        weighted = weigh(draws, log_ratio(log_p, state.mixture, draws))
-        efficiency = weighted.effective_sample_size / num_samples
-        efficiency = jnp.where(weighted.khat < 1, efficiency, 0.1 * efficiency)
-        better = efficiency > 1.1 * state.best_efficiency
-        best, best_efficiency, best_round = jax.tree.map(
-            lambda new, old: jnp.where(better, new, old),
-            (state.mixture, efficiency, state.round),
-            (state.best, state.best_efficiency, state.best_round),
-        )
-        stale = state.round - best_round >= patience
-        last = stale | (efficiency > EXCELLENT) | (state.round >= num_rounds - 2)
-        improved = improve(state.mixture, draws, weighted.log_ratios)
-        mixture = jax.tree.map(lambda kept, new: jnp.where(last, kept, new), best, improved)
-        return Adaptation(
-            round=state.round + 1,
-            mixture=mixture,
-            weighted=weighted,
-            best=best,
-            best_efficiency=best_efficiency,
-            best_round=best_round,
-            last=last,
-            done=state.last,
-        )
+    def draw_round(index: int, mixture: Mixture) -> Weighted:
+        draws, log_q = propose(jax.random.fold_in(key, index), mixture, num_samples)
+        found: Weighted = weigh(draws, log_p(draws), log_q)
+        return found
 
-    zero, first = jnp.zeros((), mixture.means.dtype), jnp.zeros((), jnp.int32)
-    no = jnp.zeros((), bool)
-    empty = jax.tree.map(
-        lambda leaf: jnp.zeros(leaf.shape, leaf.dtype),
-        jax.eval_shape(
-            weigh, jnp.zeros((num_samples, size), zero.dtype), jnp.zeros(num_samples, zero.dtype)
-        ),
-    )
-    state = Adaptation(first, mixture, empty, mixture, zero, first, no, no)
-    return jax.lax.while_loop(lambda state: ~state.done, step, state).weighted
+    best, best_efficiency, best_round = mixture, 0.0, 0
+    for index in range(num_rounds - 1):
+        weighted = draw_round(index, mixture)
+        efficiency = float(weighted.effective_sample_size) / num_samples
+        if not float(weighted.khat) < 1:
+            efficiency *= 0.1
+        if efficiency > 1.1 * best_efficiency:
+            best, best_efficiency, best_round = mixture, efficiency, index
+        if index - best_round >= patience or efficiency > EXCELLENT:
+            break
+        mixture = improve(mixture, weighted.draws, weighted.log_ratios)
+    return draw_round(index + 1, best)

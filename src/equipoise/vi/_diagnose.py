@@ -40,25 +40,17 @@ def summarize(weighted: Weighted) -> Diagnostics:
     )
 
 
-def weigh_family(
-    log_p: Callable[[Array], Scalar],
-    family: Family,
-    params: Any,
-    key: PRNGKeyArray,
-    num_samples: int,
-) -> Weighted:
-    """Draws of q with their weights."""
-    dtype = jax.tree.leaves(params)[0].dtype
+def draw(family: Family, params: Any, key: PRNGKeyArray, num_samples: int) -> tuple[Array, Array]:
+    """Flat draws of q, one a row, and their log densities."""
     if family.transform_flat is None:
         positions = family.sample(params, key, num_samples)
         draws = jax.vmap(family.ravel)(positions)
         log_q = jax.vmap(lambda z: family.log_prob(params, z))(positions)
-        log_q = log_q + jax.vmap(family.log_volume)(draws)
-    else:
-        noise = jax.random.normal(key, (num_samples, family.noise_size), dtype)
-        draws = jax.vmap(lambda e: family.transform_flat(params, e))(noise)
-        log_q = jax.vmap(lambda z: family.log_prob_flat(params, z))(draws)
-    return weigh(draws, evaluate(log_p, draws) - log_q)
+        return draws, log_q + jax.vmap(family.log_volume)(draws)
+    dtype = jax.tree.leaves(params)[0].dtype
+    noise = jax.random.normal(key, (num_samples, family.noise_size), dtype)
+    draws = jax.vmap(lambda e: family.transform_flat(params, e))(noise)
+    return draws, jax.vmap(lambda z: family.log_prob_flat(params, z))(draws)
 
 
 def diagnose(
@@ -109,7 +101,8 @@ def diagnose(
     dtype = jax.tree.leaves(params)[0].dtype
     density = checked_density("vi.diagnose", "log_density", log_density, dtype)
     log_p = flat_log_density(density, family)
-    return summarize(weigh_family(log_p, family, params, key, num_samples))
+    draws, log_q = draw(family, params, key, num_samples)
+    return summarize(weigh(draws, evaluate(log_p, draws), log_q))
 
 
 def verdict(found: Diagnostics) -> tuple[bool, str]:

@@ -49,14 +49,14 @@ def judge(
     weighted = _fit_stages.weigh_q(target, family, found.params, key_q)
     measured, elbo = _fit_stages.measure(weighted)
     best = measured
-    proxy = found.proxy or normal_of(weighted)
-    modes, several = no_modes(proxy[0]), False
+    mean, factor = found.proxy or normal_of(weighted)
+    modes, several = no_modes(mean), False
     if starts is not None:
-        modes, several = _fit_stages.other_modes(starts, *proxy)
+        modes, several = _fit_stages.other_modes(starts, mean, factor)
     source = "variational"
     if several or not (is_good(measured) and is_close(measured)):
         if family.dimension <= _fit_stages.MAX_ADAPTED and (several or not is_good(measured)):
-            adapted = _fit_stages.weigh_normal(target, family, *proxy, modes, key_adapt)
+            adapted = _fit_stages.weigh_normal(target, family, mean, factor, modes, key_adapt)
             other, _ = _fit_stages.measure(adapted)
             if several or is_better(other, measured):
                 weighted, best = adapted, other

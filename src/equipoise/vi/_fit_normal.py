@@ -1,5 +1,6 @@
 """Variational Newton steps for a normal with any covariance, on fixed balanced points."""
 
+import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -8,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from equipoise._types import Array, Scalar
-from equipoise.vi._fit_start import Local, affine, normal_elbo
+from equipoise.vi._fit_start import affine, normal_elbo
 
 SHRINK, GROW = 0.3, 2.0
 MAX_RATIO = 8.0  # one step changes no variance by more than this factor
@@ -75,13 +76,14 @@ def measure(
     )
 
 
-def begin(start: Local, num_steps: int) -> NormalState:
+@functools.partial(jax.jit, static_argnames="num_steps")
+def begin(mean: Array, factor: Array, num_steps: int) -> NormalState:
     """The state before the first step."""
-    d, dtype = start.mean.shape[0], start.mean.dtype
+    d, dtype = mean.shape[0], mean.dtype
     return NormalState(
         step=jnp.zeros((), jnp.int32),
-        mean=start.mean,
-        factor=start.factor,
+        mean=mean,
+        factor=factor,
         elbo=jnp.full((), -jnp.inf, dtype),
         slope=jnp.zeros(d, dtype),
         curvature=-jnp.eye(d, dtype=dtype),

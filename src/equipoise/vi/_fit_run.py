@@ -17,8 +17,8 @@ from equipoise.vi._estimate import Estimate
 from equipoise.vi._family import Family
 from equipoise.vi._fit_gradient import PATHWISE, TERMS, GradientState, Settings
 from equipoise.vi._fit_normal import NormalState, Points
-from equipoise.vi._fit_start import Local
-from equipoise.vi._fit_target import Target, flat_log_density
+from equipoise.vi._fit_start import Local, conditional_scales
+from equipoise.vi._fit_target import Target
 from equipoise.vi._full_rank import from_scale_tril
 
 WHERE = "vi.fit"
@@ -50,7 +50,7 @@ def begin_at(target: Target, family: Family, start: PyTree) -> Array:
     center = jnp.zeros(family.dimension, dtype)
     if start is not None:
         center = family.ravel(start).astype(dtype)
-    value, gradient = jax.value_and_grad(flat_log_density(target, family))(center)
+    value, gradient = _fit_stages.slope(target, family, center)
     for term, number in (("value", value), ("gradient", gradient)):
         if not bool(jnp.all(jnp.isfinite(number))):
             raise value_error(
@@ -76,12 +76,6 @@ def find_starts(
     scatter = jax.random.normal(key, (restarts - 1, center.shape[0]), center.dtype)
     found: Local = _fit_stages.find_starts(target, family, center, scatter, noise)
     return found
-
-
-def best_of(starts: Local) -> Local:
-    """The local normal with the largest ELBO."""
-    best = jnp.argmax(starts.elbo)
-    return Local(*(leaf[best] for leaf in starts))
 
 
 def advance(run: Callable[[Any, Array], Any], state: Any, num_steps: int, report: Progress) -> Any:
@@ -114,12 +108,7 @@ def fit_normal(
     """Variational Newton steps for a full-rank or mean-field normal."""
     diagonal = family.name == "mean_field"
     if state is None:
-        best = best_of(starts)
-        if diagonal:
-            inverse = jnp.linalg.inv(best.factor)
-            precision = jnp.sum(inverse**2, axis=0)
-            best = best._replace(factor=jnp.diag(precision**-0.5))
-        state = _fit_normal.begin(best, num_steps)
+        state = _fit_stages.begin(starts, num_steps, diagonal=diagonal)
     tolerance = float(np.finfo(noise.dtype).eps) ** 0.5
     equal = jnp.full(noise.shape[0], 1 / noise.shape[0], noise.dtype)
     run = functools.partial(_ascend, target, family, Points(noise, equal), tolerance, diagonal)
@@ -127,7 +116,9 @@ def fit_normal(
     converged = state.decrement <= tolerance
     fitted, elbo = state, None
     if bool(converged) and noise.dtype == jnp.float64:
-        fitted, elbo = polish(target, family, state, tolerance, diagonal=diagonal)
+        fitted, elbo = polish(
+            target, family, state, tolerance, diagonal=diagonal, num_points=noise.shape[0]
+        )
     problem = ""
     if bool(state.failed):
         problem = f"the ELBO or its gradient is not finite at step {state.step}"
@@ -152,6 +143,7 @@ def polish(
     tolerance: float,
     *,
     diagonal: bool,
+    num_points: int,
 ) -> tuple[NormalState, Estimate | None]:
     """The optimum by sparse-grid cubature, where two rules agree on the ELBO there.
 
@@ -161,17 +153,17 @@ def polish(
     grid = sparse_grid(state.mean.shape[0])
     if grid is None:
         return state, None
-    noise, weights = (jnp.asarray(part, state.mean.dtype) for part in grid)
-    fresh = state._replace(
-        step=jnp.zeros_like(state.step),
-        elbo=jnp.full_like(state.elbo, -jnp.inf),
-        slope=jnp.zeros_like(state.slope),
-        curvature=-jnp.eye(state.mean.shape[0], dtype=state.mean.dtype),
-        decrement=jnp.full_like(state.decrement, jnp.inf),
+    # Points without weight, so that a small rule runs the program of the fit.
+    missing = max(num_points - grid[0].shape[0], 0)
+    noise, weights = (
+        jnp.asarray(np.pad(part, ((0, missing), (0, 0))), state.mean.dtype) for part in grid
     )
+    fresh = _fit_normal.begin(state.mean, state.factor, state.history.shape[0])
     points, limit = Points(noise, weights[:, 0]), jnp.asarray(POLISHING_STEPS)
     refined = _ascend(target, family, points, tolerance, diagonal, fresh, limit)
-    values = _fit_stages.expect(target, family, refined, noise, weights)
+    positions = _fit_stages.transported(refined.mean, refined.factor, noise)
+    log_p = _fit_stages.log_densities(target, family, positions)
+    values = _fit_stages.expect(log_p, weights, refined.factor)
     difference = jnp.abs(values[0] - values[1])
     agree = (refined.decrement <= tolerance) & (difference < MAX_DIFFERENCE)
     return (refined, Estimate(values[0], difference)) if bool(agree) else (state, None)
@@ -247,10 +239,10 @@ def begin_descent(
     """The state at the best local normal, as far as the family can represent it."""
     mean, scale = center, jnp.asarray(0.1, center.dtype)
     if starts is not None:
-        best = best_of(starts)
+        best = _fit_stages.best_of(starts)
         mean, scale = best.mean, _fit_stages.lower_factor(best.factor)
         if family.name == "mean_field":
-            scale = jnp.sum(jnp.linalg.inv(best.factor) ** 2, axis=0) ** -0.5
+            scale = conditional_scales(best.factor)
         elif family.name not in TAKES_FACTOR:
             scale = jnp.linalg.norm(best.factor, axis=1)
     params = family.init(key, position=family.unravel(mean), scale=scale)

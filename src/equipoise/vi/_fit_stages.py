@@ -1,5 +1,10 @@
-"""The compiled stages of a fit; each is compiled once for a log density's program and a family."""
+"""The compiled stages of a fit.
 
+Those that take a target compile once for a log density's program and a family, the others once
+for a family and the shapes: they are kept apart so that a new log density compiles little.
+"""
+
+import dataclasses
 import functools
 from typing import Any
 
@@ -10,15 +15,15 @@ import numpy as np
 from equipoise._types import Array, PRNGKeyArray
 from equipoise.vi import _fit_gradient, _fit_normal
 from equipoise.vi._adapt import adapt, first_mixture
-from equipoise.vi._diagnose import summarize, weigh_family
+from equipoise.vi._diagnose import draw, summarize
 from equipoise.vi._estimate import Estimate, standard_error
 from equipoise.vi._family import Family
 from equipoise.vi._fit_noise import balanced
 from equipoise.vi._fit_result import Diagnostics
-from equipoise.vi._fit_start import Local, affine, local_normals, normal_elbo
+from equipoise.vi._fit_start import Local, affine, conditional_scales, local_normals, normal_elbo
 from equipoise.vi._fit_target import Target, flat_log_density
 from equipoise.vi._linear_response import linear_response
-from equipoise.vi._weighted import Weighted, evaluate
+from equipoise.vi._weighted import Weighted, evaluate, weigh
 
 START_STEPS = 80
 START_POINTS = 64
@@ -42,6 +47,13 @@ def points(key: PRNGKeyArray, size: int, dtype: Any, num_samples: int) -> tuple[
 
 
 @functools.partial(jax.jit, static_argnames="family")
+def slope(target: Target, family: Family, center: Array) -> tuple[Array, Array]:
+    """Log density and its gradient at one flat vector."""
+    found: tuple[Array, Array] = jax.value_and_grad(flat_log_density(target, family))(center)
+    return found
+
+
+@functools.partial(jax.jit, static_argnames="family")
 def find_starts(
     target: Target, family: Family, center: Array, scatter: Array, noise: Array
 ) -> Local:
@@ -49,6 +61,21 @@ def find_starts(
     starts = jnp.concatenate([center[None], center[None] + scatter])
     log_p = flat_log_density(target, family)
     return local_normals(log_p, starts, noise, num_steps=START_STEPS)
+
+
+def best_of(starts: Local) -> Local:
+    """The local normal with the largest ELBO."""
+    best = jnp.argmax(starts.elbo)
+    return Local(*(leaf[best] for leaf in starts))
+
+
+@functools.partial(jax.jit, static_argnames=("num_steps", "diagonal"))
+def begin(starts: Local, num_steps: int, *, diagonal: bool) -> _fit_normal.NormalState:
+    """The state at the best local normal, before the first variational Newton step."""
+    best = best_of(starts)
+    factor = jnp.diag(conditional_scales(best.factor)) if diagonal else best.factor
+    state: _fit_normal.NormalState = _fit_normal.begin(best.mean, factor, num_steps)
+    return state
 
 
 @functools.partial(jax.jit, static_argnames=("family", "tolerance", "diagonal"))
@@ -83,13 +110,15 @@ def descend(
 
 
 @functools.partial(jax.jit, static_argnames="family")
-def expect(
-    target: Target, family: Family, state: _fit_normal.NormalState, noise: Array, weights: Array
-) -> Array:
-    """ELBO of a normal by each column of weights."""
-    log_p = flat_log_density(target, family)
-    values = evaluate(log_p, affine(state.mean, state.factor, noise))
-    return jax.vmap(lambda column: normal_elbo(column @ values, state.factor))(weights.T)
+def log_densities(target: Target, family: Family, draws: Array) -> Array:
+    """Log density of every row."""
+    return evaluate(flat_log_density(target, family), draws)
+
+
+@jax.jit
+def expect(values: Array, weights: Array, factor: Array) -> Array:
+    """ELBO of a normal with that factor by each column of weights, from values of log p."""
+    return jax.vmap(lambda column: normal_elbo(column @ values, factor))(weights.T)
 
 
 @functools.partial(jax.jit, static_argnames="family")
@@ -99,33 +128,33 @@ def respond(target: Target, family: Family, params: Any, noise: Array) -> Array:
     return linear_response(log_p, params["mean"], jnp.exp(params["log_scale"]), noise)
 
 
-@functools.partial(jax.jit, static_argnames="family")
+draw_q = jax.jit(draw, static_argnames=("family", "num_samples"))
+transported = jax.jit(affine)
+
+
 def weigh_q(target: Target, family: Family, params: Any, key: PRNGKeyArray) -> Weighted:
     """Weighted draws of q."""
-    return weigh_family(flat_log_density(target, family), family, params, key, NUM_DRAWS)
+    draws, log_q = draw_q(family, params, key, NUM_DRAWS)
+    weighted: Weighted = weigh(draws, log_densities(target, family, draws), log_q)
+    return weighted
 
 
-@functools.partial(jax.jit, static_argnames="family")
 def weigh_normal(
     target: Target, family: Family, mean: Array, factor: Array, modes: Any, key: PRNGKeyArray
 ) -> Weighted:
     """Weighted draws of a mixture that starts at N(mean, factor factorᵀ) and the other modes."""
-    log_p = flat_log_density(target, family)
     key_first, key_adapt = jax.random.split(key)
-    mixture = first_mixture(key_first, mean.shape[0], COMPONENTS, *modes)
     found = adapt(
-        lambda z: log_p(mean + factor @ z),
-        mixture,
+        lambda noise: log_densities(target, family, transported(mean, factor, noise)),
+        first_mixture(key_first, mean.shape[0], COMPONENTS, *modes),
         key_adapt,
         num_samples=NUM_DRAWS,
         num_rounds=ROUNDS,
     )
-    return Weighted(
-        affine(mean, factor, found.draws),
-        found.log_weights,
-        found.log_ratios + jnp.sum(jnp.log(jnp.diagonal(factor))),
-        found.khat,
-        found.effective_sample_size,
+    return dataclasses.replace(
+        found,
+        draws=transported(mean, factor, found.draws),
+        log_ratios=found.log_ratios + jnp.sum(jnp.log(jnp.diagonal(factor))),
     )
 
 

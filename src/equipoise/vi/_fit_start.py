@@ -39,6 +39,12 @@ def normal_elbo(mean_log_p: Scalar, factor: Array) -> Scalar:
     return elbo
 
 
+def conditional_scales(factor: Array) -> Array:
+    """Standard deviation of each coordinate of N(m, W Wᵀ) given all the others."""
+    scales: Array = jnp.sum(jnp.linalg.inv(factor) ** 2, axis=0) ** -0.5
+    return scales
+
+
 def affine(mean: Array, factor: Array, noise: Array) -> Array:
     """Rows m + W ε."""
     return mean[None] + noise @ factor.T

@@ -36,8 +36,10 @@ def evaluate(log_p: Callable[[Array], Scalar], draws: Array) -> Array:
     return values
 
 
-def weigh(draws: Array, log_ratios: Array) -> Weighted:
-    """The draws with smoothed weights."""
+@jax.jit
+def weigh(draws: Array, log_p: Array, log_q: Array) -> Weighted:
+    """The draws of q with smoothed weights towards p."""
+    log_ratios = log_p - log_q
     smoothed = smooth(log_ratios)
     return Weighted(
         draws,
