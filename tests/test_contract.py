@@ -56,9 +56,19 @@ def case_is_full(case):
 
 
 @pytest.mark.parametrize(("area", "name"), names(Case))
-def test_jit_equals_eager_with_one_trace_and_equal_bits(area, name):
+def test_function_keeps_the_contract(area, name):
     case = cases(area)[name]
     args = case.arrays()
+    jitted = one_trace_and_equal_bits(case, args)
+    jit_equals_eager(case, args, jitted)
+    no_float64_leaks_when_it_is_off(case, args, jitted)
+    if case.vmap:
+        vmap_equals_a_loop(case, args, jitted)
+    if case.grad:
+        gradients_are_finite(case, args)
+
+
+def one_trace_and_equal_bits(case, args):
     traces = []
 
     def counted(*args):
@@ -66,66 +76,49 @@ def test_jit_equals_eager_with_one_trace_and_equal_bits(area, name):
         return case.fn(*args)
 
     jitted = jax.jit(counted)
-    first, second = (
-        jitted(*args),
-        jitted(*jax.tree.map(lambda leaf: leaf + 0 if is_float(leaf) else leaf, args)),
-    )
+    first = jitted(*args)
+    again = jitted(*jax.tree.map(lambda leaf: leaf + 0 if is_float(leaf) else leaf, args))
     assert len(traces) == 1
-    chex.assert_trees_all_equal(first, second)
-    assert_close(first, case.fn(*args), case.rtol)
+    chex.assert_trees_all_equal(first, again)
+    return jitted
 
 
-@pytest.mark.nightly
-@pytest.mark.parametrize(("area", "name"), names(Case))
-def test_vmap_equals_a_loop(area, name):
-    case = cases(area)[name]
-    args = case.arrays()
-    if not case.vmap:
-        assert case.why
-        return
+def jit_equals_eager(case, args, jitted):
+    assert_close(jitted(*args), case.fn(*args), case.rtol)
+
+
+def vmap_equals_a_loop(case, args, jitted):
     batch = jax.tree.map(
         lambda leaf: jnp.stack([leaf, leaf * 0.75]) if is_float(leaf) else jnp.stack([leaf, leaf]),
         args,
     )
-    mapped = jax.vmap(case.fn)(*batch)
+    mapped = jax.jit(jax.vmap(case.fn))(*batch)
     for i in range(2):
         row = jax.tree.map(lambda leaf, i=i: leaf[i], batch)
-        assert_close(jax.tree.map(lambda leaf, i=i: leaf[i], mapped), case.fn(*row), case.rtol)
+        assert_close(jax.tree.map(lambda leaf, i=i: leaf[i], mapped), jitted(*row), case.rtol)
 
 
-@pytest.mark.nightly
-@pytest.mark.parametrize(("area", "name"), names(Case))
-def test_gradients_are_finite(area, name):
-    case = cases(area)[name]
-    args = case.arrays()
-    if not case.grad:
-        assert case.why
-        return
+def gradients_are_finite(case, args):
     floats, rebuild = split(args)
 
     def total(floats):
         leaves = [leaf for leaf in jax.tree.leaves(case.fn(*rebuild(floats))) if is_float(leaf)]
         return sum(jnp.sum(jnp.where(jnp.isfinite(leaf), leaf, 0)) for leaf in leaves)
 
-    gradients = jax.grad(total)(floats)
+    gradients = jax.jit(jax.grad(total))(floats)
     assert gradients
     assert any(np.any(np.asarray(g) != 0) for g in gradients), "no input has an influence"
     assert all(np.all(np.isfinite(g)) for g in gradients)
 
 
-@pytest.mark.nightly
-@pytest.mark.parametrize(("area", "name"), names(Case))
-def test_no_float64_leaks_when_it_is_off(area, name):
-    case = cases(area)[name]
-    args = case.arrays()
+def no_float64_leaks_when_it_is_off(case, args, jitted):
     args32 = jax.tree.map(lambda leaf: leaf.astype(jnp.float32) if is_float(leaf) else leaf, args)
     with jax.enable_x64(False):
         args32 = jax.tree.map(lambda leaf: jnp.asarray(leaf) if is_float(leaf) else leaf, args32)
         values = jax.jit(case.fn)(*args32)
     for leaf in jax.tree.leaves(values):
         assert leaf.dtype not in (jnp.float64, jnp.complex128)
-    wide = case.fn(*args)
-    for a, d in zip(jax.tree.leaves(values), jax.tree.leaves(wide), strict=True):
+    for a, d in zip(jax.tree.leaves(values), jax.tree.leaves(jitted(*args)), strict=True):
         if is_float(d):
             scale = float(np.max(np.abs(np.where(np.isfinite(d), d, 0)), initial=0))
             np.testing.assert_allclose(a, d, rtol=case.rtol_float32, atol=case.rtol_float32 * scale)

@@ -1,6 +1,7 @@
 """Array types, and the one way a result is defined: a frozen pytree that prints."""
 
 import dataclasses
+import functools
 from typing import Any, TypeAlias, TypeVar, dataclass_transform
 
 import jax
@@ -63,9 +64,15 @@ def short(value: Any) -> str:
     if isinstance(value, tuple) and value and all(map(callable, value)):
         return ", ".join(getattr(f, "__name__", type(f).__name__) for f in value)
     if dataclasses.is_dataclass(value):
-        return type(value).__name__
-    leaves = jax.tree.leaves(value)
-    return f"{type(value).__name__} of {len(leaves)} leaves" if len(leaves) > 4 else str(value)
+        text = str(value)
+        return type(value).__name__ if "\n" in text else text
+    leaves = jax.tree_util.tree_leaves_with_path(value)
+    if leaves and leaves[0][0] == ():
+        return str(value)
+    if len(leaves) > 4:
+        return f"{type(value).__name__} of {len(leaves)} leaves"
+    name = functools.partial(jax.tree_util.keystr, simple=True, separator=".")
+    return ", ".join(f"{name(path)}: {short(leaf)}" for path, leaf in leaves) or "empty"
 
 
 def aligned(rows: list[list[Any]], *, header: list[str] | None = None) -> str:

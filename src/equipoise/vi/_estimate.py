@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from equipoise._types import Array, Scalar, result
+from equipoise._types import Array, Scalar, result, short
 
 
 @result
@@ -18,6 +18,10 @@ class Estimate:
 
     value: Scalar
     standard_error: Scalar
+
+    def __str__(self) -> str:
+        """The value and its error in one line."""
+        return f"{short(self.value)} ± {short(self.standard_error)}"
 
 
 def standard_error(terms: Array) -> Scalar:

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from equipoise._check import positive_integer
-from equipoise._types import Array, PRNGKeyArray, PyTree, Scalar, result, static_field
+from equipoise._types import Array, PRNGKeyArray, PyTree, Scalar, aligned, result, static_field
 from equipoise.vi._estimate import Estimate
 from equipoise.vi._family import Family
 from equipoise.vi._fit_start import affine
@@ -80,6 +80,24 @@ class Fit:
     linear_response: Any
     reason: str = static_field()
     source: str = static_field()
+
+    def __str__(self) -> str:
+        """What was fitted, how far it got, and whether it may be used."""
+        draws = self.draw_diagnostics
+        rows = [
+            ["  family", self.family],
+            ["  params", self.params],
+            ["  elbo", self.elbo],
+            ["  steps", self.history.shape[0]],
+            ["  converged", self.converged],
+            ["  khat of q", self.diagnostics.khat],
+            ["  draws", self.source],
+            ["  effective draws", draws.effective_sample_size],
+            ["  log evidence", draws.log_evidence],
+            ["  trusted", self.trusted],
+            ["  reason", self.reason],
+        ]
+        return f"Fit\n{aligned(rows)}"
 
 
 def posterior_draws(fit: Fit, key: PRNGKeyArray, num_samples: int) -> PyTree:
