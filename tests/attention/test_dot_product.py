@@ -67,7 +67,7 @@ def all_derivatives(options, implementation, *arrays):
 @pytest.mark.parametrize(
     "name",
     [
-        pytest.param(name, marks=() if name == "together" else pytest.mark.nightly)
+        pytest.param(name, marks=() if name == "together" else pytest.mark.slow)
         for name in PROBLEMS
     ],
 )
@@ -76,7 +76,7 @@ def test_dot_product_attention_matches_definition_at_second_order(name):
     assert_close(functools.partial(all_derivatives, PROBLEMS[name]))
 
 
-@pytest.mark.nightly
+@pytest.mark.slow
 def test_dot_product_attention_gradients_match_finite_differences():
     function = functools.partial(run, PROBLEMS["bias"], None)
     check_grads(function, ARRAYS, order=2, modes=["fwd", "rev"])

@@ -49,8 +49,8 @@ def megabytes(function, length):
     [
         ("forward", 44),
         ("gradient", 177),
-        pytest.param("hessian-vector", 195, marks=pytest.mark.nightly),
-        pytest.param("gradient of gradient", 284, marks=pytest.mark.nightly),
+        pytest.param("hessian-vector", 195, marks=pytest.mark.slow),
+        pytest.param("gradient of gradient", 284, marks=pytest.mark.slow),
         ("jvp", 100),
     ],
 )
@@ -67,7 +67,7 @@ def options(kind, length):
     }[kind]
 
 
-@pytest.mark.nightly
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["window", "bias", "mask function", "segments"])
 @pytest.mark.parametrize("name", list(functions(1)))
 def test_dot_product_attention_memory_is_linear(kind, name):

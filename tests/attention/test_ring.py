@@ -35,7 +35,7 @@ def test_ring_attention_on_one_device_is_attention():
     np.testing.assert_allclose(y, expected, rtol=0, atol=1e-14)
 
 
-@pytest.mark.nightly
+@pytest.mark.slow
 def test_ring_attention_on_eight_devices_equals_one():
     process = start("devices")
     output, _ = process.communicate(timeout=600)
@@ -43,7 +43,7 @@ def test_ring_attention_on_eight_devices_equals_one():
     assert output.endswith("equal\n")
 
 
-@pytest.mark.nightly
+@pytest.mark.slow
 def test_ring_attention_in_two_processes_equals_one():
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))

@@ -6,7 +6,7 @@ from tests.contract import Case, Pytree, Static
 
 X, Y = jnp.array([1.0, -0.5]), jnp.array([0.7, 0.3])
 MU, SIGMA = jnp.asarray(0.5), jnp.asarray(1.0)
-ORIGIN = (jnp.zeros(()), jnp.zeros(()))
+ORIGIN = (0.0, 0.0)
 
 
 def quadratic(mu, sigma):

@@ -227,7 +227,7 @@ def first_loss(matrix, high):
 
 
 @pytest.mark.parametrize("rule", ["simultaneous", "alternating", "extragradient", "optimistic"])
-@pytest.mark.parametrize("n", [3, pytest.param(50, marks=pytest.mark.nightly)])
+@pytest.mark.parametrize("n", [3, pytest.param(50, marks=pytest.mark.slow)])
 def test_critical_step_size_of_random_quadratic_games_matches_numpy_float64(rule, n, rng):
     a, b, c = (rng.normal(size=(n, n)) / np.sqrt(n) for _ in range(3))
     p, q = a @ a.T + 0.1 * np.eye(n), b @ b.T + 0.1 * np.eye(n)

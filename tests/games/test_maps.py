@@ -56,7 +56,7 @@ def test_lyapunov_exponents_of_henon_sum_to_the_log_determinant():
     assert 0 < found.standard_error[0] < 0.01
 
 
-@pytest.mark.nightly
+@pytest.mark.slow
 def test_lyapunov_exponents_of_henon_to_the_digits_of_the_reference():
     starts = jnp.stack([jnp.linspace(-0.1, 0.1, 500), jnp.zeros(500)], axis=1)
     found = jax.jit(

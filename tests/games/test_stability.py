@@ -77,7 +77,7 @@ def test_stability_takes_a_stated_tolerance():
     assert near.verdict == games.NEUTRAL
 
 
-@pytest.mark.parametrize("n", [1000, pytest.param(50_000, marks=pytest.mark.nightly)])
+@pytest.mark.parametrize("n", [1000, pytest.param(50_000, marks=pytest.mark.slow)])
 def test_stability_matrix_free_matches_the_known_spectrum(n):
     """xᵀDy with one singular value above the rest: ρ² = 1 − h² + h⁴ or 1 + h²."""
     d = jnp.linspace(0.1, 1.0, n).at[-1].set(1.2)

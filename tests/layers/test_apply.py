@@ -116,7 +116,7 @@ def test_self_attention_blockwise_equals_plain(options, key):
     )
 
 
-@pytest.mark.nightly
+@pytest.mark.slow
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
 def test_self_attention_blockwise_has_the_gradient_of_plain(options, key):
     plain, blockwise, params, x = both(options, key)

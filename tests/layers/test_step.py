@@ -31,7 +31,7 @@ def test_step_equals_apply(name, key):
     np.testing.assert_allclose(run(layer, params, x, 20), y, rtol=1e-11, atol=1e-12)
 
 
-@pytest.mark.nightly
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CAUSAL)
 def test_step_has_the_gradient_of_apply(name, key):
     layer = CAUSAL[name]

@@ -47,7 +47,7 @@ def test_analysis_with_names_equals_numbers(name):
     check(name, 1)
 
 
-@pytest.mark.nightly
+@pytest.mark.slow
 @pytest.mark.parametrize("name", BUILT)
 def test_analysis_with_names_equals_numbers_at_twenty_sizes(name):
     check(name, 20)

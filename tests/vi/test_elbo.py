@@ -10,7 +10,7 @@ import scipy.stats
 
 from equipoise import vi
 
-pytestmark = pytest.mark.nightly
+pytestmark = pytest.mark.slow
 
 GRADIENTS = ("closed_form_entropy", "sticking_the_landing", "score_function")
 DRAWS = ("iid", "antithetic", "quasi_random")

@@ -9,7 +9,7 @@ import pytest
 
 from equipoise import vi
 
-pytestmark = pytest.mark.nightly
+pytestmark = pytest.mark.slow
 
 FAMILY = vi.mean_field(jnp.zeros(2))
 PARAMS = {"mean": jnp.array([0.5, -0.3]), "log_scale": jnp.array([-0.2, 0.1])}

@@ -8,7 +8,7 @@ import scipy.stats
 
 from equipoise import vi
 
-pytestmark = pytest.mark.nightly
+pytestmark = pytest.mark.slow
 
 EXAMPLE = {"a": jnp.zeros(2), "b": jnp.zeros(())}
 FAMILIES = {

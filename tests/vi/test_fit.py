@@ -11,7 +11,7 @@ import pytest
 
 from equipoise import vi
 
-pytestmark = pytest.mark.nightly
+pytestmark = pytest.mark.slow
 
 LOG_2PI = np.log(2 * np.pi)
 

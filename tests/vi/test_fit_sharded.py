@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-pytestmark = pytest.mark.nightly
+pytestmark = pytest.mark.slow
 
 PROGRAM = """
 import jax, jax.numpy as jnp, numpy as np

@@ -9,7 +9,7 @@ import pytest
 
 from equipoise import vi
 
-pytestmark = pytest.mark.nightly
+pytestmark = pytest.mark.slow
 
 FAMILY = vi.mean_field(0.0)
 PARAMS = {"mean": jnp.array([0.4]), "log_scale": jnp.array([-0.2])}
@@ -110,7 +110,7 @@ def test_importance_weighted_bound_rises_with_draws_to_the_evidence(key):
     assert np.all(values < np.log(3) + 4 * errors)
 
 
-@pytest.mark.nightly
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("gradient", "slope"), [("doubly_reparameterized", 0.5), ("pathwise", -0.5)]
 )

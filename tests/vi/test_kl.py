@@ -7,7 +7,7 @@ import pytest
 
 from equipoise import vi
 
-pytestmark = pytest.mark.nightly
+pytestmark = pytest.mark.slow
 
 
 def numpy_kl(m0, s0, m1, s1):

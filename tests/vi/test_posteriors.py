@@ -53,7 +53,7 @@ def passes(posterior, fit, key):
     return bool(np.max(mean_error) < 0.25 and np.max(sd_error) < 0.1)
 
 
-@pytest.mark.nightly
+@pytest.mark.slow
 @pytest.mark.parametrize("name", QUICK)
 def test_fit_passes_and_trusts(name):
     posterior, log_density = build(name)
@@ -62,7 +62,7 @@ def test_fit_passes_and_trusts(name):
     assert passes(posterior, fit, jax.random.key(1))
 
 
-@pytest.mark.nightly
+@pytest.mark.slow
 def test_fit_passes_most_and_never_trusts_a_failure():
     verdicts = {}
     for name in reference().NAMES:
@@ -86,7 +86,7 @@ def exact_names():
     return sorted(json.loads(path.read_text())) if path.is_file() else []
 
 
-@pytest.mark.nightly
+@pytest.mark.slow
 @pytest.mark.parametrize("name", exact_names())
 def test_fit_reaches_the_exact_optimum_of_a_regression(name):
     exact = json.loads((FOLDER / "exact_regressions.json").read_text())[name]

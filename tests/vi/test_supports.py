@@ -11,7 +11,7 @@ import scipy.stats
 
 from equipoise import vi
 
-pytestmark = pytest.mark.nightly
+pytestmark = pytest.mark.slow
 
 LOWER = np.tril_indices(4, -1)
 # Each with the leaf's shape and the free coordinates of the leaf, those its density is over.

@@ -190,7 +190,7 @@ def checked_players(
 
 
 def _strong(leaf: Array) -> Array:
-    return jax.lax.convert_element_type(leaf, leaf.dtype)
+    return jax.lax.convert_element_type(leaf, jax.dtypes.canonicalize_dtype(leaf.dtype))
 
 
 def _check_callable(where: str, argument: str, value: Any) -> None:

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 
 from equipoise._check import positive_integer
 from equipoise._types import Array, PRNGKeyArray, PyTree, Scalar
+from equipoise.vi._draws import independent
 from equipoise.vi._family import Family
 from equipoise.vi._fit_result import Diagnostics
 from equipoise.vi._fit_target import flat_log_density
@@ -48,7 +49,7 @@ def draw(family: Family, params: Any, key: PRNGKeyArray, num_samples: int) -> tu
         log_q = jax.vmap(lambda z: family.log_prob(params, z))(positions)
         return draws, log_q + jax.vmap(family.log_volume)(draws)
     dtype = jax.tree.leaves(params)[0].dtype
-    noise = jax.random.normal(key, (num_samples, family.noise_size), dtype)
+    noise = independent(key, num_samples, family.noise_size, dtype)
     draws = jax.vmap(lambda e: family.transform_flat(params, e))(noise)
     return draws, jax.vmap(lambda z: family.log_prob_flat(params, z))(draws)
 
