@@ -66,10 +66,7 @@ def all_derivatives(options, implementation, *arrays):
 
 @pytest.mark.parametrize(
     "name",
-    [
-        pytest.param(name, marks=() if name == "together" else pytest.mark.slow)
-        for name in PROBLEMS
-    ],
+    [pytest.param(name, marks=() if name == "together" else pytest.mark.slow) for name in PROBLEMS],
 )
 def test_dot_product_attention_matches_definition_at_second_order(name):
     # Where a row has no key its log-sum-exp is -inf in both, with tangent 0.

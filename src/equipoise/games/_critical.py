@@ -214,10 +214,13 @@ def _critical(
 
 
 def resonance(angle: Array) -> Array:
-    """(p, q) of least q ≤ 12 with angle = 2πp/q to the cube root of rounding, otherwise (0, 0)."""
+    """(p, q) of least q ≤ 12 with angle = 2πp/q up to rounding, otherwise (0, 0).
+
+    Rounding is ε^0.45: an eigenvalue that two others meet has lost half of its digits.
+    """
     q = jnp.arange(1, LARGEST_RESONANCE + 1, dtype=angle.dtype)
     turns = angle / (2 * jnp.pi) * q
-    fits = jnp.abs(turns - jnp.round(turns)) < rounding(angle.dtype, 1 / 3) * q
+    fits = jnp.abs(turns - jnp.round(turns)) < rounding(angle.dtype, 0.45) * q
     k = jnp.argmax(fits)
     pair = jnp.stack([jnp.round(turns[k]), q[k]]).astype(jnp.int32)
     return jnp.where(jnp.any(fits), pair, 0)

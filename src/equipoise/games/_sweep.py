@@ -234,13 +234,16 @@ def _run(
         past = jnp.where(begins, lane.recent, lane.past)
         recent = jnp.where(begins, 0, lane.recent)
 
-        def one(_: Array, inner: tuple[State, Array, Array]) -> tuple[State, Array, Array]:
-            state, recent, _ = inner
+        def one(_: Array, inner: tuple[State, Array]) -> tuple[State, Array]:
+            state, recent = inner
             state, square = jax.vmap(advance)(state, etas)
-            return state, jnp.maximum(recent, square), square
+            return state, jnp.maximum(recent, square)
 
         length = jnp.minimum(part, num_steps - c * part)
-        state, recent, last = jax.lax.fori_loop(0, length, one, (lane.state, recent, lane.last))
+        # The last distance, carried through the loop, would cost a pass over memory a step.
+        state, recent = jax.lax.fori_loop(0, length - 1, one, (lane.state, recent))
+        state, last = jax.vmap(advance)(state, etas)
+        recent = jnp.maximum(recent, last)
         lane = lane._replace(state=state, past=past, recent=recent, last=last)
         return c + 1, _judged(lane, c, length, part, tolerance)
 
