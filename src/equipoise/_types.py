@@ -66,13 +66,15 @@ def short(value: Any) -> str:
     if dataclasses.is_dataclass(value):
         text = str(value)
         return type(value).__name__ if "\n" in text else text
+    if type(value) in (tuple, list) and len(value) <= 4:
+        return ", ".join(map(short, value)) or "none"
     leaves = jax.tree_util.tree_leaves_with_path(value)
     if leaves and leaves[0][0] == ():
         return str(value)
     if len(leaves) > 4:
         return f"{type(value).__name__} of {len(leaves)} leaves"
     name = functools.partial(jax.tree_util.keystr, simple=True, separator=".")
-    return ", ".join(f"{name(path)}: {short(leaf)}" for path, leaf in leaves) or "empty"
+    return ", ".join(f"{name(path)}: {short(leaf)}" for path, leaf in leaves) or "none"
 
 
 def aligned(rows: list[list[Any]], *, header: list[str] | None = None) -> str:

@@ -7,7 +7,7 @@ import pytest
 from jax import lax
 from jax.sharding import AxisType, PartitionSpec
 
-from equipoise import cost
+from equipoise import attention, cost
 from tests.cost import programs
 
 MEASURES = [
@@ -333,3 +333,28 @@ def test_analyze_says_which_operation_needs_numbers():
 def test_analyze_leaves_mistakes_of_the_function_alone():
     with pytest.raises(TypeError, match="contracting dimensions"):
         cost.analyze(lambda x, y: x @ y, "f32[n,d]", "f32[n,d]")
+
+
+def test_analyze_looks_inside_a_primitive_that_it_has_no_rule_for():
+    @jax.custom_batching.custom_vmap
+    def twice(x):
+        return x + jnp.sin(x)
+
+    twice.def_vmap(lambda size, mapped, x: (x + jnp.sin(x), True))
+    found = cost.analyze(lambda x: 3 * twice(x), "f32[n]")
+    assert str(found.elementwise_flops) == "2*n"
+    assert str(found.transcendental_flops) == "n"
+    assert not any("not known" in note for note in found.assumptions)
+
+
+def test_analyze_counts_blockwise_attention_by_its_loops():
+    shape = "f32[1,64,2,8]"
+
+    def attend(q, k, v):
+        return attention.dot_product_attention(q, k, v, block_size=32)
+
+    found = cost.analyze(attend, shape, shape, shape)
+    (loops,) = found.matmul_flops.names
+    # All pairs of blocks of 32: two products of 2·64·64·8 in each of two heads.
+    assert found.matmul_flops.evaluate(**{loops: 2}) >= 2 * 2 * 2 * 64 * 64 * 8
+    assert not any("not known" in note for note in found.assumptions)

@@ -6,7 +6,8 @@ from typing import Any
 from equipoise.cost import _depth, _order, _shapes
 from equipoise.cost._depth import Depth
 from equipoise.cost._expression import ZERO, Expression
-from equipoise.cost._walk import Known, Ledger, Operands, Walked, is_literal, walk
+from equipoise.cost._implementation import CALLS, implementation
+from equipoise.cost._walk import Known, Ledger, Operands, Walked, is_literal, primitive, walk
 from equipoise.cost._work import NOTHING, either
 
 Handler = Callable[[Operands, Ledger], Walked]
@@ -25,11 +26,16 @@ def call(operands: Operands, ledger: Ledger) -> Walked:
 
 def held_program(equation: Any) -> Any:
     """The one program of a call, under whichever name the primitive keeps it."""
-    return next(
-        equation.params[name]
-        for name in ("jaxpr", "call_jaxpr", "fun_jaxpr")
-        if name in equation.params
-    )
+    return next(equation.params[name] for name in CALLS if name in equation.params)
+
+
+def foreign(operands: Operands, ledger: Ledger) -> Walked:
+    """A primitive without a rule: its implementation, or what is assumed where it has none."""
+    body = implementation(operands.equation)
+    if body is None:
+        return primitive(operands, ledger)
+    held, used = program(body), operands.used
+    return walk(held, ledger, operands.depths, operands.known, operands.dying, used)
 
 
 def scan(operands: Operands, ledger: Ledger) -> Walked:
@@ -188,13 +194,13 @@ def shard_map(operands: Operands, ledger: Ledger) -> Walked:
     )
 
 
-CALLS = (
+CALLING = (
     "jit pjit closed_call core_call remat2 checkpoint custom_jvp_call custom_vjp_call "
     "custom_vjp_call_jaxpr"
 )
 
 CONTROL: dict[str, Handler] = {
-    **dict.fromkeys(CALLS.split(" "), call),
+    **dict.fromkeys(CALLING.split(" "), call),
     "scan": scan,
     "while": while_,
     "cond": cond,

@@ -1,6 +1,6 @@
 """Which output positions read which input positions: from the program, confirmed by derivatives."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -9,8 +9,9 @@ import numpy as np
 
 from equipoise import _check
 from equipoise._types import Array, Bool, result, static_field
+from equipoise.cost._implementation import names
 from equipoise.cost._reach import NONE, Reach
-from equipoise.cost._unrolled import CALLS, Walk
+from equipoise.cost._unrolled import Walk
 
 LARGEST = 256
 
@@ -176,7 +177,7 @@ def _measured(fn: Callable[[Array], Array], program: Any, x: Array, axis: int) -
         return jnp.asarray(mask * values)
 
     # A loop without a known length has no reverse mode, a custom_vjp has no forward mode.
-    reverse = "custom_vjp_call" in set(_names(program))
+    reverse = "custom_vjp_call" in names(program)
 
     @jax.jit
     def derivatives(point: Array) -> Any:
@@ -192,18 +193,6 @@ def _measured(fn: Callable[[Array], Array], program: Any, x: Array, axis: int) -
         block = entries.any(axis=tuple(i for i in range(1, entries.ndim) if i != axis + 1))
         found |= block if reverse else block.T
     return found
-
-
-def _names(program: Any) -> Iterator[str]:
-    """The primitives of a program, those inside of others included."""
-    for eqn in getattr(program, "jaxpr", program).eqns:
-        yield eqn.primitive.name
-        for parameter in (*CALLS, "cond_jaxpr", "body_jaxpr"):
-            inner = eqn.params.get(parameter)
-            if inner is not None:
-                yield from _names(inner)
-        for branch in eqn.params.get("branches", ()):
-            yield from _names(branch)
 
 
 def _offsets(pattern: np.ndarray) -> tuple[int, ...]:

@@ -6,10 +6,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend import core
 
+from equipoise.cost._implementation import CALLS, implementation
 from equipoise.cost._propagation import RULES, everything
 from equipoise.cost._reach import Reach, anything, depend, join, later, lift
 
-CALLS = ("jaxpr", "call_jaxpr", "fun_jaxpr")
 LONGEST_LOOP = 4096
 
 
@@ -51,6 +51,9 @@ class Walk:
             found = eqn.primitive.bind(*map(jnp.asarray, xs), **eqn.params)
             return list(found) if eqn.primitive.multiple_results else [found]
         rule = RULES.get(name)
+        body = implementation(eqn) if rule is None else None
+        if body is not None:
+            return self.run(body, xs)
         results = None if rule is None else rule(eqn, xs, self.n)
         if results is None:
             why = "not known" if rule is None else "indices depend on the input"

@@ -91,8 +91,9 @@ def walk(
         operands = scope.operands(index, equation)
         if scope.is_static(equation, operands):
             continue
-        rule = _control.CONTROL.get(equation.primitive.name, _primitive)
-        walked = rule(operands, ledger) if rule is not None else _primitive(operands, ledger)
+        name = equation.primitive.name
+        otherwise = primitive if name in _rules.RULES else _control.foreign
+        walked = _control.CONTROL.get(name, otherwise)(operands, ledger)
         work = work.then(walked.work)
         scope.record(index, equation, walked)
     return Walked(
@@ -237,7 +238,7 @@ def _liveness(jaxpr: Any, used: Sequence[bool]) -> tuple[list[bool], dict[Any, i
     return needed, last, views
 
 
-def _primitive(operands: Operands, ledger: Ledger) -> Walked:
+def primitive(operands: Operands, ledger: Ledger) -> Walked:
     """The cost of a primitive that holds no program."""
     equation = operands.equation
     op = _rules.Operation(
