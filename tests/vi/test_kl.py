@@ -7,8 +7,6 @@ import pytest
 
 from equipoise import vi
 
-pytestmark = pytest.mark.slow
-
 
 def numpy_kl(m0, s0, m1, s1):
     inverse = np.linalg.inv(s1)
