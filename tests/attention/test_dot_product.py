@@ -124,6 +124,7 @@ def test_dot_product_attention_vmaps_over_any_argument(axes):
         )
 
 
+@pytest.mark.slow
 def test_dot_product_attention_gradient_of_vmap_is_sum_of_gradients():
     ids = jnp.stack([jnp.zeros(T, int), jnp.arange(T) // 5])
 
@@ -164,6 +165,7 @@ def test_dot_product_attention_invariant_to_block_size():
     np.testing.assert_allclose(results[1], results[2], **CLOSE)
 
 
+@pytest.mark.slow
 def test_dot_product_attention_takes_further_batch_axes_and_none():
     q, k, v = (jnp.stack([x, 2 * x]) for x in ARRAYS)
     out = attention.dot_product_attention(q, k, v)

@@ -205,6 +205,7 @@ def test_lookup_query_edge_all_keys_in_the_mixture():
     assert query(np.ones((1, 2)), np.ones(1), 1.0).norm == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed_of_case", range(2))
 def test_lookup_query_gradient_matches_finite_differences(seed_of_case):
     rng = np.random.default_rng(seed_of_case)

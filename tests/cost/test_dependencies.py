@@ -44,6 +44,7 @@ LAYERS = {
 }
 
 
+@pytest.mark.slow
 def test_dependencies_of_blockwise_attention_are_never_below_those_measured():
     # It branches on whether all values are finite, so each output position does read all values.
     layer = layers.self_attention(D, is_causal=True, implementation="blockwise")

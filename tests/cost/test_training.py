@@ -124,6 +124,7 @@ def stack(params, x):
     return functools.reduce(lambda x, layer: programs.block(layer, x), params, x)
 
 
+@pytest.mark.slow
 def test_analyze_training_of_twelve_layers_is_twelve_times_one_whatever_the_sizes():
     layer, stacked = programs.BLOCK, [programs.BLOCK] * 12
     one, twelve = (

@@ -136,6 +136,7 @@ def test_dominant_eigenvalues_keeps_single_precision(dtype, tolerance, rng):
     np.testing.assert_allclose(np.abs(found.values), [1, 1], rtol=10 * tolerance)
 
 
+@pytest.mark.slow
 def test_dominant_eigenvalues_of_a_hundred_thousand_unknowns_in_linear_memory():
     half, subspace, eta, sigma = 60_000, 40, 0.5, 1.0
     mu = jnp.linspace(0.1, 1.0, half, dtype=jnp.float32)

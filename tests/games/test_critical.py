@@ -127,6 +127,7 @@ def test_critical_step_size_of_the_bilinear_game_matches_closed_form(
     assert 1 <= len(str(lost).splitlines()) <= 12
 
 
+@pytest.mark.slow
 def test_critical_step_size_of_the_dirac_gan_matches_closed_forms():
     gammas = np.array([0.3, 1.0])
     make = lambda gamma, _: dirac_gan(gamma)  # noqa: E731

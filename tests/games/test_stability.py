@@ -88,6 +88,7 @@ def test_stability_matrix_free_matches_the_known_spectrum(n):
     assert found.verdict == games.DIVERGES
 
 
+@pytest.mark.slow
 def test_spectral_radius_matrix_free_equals_dense_with_memory():
     d = jnp.linspace(0.2, 1.0, 20)
     game = games.zero_sum(lambda x, y: jnp.sum(d * x * y))

@@ -6,10 +6,13 @@ import numpy as np
 import pytest
 
 from equipoise import vi
+from equipoise.vi import _psis
 from equipoise.vi._diagnose import verdict
-from equipoise.vi._psis import smooth, threshold
+from equipoise.vi._psis import threshold
 from equipoise.vi._weighted import moments
 from tests.oracles import psis
+
+smooth = jax.jit(_psis.smooth)
 
 
 @pytest.mark.parametrize("tail", [0.2, 0.6, 1.1])

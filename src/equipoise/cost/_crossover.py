@@ -71,7 +71,7 @@ def crossover(a: Expression | Number, b: Expression | Number, name: str, **sizes
           size       257
           root       256
           larger     a
-          crossings  (257,)
+          crossings  257
 
     References:
         The comparison of layers in :cite:t:`vaswani2017`, section 4.

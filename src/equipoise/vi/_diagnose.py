@@ -22,6 +22,7 @@ MAX_MEAN_ERROR = 0.05  # of an sd: five of these stay within a quarter of an sd
 MAX_SD_ERROR = 0.025  # relative: four of these stay within a tenth
 
 
+@jax.jit
 def summarize(weighted: Weighted) -> Diagnostics:
     """The measurements of weighted draws against the same draws with equal weights."""
     n = weighted.draws.shape[0]

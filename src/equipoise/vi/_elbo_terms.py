@@ -27,14 +27,6 @@ class ElboTerms:
     kl: Estimate
     elbo: Estimate
 
-    def __str__(self) -> str:
-        rows = ("reconstruction", "kl", "elbo")
-        width = max(map(len, rows))
-        pairs = ((name, getattr(self, name)) for name in rows)
-        return "ElboTerms\n" + "\n".join(
-            f"  {name:<{width}}  {pair.value} ± {pair.standard_error}" for name, pair in pairs
-        )
-
 
 def elbo_terms(
     log_likelihood: LogDensity,
@@ -92,9 +84,7 @@ def elbo_terms(
         ...     num_samples=64, draws="quasi_random",
         ... )
         >>> print(terms.kl)
-        Estimate
-          value           32.4047
-          standard_error  0
+        32.4047 ± 0
 
     References:
         :cite:t:`kingma2014`, equation 3.
