@@ -481,7 +481,7 @@ def save(figure, path):
     """Write beside the target, then rename: an interruption leaves the old file or the new one."""
     part = path.with_suffix(".part")
     try:
-        figure.savefig(part, format="png")
+        figure.savefig(part, format="png", bbox_inches="tight")
         os.replace(part, path)
     finally:
         part.unlink(missing_ok=True)

@@ -202,12 +202,19 @@ def _run(
 ) -> tuple[Array, ...]:
     """Verdict, rate, period, distance and steps of a block of lanes."""
     dtype = etas.dtype
-    part = -(-num_steps // NUM_PARTS)
+    # What is left over comes first, so that all parts are equally long: a length that differed
+    # between lanes would cost a selection in every step under `vmap`.
+    part, rest = divmod(num_steps, NUM_PARTS)
 
     def advance(state: State, eta: Array) -> tuple[State, Array]:
         after = rule.step(game, state, steps(eta))
         origin = state.players if equilibrium is None else equilibrium
         return after, square_distance(after.players, origin)
+
+    def one(_: Array, inner: tuple[State, Array]) -> tuple[State, Array]:
+        state, recent = inner
+        state, square = jax.vmap(advance)(state, etas)
+        return state, jnp.maximum(recent, square)
 
     def begin(eta: Array) -> _Lane:
         state = rule.init(game, players, steps(eta))
@@ -234,24 +241,20 @@ def _run(
         past = jnp.where(begins, lane.recent, lane.past)
         recent = jnp.where(begins, 0, lane.recent)
 
-        def one(_: Array, inner: tuple[State, Array]) -> tuple[State, Array]:
-            state, recent = inner
-            state, square = jax.vmap(advance)(state, etas)
-            return state, jnp.maximum(recent, square)
-
-        length = jnp.minimum(part, num_steps - c * part)
         # The last distance, carried through the loop, would cost a pass over memory a step.
-        state, recent = jax.lax.fori_loop(0, length - 1, one, (lane.state, recent))
+        state, recent = jax.lax.fori_loop(0, part - 1, one, (lane.state, recent))
         state, last = jax.vmap(advance)(state, etas)
         recent = jnp.maximum(recent, last)
         lane = lane._replace(state=state, past=past, recent=recent, last=last)
-        return c + 1, _judged(lane, c, length, part, tolerance)
+        return c + 1, _judged(lane, c, part, rest, tolerance)
 
     def unfinished(carry: tuple[Array, _Lane]) -> Array:
         c, lane = carry
-        return (c * part < num_steps) & jnp.any(lane.is_open)
+        return (c < NUM_PARTS) & jnp.any(lane.is_open)
 
-    start = (jnp.asarray(0, jnp.int32), jax.vmap(begin)(etas))
+    lane = jax.vmap(begin)(etas)
+    state, _ = jax.lax.fori_loop(0, rest, one, (lane.state, lane.recent))
+    start = (jnp.asarray(0, jnp.int32), lane._replace(state=state))
     _, lane = jax.lax.while_loop(unfinished, play_part, start)
     cycle = _cycle(lambda s, e: advance(s, e)[0], lane.state, etas, max_period)
     fixed = (lane.verdict == CONVERGES).astype(jnp.int32)
@@ -259,7 +262,7 @@ def _run(
     return lane.verdict, lane.rate, period, lane.distance, lane.used
 
 
-def _judged(lane: _Lane, c: Array, length: Array, part: int, tolerance: float) -> _Lane:
+def _judged(lane: _Lane, c: Array, part: int, rest: int, tolerance: float) -> _Lane:
     """The lanes with what part c says of those that were still open when it began."""
     dtype = lane.last.dtype
     eps, limits = rounding(dtype), jnp.finfo(dtype)  # type: ignore[no-untyped-call]
@@ -269,10 +272,10 @@ def _judged(lane: _Lane, c: Array, length: Array, part: int, tolerance: float) -
         return jnp.log(jnp.clip(known, limits.tiny, limits.max)) / 2
 
     # The present span began at part b, the one before it at b/2; part 0 has only its two ends.
-    is_first, steps = c == 0, length.astype(dtype)
+    is_first = c == 0
     b = jnp.exp2(jnp.floor(jnp.log2(jnp.maximum(c, 1).astype(dtype))))
-    shrink_time = jnp.where(is_first, steps, jnp.maximum(b / 2, 1) * part)
-    grow_time = jnp.where(is_first, 0, c.astype(dtype) - b) * part + steps
+    shrink_time = jnp.where(is_first, rest + part, jnp.maximum(b / 2, 1) * part)
+    grow_time = jnp.where(is_first, rest, (c.astype(dtype) - b) * part) + part
     change = log(jnp.where(is_first, lane.last, lane.recent)) - log(lane.past)
     rate = jnp.exp(change / jnp.where(change < 0, shrink_time, grow_time))
 
@@ -292,7 +295,7 @@ def _judged(lane: _Lane, c: Array, length: Array, part: int, tolerance: float) -
         verdict=kept(verdict, lane.verdict),
         rate=kept(jnp.where(first > 0, rate, 0), lane.rate),
         distance=kept(jnp.where(finite, r, jnp.inf), lane.distance),
-        used=kept(c * part + length, lane.used),
+        used=kept(rest + (c + 1) * part, lane.used),
     )
 
 

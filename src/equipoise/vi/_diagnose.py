@@ -104,7 +104,8 @@ def diagnose(
     density = checked_density("vi.diagnose", "log_density", log_density, dtype)
     log_p = flat_log_density(density, family)
     draws, log_q = draw(family, params, key, num_samples)
-    return summarize(weigh(draws, evaluate(log_p, draws), log_q))
+    found: Diagnostics = summarize(weigh(draws, evaluate(log_p, draws), log_q))
+    return found
 
 
 def verdict(found: Diagnostics) -> tuple[bool, str]:
