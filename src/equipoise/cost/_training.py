@@ -3,7 +3,7 @@ from typing import Any
 
 import jax
 
-from equipoise._types import PyTree, result, static_field
+from equipoise._types import PyTree, aligned, result, static_field
 from equipoise.cost import _order, _shapes, _trace
 from equipoise.cost._analyze import (
     Cost,
@@ -40,6 +40,18 @@ class TrainingCost:
     total: Cost = static_field()
     residual_bytes: Expression = static_field()
     rematerialized: Cost = static_field()
+
+    def __str__(self) -> str:
+        """A row for each pass, and what is kept between them."""
+        passes = ("forward", "backward", "total", "rematerialized")
+        costs = [(name, getattr(self, name)) for name in passes]
+        rows = [[f"  {name}", cost.depth, cost.flops] for name, cost in costs]
+        kept = [
+            ["  bytes kept between them", self.residual_bytes],
+            ["  rematerialized", self.rematerialized.residual_bytes],
+        ]
+        table = aligned(rows, header=["  pass", "depth", "flops"])
+        return f"TrainingCost\n{table}\n{aligned(kept)}"
 
 
 def analyze_training(
