@@ -45,8 +45,8 @@ class TrainingCost:
         """A row for each pass, and what is kept between them."""
         passes = ("forward", "backward", "total", "rematerialized")
         costs = [(name, getattr(self, name)) for name in passes]
-        rows = [[f"  {name}", cost.depth, cost.flops] for name, cost in costs]
-        kept = [
+        rows: list[list[Any]] = [[f"  {name}", c.depth, c.flops] for name, c in costs]
+        kept: list[list[Any]] = [
             ["  bytes kept between them", self.residual_bytes],
             ["  rematerialized", self.rematerialized.residual_bytes],
         ]
