@@ -8,7 +8,7 @@ import numpy as np
 from equipoise import attention
 
 
-def plugged(query, key, value, *, mask, is_causal, **unused):
+def plugged(query, key, value, *, mask, is_causal=False, **unused):
     """What flax passes beyond the arrays is about its own dropout and module."""
     del unused
     mask = None if mask is None else mask.astype(bool)
