@@ -4,8 +4,6 @@ import importlib
 import inspect
 import pathlib
 
-import jax  # noqa: F401  (the annotations below need its types)
-
 import equipoise
 
 HERE = pathlib.Path(__file__).parent

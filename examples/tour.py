@@ -197,7 +197,7 @@ def look_up():
     print(f"\n2  Attention as look-up: {n} orthonormal keys, scale 1, 99.9 % of the weight")
     for name, target in targets.items():
         found, margin, error, exact = read(target)
-        m = jnp.sum(target > 0)
+        m = np.sum(target > 0)
         print(
             f"   {name:17} margin β = {margin:.4f}, weight {found.weights @ (target > 0):.6f}, "
             f"error {error:.6e} (formula {exact:.6e})"

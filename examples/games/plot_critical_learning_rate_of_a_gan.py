@@ -80,8 +80,14 @@ print(f"residual {found.residual:.1e}, Newton moved by {moved:.1e}")
 # without it its update has no derivative where gradients vanish.
 
 (x, as_generator), (y, as_discriminator) = map(ravel_pytree, found.players)
-flat_payoff = lambda z: payoff(as_generator(z[: x.size]), as_discriminator(z[x.size :]))  # noqa: E731
-hessian = jax.jit(jax.hessian(flat_payoff))(jnp.concatenate([x, y]))
+
+
+@jax.hessian
+def hessian_of(z):
+    return payoff(as_generator(z[: x.size]), as_discriminator(z[x.size :]))
+
+
+hessian = jax.jit(hessian_of)(jnp.concatenate([x, y]))
 local = games.zero_sum(lambda x, y: (z := jnp.concatenate([x, y])) @ hessian @ z / 2)
 center = (jnp.zeros_like(x), jnp.zeros_like(y))
 adam = optax.adam(1.0, b1=0.5, b2=0.9, eps_root=1e-2)

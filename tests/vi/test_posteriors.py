@@ -24,6 +24,8 @@ pytestmark = [
 ]
 # A funnel: its neck has no normal approximation, and no importance weights repair one.
 HARD = ("eight_schools-eight_schools_centered",)
+# Right, but at the limit of what the diagnostics let pass: some seeds are not trusted.
+DOUBTFUL = ("eight_schools-eight_schools_noncentered", *HARD)
 SEEDS = 3
 
 
@@ -70,6 +72,7 @@ def test_fit_passes_and_never_trusts_a_failure(name):
         passed = passes(posterior, fit, jax.random.key(seed + 100))
         assert passed or not fit.trusted, f"seed {seed}: {fit.reason}"
         assert passed or name in HARD, f"seed {seed}: {fit.reason}"
+        assert fit.trusted or name in DOUBTFUL, f"seed {seed}: {fit.reason}"
 
 
 def exact_names():
