@@ -3,7 +3,15 @@ from typing import Any
 import jax
 
 from equipoise.games._game import Game, Players, partial_gradient
-from equipoise.games._rule import Projections, Rule, Steps, axpy, make_rule, projector
+from equipoise.games._rule import (
+    Projections,
+    Rule,
+    Steps,
+    axpy,
+    descend_one,
+    make_rule,
+    projector,
+)
 
 
 def primal_dual_hybrid(theta: float | jax.Array = 1.0, *, projections: Projections = None) -> Rule:
@@ -45,9 +53,9 @@ def primal_dual_hybrid(theta: float | jax.Array = 1.0, *, projections: Projectio
 
     def advance(game: Game, z: Players, memory: Any, eta: Steps) -> tuple[Players, Any]:
         x, y = z
-        x_next = project.one(0, axpy(-eta[0], partial_gradient(game, 0, z), x))
+        x_next = project.one(0, descend_one(x, eta[0], partial_gradient(game, 0, z)))
         bar = extrapolated(x, x_next, 1.0 + theta)
-        y_next = project.one(1, axpy(-eta[1], partial_gradient(game, 1, (bar, y)), y))
+        y_next = project.one(1, descend_one(y, eta[1], partial_gradient(game, 1, (bar, y))))
         return (x_next, y_next), memory
 
     return make_rule("primal_dual_hybrid", advance, num_players=2)
@@ -96,9 +104,9 @@ def alternating_extrapolation(
 
     def advance(game: Game, z: Players, seen: Any, eta: Steps) -> tuple[Players, Any]:
         x, y = z
-        x_next = project.one(0, axpy(-eta[0], partial_gradient(game, 0, (x, seen)), x))
+        x_next = project.one(0, descend_one(x, eta[0], partial_gradient(game, 0, (x, seen))))
         tilde = extrapolated(x, x_next, gamma)
-        y_next = project.one(1, axpy(-eta[1], partial_gradient(game, 1, (tilde, y)), y))
+        y_next = project.one(1, descend_one(y, eta[1], partial_gradient(game, 1, (tilde, y))))
         return (x_next, y_next), extrapolated(y, y_next, delta)
 
     return make_rule("alternating_extrapolation", advance, lambda game, z, eta: z[1], num_players=2)

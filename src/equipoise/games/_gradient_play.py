@@ -12,6 +12,7 @@ from equipoise.games._rule import (
     Steps,
     axpy,
     descend,
+    descend_one,
     make_rule,
     projector,
 )
@@ -98,7 +99,7 @@ def alternating(order: Sequence[int] | None = None, *, projections: Projections 
 
     def advance(game: Game, z: Players, memory: Any, eta: Steps) -> tuple[Players, Any]:
         for i in order_of_play("games.alternating", order, len(z)):
-            moved = axpy(-eta[i], partial_gradient(game, i, z), z[i])
+            moved = descend_one(z[i], eta[i], partial_gradient(game, i, z))
             z = replaced(z, i, project.one(i, moved))
         return z, memory
 

@@ -183,6 +183,12 @@ def axpy(a: Any, g: PyTree[Array], x: PyTree[Array]) -> PyTree[Array]:
     return jax.tree.map(lambda g, x: x + jnp.asarray(a).astype(x.dtype) * g, g, x)
 
 
+def descend_one(x: PyTree[Array], eta: Any, g: PyTree[Array]) -> PyTree[Array]:
+    """``x − η g``, leaf by leaf, in the dtype of ``x``."""
+    # Not x + (−η)g: compilers hoist −η out of loops, one array for each unrolled step.
+    return jax.tree.map(lambda x, g: x - jnp.asarray(eta).astype(x.dtype) * g, x, g)
+
+
 def descend(players: Players, eta: Steps, gradient: Players) -> Players:
     """``xᵢ − ηᵢ gᵢ`` for every player."""
-    return tuple(axpy(-e, g, x) for x, e, g in zip(players, eta, gradient, strict=True))
+    return tuple(map(descend_one, players, eta, gradient))

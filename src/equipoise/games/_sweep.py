@@ -1,5 +1,5 @@
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -8,15 +8,13 @@ import numpy as np
 from equipoise._check import floating_array, positive_integer
 from equipoise._types import Array, Float, Int, aligned, result
 from equipoise.games._game import Game, Players, checked_players
-from equipoise.games._newton import rounding
+from equipoise.games._lanes import NUM_PARTS, play_lanes
 from equipoise.games._rule import Rule, State, check_not_negative, common_step
 from equipoise.games._simulate import check_rule
-from equipoise.games._stability import CONVERGES, DIVERGES, NEUTRAL, VERDICTS
+from equipoise.games._stability import VERDICTS
 
-# A run is judged after each of so many parts; a block of lanes ends when all its lanes are judged.
-NUM_PARTS = 16
-BLOCK = 2**15
-BLOW_UP = 1e8
+# States of so many bytes are swept at once, so that what a step reads and writes stays in a cache.
+BLOCK_BYTES = 2**21
 
 
 @result
@@ -62,21 +60,6 @@ class Sweep:
         kept = rows if len(rows) <= 30 else [*rows[:29], [f"{len(rows) - 29} more", "", "", ""]]
         header = ["step sizes", "verdict", "rate", "cycles"]
         return f"Sweep of {eta.size} step sizes\n{aligned(kept, header=header)}"
-
-
-class _Lane(NamedTuple):
-    """What a run remembers besides the state of play; distances are squared."""
-
-    state: State
-    first: Array
-    past: Array
-    recent: Array
-    last: Array
-    is_open: Array
-    verdict: Array
-    rate: Array
-    distance: Array
-    used: Array
 
 
 def sweep(
@@ -128,8 +111,9 @@ def sweep(
         ValueError: If the players do not fit the game or the rule, a step size is negative or NaN,
             ``num_steps`` < 16 or ``max_period`` < 1.
 
-    Cost: T + ``max_period`` steps for each step size at most, in blocks of 2¹⁵ that end as soon as
-    all their lanes are judged; memory of a few states a step size, no trajectories.
+    Cost: T + 2·``max_period`` steps for each step size at most, in blocks of 2 MiB of states
+    that end as soon as all their lanes are judged; memory of a few states a step size of a block
+    and of the results, no trajectories.
 
     Examples:
         >>> game = games.zero_sum(lambda p, q: p * q)
@@ -153,22 +137,30 @@ def sweep(
     if equilibrium is not None:
         equilibrium = checked_players(where, game, equilibrium, "equilibrium")
 
-    def lanes(etas: Array) -> Sweep:
-        def lane_block(eta: Array) -> Any:
-            return _run(
-                game, rule, players, steps, eta, num_steps, equilibrium, tolerance, max_period
-            )
+    def begin(eta: Array) -> State:
+        return rule.init(game, players, steps(eta))
 
+    def block(etas: Array) -> tuple[Array, ...]:
+        return play_lanes(
+            lambda state, eta: rule.step(game, state, eta),
+            jax.vmap(begin)(etas),
+            jax.vmap(steps)(etas),
+            equilibrium,
+            num_steps=num_steps,
+            tolerance=tolerance,
+            max_period=max_period,
+        )
+
+    def lanes(etas: Array) -> Sweep:
         flat = etas.reshape(-1)
-        whole = flat.size // BLOCK * BLOCK
-        parts = []
-        if whole:
-            blocks = jax.lax.map(lane_block, flat[:whole].reshape(-1, BLOCK))
-            parts.append(jax.tree.map(lambda x: x.reshape(-1), blocks))
-        if flat.size > whole or not whole:
-            parts.append(lane_block(flat[whole:]))
-        joined = jax.tree.map(lambda *xs: jnp.concatenate(xs), *parts)
-        return Sweep(etas, *jax.tree.map(lambda x: x.reshape(etas.shape), joined))
+        leaves = jax.tree.leaves(jax.eval_shape(begin, jax.ShapeDtypeStruct((), etas.dtype)))
+        most = max(BLOCK_BYTES // sum(x.size * x.dtype.itemsize for x in leaves), 1)
+        num_blocks = max(-(-flat.size // most), 1)
+        size = -(-flat.size // num_blocks)
+        # Equal blocks, the last one filled up: blocks of two sizes would be two programs.
+        filled = jnp.pad(flat, (0, num_blocks * size - flat.size), mode="edge")
+        found = jax.lax.map(block, filled.reshape(num_blocks, size))
+        return Sweep(etas, *(x.reshape(-1)[: flat.size].reshape(etas.shape) for x in found))
 
     swept: Sweep = jax.jit(_spread(lanes, step_sizes))(step_sizes)
     return swept
@@ -187,135 +179,3 @@ def _spread(lanes: Callable[[Array], Sweep], step_sizes: Array) -> Callable[[Arr
         )
         return spread
     return lanes
-
-
-def _run(
-    game: Game,
-    rule: Rule,
-    players: Players,
-    steps: Callable[[Array], tuple[Array, ...]],
-    etas: Array,
-    num_steps: int,
-    equilibrium: Players | None,
-    tolerance: float,
-    max_period: int,
-) -> tuple[Array, ...]:
-    """Verdict, rate, period, distance and steps of a block of lanes."""
-    dtype = etas.dtype
-    # What is left over comes first, so that all parts are equally long: a length that differed
-    # between lanes would cost a selection in every step under `vmap`.
-    part, rest = divmod(num_steps, NUM_PARTS)
-
-    def advance(state: State, eta: Array) -> tuple[State, Array]:
-        after = rule.step(game, state, steps(eta))
-        origin = state.players if equilibrium is None else equilibrium
-        return after, square_distance(after.players, origin)
-
-    def one(_: Array, inner: tuple[State, Array]) -> tuple[State, Array]:
-        state, recent = inner
-        state, square = jax.vmap(advance)(state, etas)
-        return state, jnp.maximum(recent, square)
-
-    def begin(eta: Array) -> _Lane:
-        state = rule.init(game, players, steps(eta))
-        origin = advance(state, eta)[0].players if equilibrium is None else equilibrium
-        first = square_distance(players, origin)
-        zero = jnp.zeros((), dtype)
-        return _Lane(
-            state=state,
-            first=first,
-            past=first,
-            recent=zero,
-            last=first,
-            is_open=jnp.ones((), bool),
-            verdict=jnp.asarray(NEUTRAL, jnp.int32),
-            rate=zero,
-            distance=zero,
-            used=jnp.zeros((), jnp.int32),
-        )
-
-    def play_part(carry: tuple[Array, _Lane]) -> tuple[Array, _Lane]:
-        c, lane = carry
-        # A span of parts begins at 1, 2, 4 and 8, so that each is as long as all before it.
-        begins = (c > 0) & ((c & (c - 1)) == 0)
-        past = jnp.where(begins, lane.recent, lane.past)
-        recent = jnp.where(begins, 0, lane.recent)
-
-        # The last distance, carried through the loop, would cost a pass over memory a step.
-        state, recent = jax.lax.fori_loop(0, part - 1, one, (lane.state, recent))
-        state, last = jax.vmap(advance)(state, etas)
-        recent = jnp.maximum(recent, last)
-        lane = lane._replace(state=state, past=past, recent=recent, last=last)
-        return c + 1, _judged(lane, c, part, rest, tolerance)
-
-    def unfinished(carry: tuple[Array, _Lane]) -> Array:
-        c, lane = carry
-        return (c < NUM_PARTS) & jnp.any(lane.is_open)
-
-    lane = jax.vmap(begin)(etas)
-    state, _ = jax.lax.fori_loop(0, rest, one, (lane.state, lane.recent))
-    start = (jnp.asarray(0, jnp.int32), lane._replace(state=state))
-    _, lane = jax.lax.while_loop(unfinished, play_part, start)
-    cycle = _cycle(lambda s, e: advance(s, e)[0], lane.state, etas, max_period)
-    fixed = (lane.verdict == CONVERGES).astype(jnp.int32)
-    period = jnp.where(lane.verdict == NEUTRAL, cycle, fixed)
-    return lane.verdict, lane.rate, period, lane.distance, lane.used
-
-
-def _judged(lane: _Lane, c: Array, part: int, rest: int, tolerance: float) -> _Lane:
-    """The lanes with what part c says of those that were still open when it began."""
-    dtype = lane.last.dtype
-    eps, limits = rounding(dtype), jnp.finfo(dtype)  # type: ignore[no-untyped-call]
-
-    def log(square: Array) -> Array:
-        known = jnp.where(jnp.isnan(square), limits.max, square)
-        return jnp.log(jnp.clip(known, limits.tiny, limits.max)) / 2
-
-    # The present span began at part b, the one before it at b/2; part 0 has only its two ends.
-    is_first = c == 0
-    b = jnp.exp2(jnp.floor(jnp.log2(jnp.maximum(c, 1).astype(dtype))))
-    shrink_time = jnp.where(is_first, rest + part, jnp.maximum(b / 2, 1) * part)
-    grow_time = jnp.where(is_first, rest, (c.astype(dtype) - b) * part) + part
-    change = log(jnp.where(is_first, lane.last, lane.recent)) - log(lane.past)
-    rate = jnp.exp(change / jnp.where(change < 0, shrink_time, grow_time))
-
-    r, first = jnp.sqrt(lane.last), jnp.sqrt(lane.first)
-    size = jnp.sqrt(jax.vmap(square_distance)(lane.state.players))
-    finite = jnp.isfinite(lane.recent) & jnp.isfinite(size)
-    gone = ~finite | (r > BLOW_UP * jnp.maximum(1, first))
-    arrived = finite & (r <= jnp.maximum(eps**0.75 * first, 4 * eps * size))
-    trend = jnp.where(jnp.abs(change) <= tolerance, NEUTRAL, jnp.sign(change))
-    verdict = jnp.where(gone, DIVERGES, jnp.where(arrived, CONVERGES, trend)).astype(jnp.int32)
-
-    def kept(new: Array, old: Array) -> Array:
-        return jnp.where(lane.is_open, new, old)
-
-    return lane._replace(
-        is_open=lane.is_open & ~gone & ~arrived,
-        verdict=kept(verdict, lane.verdict),
-        rate=kept(jnp.where(first > 0, rate, 0), lane.rate),
-        distance=kept(jnp.where(finite, r, jnp.inf), lane.distance),
-        used=kept(rest + (c + 1) * part, lane.used),
-    )
-
-
-def _cycle(
-    advance: Callable[[State, Array], State], state: State, etas: Array, max_period: int
-) -> Array:
-    """The steps after which each lane is back where it is now, 0 if none up to the longest."""
-
-    def one(later: State, _: None) -> tuple[State, Array]:
-        later = jax.vmap(advance)(later, etas)
-        return later, jax.vmap(square_distance)(later.players, state.players)
-
-    _, squares = jax.lax.scan(one, state, None, length=max_period)
-    back = squares <= rounding(etas.dtype) * jnp.max(squares, axis=0)[None]
-    return jnp.where(jnp.any(back, axis=0), jnp.argmax(back, axis=0) + 1, 0).astype(jnp.int32)
-
-
-def square_distance(players: Players, origin: Players | None = None) -> Array:
-    """The squared Euclidean distance over all players' coordinates."""
-    if origin is not None:
-        players = jax.tree.map(lambda a, b: a - b, players, origin)
-    squares = [jnp.sum(jnp.square(leaf)) for leaf in jax.tree.leaves(players)]
-    return sum(squares[1:], squares[0])

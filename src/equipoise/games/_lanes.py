@@ -1,0 +1,178 @@
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from equipoise._types import Array
+from equipoise.games._game import Players
+from equipoise.games._newton import rounding
+from equipoise.games._passes import repeated
+from equipoise.games._rule import State, Steps
+from equipoise.games._stability import CONVERGES, DIVERGES, NEUTRAL
+
+# A run is judged after each of so many parts; a block of lanes ends when all its lanes are judged.
+NUM_PARTS = 16
+BLOW_UP = 1e8
+
+
+class Evidence(NamedTuple):
+    """What the verdict on a lane rests on; distances are squared, and closed lanes keep theirs.
+
+    ``past`` and ``recent`` are the largest distances of the last two spans, ``part`` the last part.
+    """
+
+    first: Array
+    past: Array
+    recent: Array
+    last: Array
+    part: Array
+    verdict: Array
+    is_open: Array
+
+
+def play_lanes(
+    advance: Callable[[State, Steps], State],
+    start: State,
+    etas: Steps,
+    origin: Players | None,
+    *,
+    num_steps: int,
+    tolerance: float,
+    max_period: int,
+) -> tuple[Array, Array, Array, Array, Array]:
+    """Verdict, rate, period, distance and steps of a block of lanes, the leading axis of all."""
+    # What is left over comes first, so that all parts are equally long: a length that differed
+    # between lanes would cost a selection in every step under `vmap`.
+    length, rest = divmod(num_steps, NUM_PARTS)
+
+    def one(state: State) -> tuple[State, Array]:
+        def lane(state: State, eta: Steps) -> tuple[State, Array]:
+            after = advance(state, eta)
+            return after, square_distance(after.players, origin or state.players)
+
+        moved: tuple[State, Array] = jax.vmap(lane)(state, etas)
+        return moved
+
+    def step(inner: tuple[State, Array]) -> tuple[State, Array]:
+        state, square = one(inner[0])
+        # A comparison costs less than a maximum that keeps NaN, and NaN shows in the size.
+        return state, jnp.where(square > inner[1], square, inner[1])
+
+    def play_part(carry: tuple[Array, State, Evidence]) -> tuple[Array, State, Evidence]:
+        c, state, lane = carry
+        # A span of parts begins at 1, 2, 4 and 8, so that each is as long as all before it.
+        begins = (c > 0) & ((c & (c - 1)) == 0)
+        past = jnp.where(begins, lane.recent, lane.past)
+        recent = jnp.where(begins, 0, lane.recent)
+        # The last distance, carried through the loop, would cost a pass over memory a step.
+        if origin:
+            state, recent = repeated(step, length, (state, recent))
+            last = distance(state.players, origin)
+        else:
+            state, recent = repeated(step, length - 1, (state, recent))
+            state, last = one(state)
+            recent = jnp.maximum(recent, last)
+        return c + 1, state, _judged(lane, c, past, recent, last, state.players)
+
+    def unfinished(carry: tuple[Array, State, Evidence]) -> Array:
+        c, _, lane = carry
+        return (c < NUM_PARTS) & jnp.any(lane.is_open)
+
+    distance = jax.vmap(square_distance, (0, None if origin else 0))
+    first = distance(start.players, origin or one(start)[0].players)
+    zero = jnp.zeros(first.shape, jnp.int32)
+    evidence = Evidence(first, first, 0 * first, first, zero, zero + NEUTRAL, zero == 0)
+    state, _ = repeated(step, rest, (start, 0 * first))
+    carry = (jnp.asarray(0, jnp.int32), state, evidence)
+    _, state, lane = jax.lax.while_loop(unfinished, play_part, carry)
+
+    verdict, rate = _concluded(lane, length, rest, tolerance)
+    cycle = jax.lax.cond(
+        jnp.any(verdict == NEUTRAL),
+        lambda: _cycle(lambda s: one(s)[0], state, max_period),
+        lambda: zero,
+    )
+    period = jnp.where(verdict == NEUTRAL, cycle, (verdict == CONVERGES).astype(jnp.int32))
+    used = rest + (lane.part + 1) * length
+    return verdict, rate, period, jnp.sqrt(lane.last), used
+
+
+def _judged(
+    lane: Evidence, c: Array, past: Array, recent: Array, last: Array, players: Players
+) -> Evidence:
+    """The lanes after part c: those that have gone or arrived are closed."""
+    eps = rounding(last.dtype)
+    size = jax.vmap(square_distance)(players)
+    finite = jnp.isfinite(recent) & jnp.isfinite(size)
+    gone = ~finite | (last > BLOW_UP**2 * jnp.maximum(1, lane.first))
+    arrived = finite & (last <= jnp.maximum(eps**1.5 * lane.first, (4 * eps) ** 2 * size))
+
+    def kept(new: Array, old: Array) -> Array:
+        return jnp.where(lane.is_open, new, old)
+
+    closing = jnp.where(gone, DIVERGES, jnp.where(arrived, CONVERGES, NEUTRAL)).astype(jnp.int32)
+    return Evidence(
+        first=lane.first,
+        past=kept(past, lane.past),
+        recent=kept(recent, lane.recent),
+        last=kept(jnp.where(finite, last, jnp.inf), lane.last),
+        part=kept(c, lane.part),
+        verdict=kept(closing, lane.verdict),
+        is_open=lane.is_open & ~gone & ~arrived,
+    )
+
+
+def _concluded(lane: Evidence, length: int, rest: int, tolerance: float) -> tuple[Array, Array]:
+    """Verdict and rate; lanes that are still open are judged by their trend."""
+    dtype = lane.last.dtype
+    limits = jnp.finfo(dtype)  # type: ignore[no-untyped-call]
+
+    def log(square: Array) -> Array:
+        known = jnp.where(jnp.isnan(square), limits.max, square)
+        return jnp.log(jnp.clip(known, limits.tiny, limits.max)) / 2
+
+    # The present span began at part b, the one before it at b/2; part 0 has only its two ends.
+    c, is_first = lane.part.astype(dtype), lane.part == 0
+    b = jnp.exp2(jnp.floor(jnp.log2(jnp.maximum(c, 1))))
+    shrink_time = jnp.where(is_first, rest + length, jnp.maximum(b / 2, 1) * length)
+    grow_time = jnp.where(is_first, rest, (c - b) * length) + length
+    change = log(jnp.where(is_first, lane.last, lane.recent)) - log(lane.past)
+    rate = jnp.exp(change / jnp.where(change < 0, shrink_time, grow_time))
+
+    trend = jnp.where(jnp.abs(change) <= tolerance, NEUTRAL, jnp.sign(change)).astype(jnp.int32)
+    verdict = jnp.where(lane.is_open, trend, lane.verdict)
+    return verdict, jnp.where(lane.first > 0, rate, 0)
+
+
+def _cycle(advance: Callable[[State], State], state: State, max_period: int) -> Array:
+    """The steps after which each lane is back where it is now, 0 if none up to the longest."""
+
+    def square(later: State) -> Array:
+        distances: Array = jax.vmap(square_distance)(later.players, state.players)
+        return distances
+
+    def farther(inner: tuple[State, Array]) -> tuple[State, Array]:
+        later = advance(inner[0])
+        return later, jnp.maximum(inner[1], square(later))
+
+    def nearer(inner: tuple[State, Array, Array]) -> tuple[State, Array, Array]:
+        later, t, back = inner
+        later = advance(later)
+        returned = (back == 0) & (square(later) <= near)
+        return later, t + 1, jnp.where(returned, t + 1, back)
+
+    still = 0 * square(state)
+    _, extent = repeated(farther, max_period, (state, still))
+    near = rounding(still.dtype) * extent
+    zero = jnp.zeros(still.shape, jnp.int32)
+    _, _, period = repeated(nearer, max_period, (state, zero, zero))
+    return period
+
+
+def square_distance(players: Players, origin: Players | None = None) -> Array:
+    """The squared Euclidean distance over all players' coordinates."""
+    if origin is not None:
+        players = jax.tree.map(lambda a, b: a - b, players, origin)
+    squares = [jnp.sum(jnp.square(leaf)) for leaf in jax.tree.leaves(players)]
+    return sum(squares[1:], squares[0])
