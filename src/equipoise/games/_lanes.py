@@ -166,7 +166,7 @@ def _cycle(advance: Callable[[State], State], state: State, max_period: int) -> 
     _, extent = repeated(farther, max_period, (state, still))
     near = rounding(still.dtype) * extent
     zero = jnp.zeros(still.shape, jnp.int32)
-    _, _, period = repeated(nearer, max_period, (state, zero, zero))
+    period: Array = repeated(nearer, max_period, (state, zero, zero))[2]
     return period
 
 

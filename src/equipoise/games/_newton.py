@@ -29,9 +29,15 @@ def solve_linear(matvec: Flat, b: Array, *, least_squares: bool = False) -> Arra
     ``least_squares`` takes the solution of least norm of a singular system (where small).
     """
     if b.size > DENSE_LIMIT:
-        x: Array = jax.scipy.sparse.linalg.gmres(  # type: ignore[no-untyped-call]
-            matvec, b, tol=10 * rounding(b.dtype), restart=50, maxiter=20
-        )[0]
+
+        def krylov(matvec: Flat, b: Array) -> Array:
+            x: Array = jax.scipy.sparse.linalg.gmres(  # type: ignore[no-untyped-call]
+                matvec, b, tol=10 * rounding(b.dtype), restart=50, maxiter=20
+            )[0]
+            return x
+
+        # GMRES of JAX has no transpose of its own.
+        x: Array = jax.lax.custom_linear_solve(matvec, b, krylov, krylov)
         return x
     matrix = dense_matrix(matvec, b.size, b.dtype)
     if least_squares:

@@ -45,7 +45,7 @@ def repeated(one: Callable[[Any], Any], length: int, start: Any) -> Any:
         0, length, lambda _, packed: pack(one(unpack(packed))), pack(start), unroll=steps
     )
     # The barrier keeps the steps of the last, shorter pass in one pass too.
-    return unpack(jax.lax.optimization_barrier(packed))
+    return unpack(jax.lax.optimization_barrier(packed))  # type: ignore[no-untyped-call]
 
 
 def _operations(jaxpr: Any) -> float:

@@ -153,7 +153,7 @@ def sweep(
 
     def lanes(etas: Array) -> Sweep:
         flat = etas.reshape(-1)
-        leaves = jax.tree.leaves(jax.eval_shape(begin, jax.ShapeDtypeStruct((), etas.dtype)))
+        leaves = jax.tree.leaves(jax.eval_shape(begin, jnp.zeros((), etas.dtype)))
         most = max(BLOCK_BYTES // sum(x.size * x.dtype.itemsize for x in leaves), 1)
         num_blocks = max(-(-flat.size // most), 1)
         size = -(-flat.size // num_blocks)
