@@ -20,6 +20,7 @@ from jax.interpreters import ad, batching, mlir
 
 from equipoise._types import Array
 from equipoise.attention._grid import Axes, Grid, Place, Schedule
+from equipoise.attention._products import evaluate
 
 _ZERO = np.int32(0)
 _shaped: Any = jax.ShapeDtypeStruct
@@ -169,7 +170,7 @@ def _evaluate(
             blocks = [
                 x if r else read(x, a, row, key) for x, a, r in zip(held, axes, by_row, strict=True)
             ]
-            parts = jaxpr_as_fun(body)(row, row_first, key, key_first, *blocks)
+            parts = evaluate(body, row, row_first, key, key_first, *blocks)
             return [
                 total + part if r else add(total, part, a, row, key)
                 for total, part, a, r in zip(carry, parts, out_axes, out_by_row, strict=True)
