@@ -10,7 +10,21 @@ import pytest
 from jax.test_util import check_grads
 
 from equipoise import attention
-from tests.attention.problems import KEY, PROBLEMS, QUERY, SLOPES, TABLE, VALUE, B, N, S, T, normal
+from tests.attention.problems import (
+    KEY,
+    PROBLEMS,
+    QUERY,
+    SLOPES,
+    TABLE,
+    VALUE,
+    B,
+    H,
+    N,
+    S,
+    T,
+    normal,
+)
+from tests.oracles.attention import attend
 
 ARRAYS = (QUERY, KEY, VALUE)
 # Sums of at most 27 terms of order one, differentiated twice: some hundred roundings.
@@ -44,6 +58,16 @@ def assert_close(function):
 @pytest.mark.parametrize("name", PROBLEMS)
 def test_dot_product_attention_matches_definition(name):
     assert_close(functools.partial(run, PROBLEMS[name]))
+
+
+# Dropout draws its own numbers, and masks that compose are held to their arrays in test_masks.
+@pytest.mark.parametrize("name", sorted(set(PROBLEMS) - {"dropout", "composed"}))
+def test_dot_product_attention_matches_numpy_float64(name):
+    wanted = attend(*map(np.asarray, ARRAYS), **PROBLEMS[name])
+    actual = attention.dot_product_attention(
+        *ARRAYS, **PROBLEMS[name], block_size=8, return_residual=True
+    )
+    chex.assert_trees_all_close(actual, wanted, **CLOSE)
 
 
 @pytest.mark.parametrize("name", ["bias", "segments", "cap and sinks", "together"])
@@ -156,6 +180,29 @@ def test_dot_product_attention_matches_jax_nn():
         chex.assert_trees_all_close(actual, wanted, rtol=2e-5, atol=2e-5)
 
 
+def test_dot_product_attention_of_grouped_heads_is_that_of_repeated_keys():
+    key, value = (jnp.repeat(x, N // x.shape[2], axis=2) for x in (KEY, VALUE))
+    options = PROBLEMS["together"] | {"return_residual": True}
+    chex.assert_trees_all_close(
+        attention.dot_product_attention(*ARRAYS, **options),
+        attention.dot_product_attention(QUERY, key, value, **options),
+        **CLOSE,
+    )
+
+
+def test_dot_product_attention_of_split_keys_merges_by_the_residual():
+    def part(keys):
+        return attention.dot_product_attention(
+            QUERY, KEY[:, keys], VALUE[:, keys], return_residual=True
+        )
+
+    (first, a), (second, b) = part(slice(None, 10)), part(slice(10, None))
+    out, lse = attention.dot_product_attention(*ARRAYS, return_residual=True)
+    np.testing.assert_allclose(lse, jnp.logaddexp(a, b), **CLOSE)
+    merged = jnp.exp(a - lse)[..., None] * first + jnp.exp(b - lse)[..., None] * second
+    np.testing.assert_allclose(out, merged, **CLOSE)
+
+
 def test_dot_product_attention_invariant_to_block_size():
     options = PROBLEMS["dropout"] | {"is_causal": True}
     results = [
@@ -180,9 +227,14 @@ def test_dot_product_attention_narrow_dtypes_sum_in_float32(dtype):
     exact = attention.reference_attention(*(x.astype(jnp.float64) for x in narrow))
     out = attention.dot_product_attention(*narrow)
     assert out.dtype == dtype
-    # The result is rounded once; values are at most four.
     error = np.max(np.abs(np.asarray(out, np.float64) - exact))
+    # The result is rounded once; values are at most four.
     assert error <= 4 * float(jnp.finfo(dtype).eps)
+    query, key, value = (jnp.swapaxes(x, 1, 2) for x in narrow)
+    key, value = (jnp.repeat(x, N // x.shape[1], axis=1) for x in (key, value))
+    naive = jax.nn.softmax(query @ jnp.swapaxes(key, 2, 3) / dtype(H**0.5)) @ value
+    naive_error = np.max(np.abs(np.asarray(jnp.swapaxes(naive, 1, 2), np.float64) - exact))
+    assert error <= 2 * naive_error
 
 
 def test_dot_product_attention_dropout_keeps_the_mean():
