@@ -1,0 +1,68 @@
+"""Pages of the guide and the theory: their code runs, and the tests and figures they name exist."""
+
+import re
+
+import jax
+import matplotlib.pyplot as plt
+import pytest
+
+from docs import pages
+from tests.test_docs import ROOT
+
+THEORY = [page for page in pages.PAGES if page.parent.name == "theory"]
+
+
+def ids(page):
+    return f"{page.parent.name}/{page.name}"
+
+
+@pytest.mark.parametrize("page", [p for p in pages.PAGES if pages.code_blocks(p)], ids=ids)
+def test_code_of_the_page_runs_and_prints_what_it_says(page, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with (
+        jax.enable_x64(False),
+        jax.numpy_rank_promotion("allow"),
+        jax.numpy_dtype_promotion("standard"),
+    ):
+        pages.run(pages.code_blocks(page), page.name)
+    plt.close("all")
+    for name in pages.pictures(page):
+        assert (tmp_path / name).stat().st_size > 0, f"{name} is shown and not made"
+
+
+def test_run_notices_other_output_and_other_errors():
+    with pytest.raises(AssertionError, match="printed"):
+        pages.run(["print(1)  # → 2\n"], "page")
+    with pytest.raises(AssertionError, match="NoneType"):
+        pages.run(["1\n# raises ValueError: no\n"], "page")
+    with pytest.raises(ZeroDivisionError):
+        pages.run(["1 / 0\n"], "page")
+    pages.run(["print(1)  # → 1\n", "raise ValueError('no, not so')\n# raises ValueError: no\n"], "")
+
+
+# A test is named as {download}`test_name <../../tests/area/test_file.py>`, so that the name is a
+# link to the file; a figure by its gallery label.
+NAMED = re.compile(r"\{download\}`(test_\w+) <\.\./\.\./(tests/[\w/]+\.py)>`")
+LABEL = re.compile(r"sphx_glr_gallery_(\w+?)_(plot_\w+)\.py")
+
+
+@pytest.mark.parametrize("page", pages.PAGES, ids=ids)
+def test_every_test_and_figure_that_the_page_names_exists(page):
+    text = page.read_text()
+    for name, file in NAMED.findall(text):
+        assert re.search(rf"^def {name}\(", (ROOT / file).read_text(), re.MULTILINE), (
+            f"{page.name} names {name}, which {file} does not hold"
+        )
+    for area, name in LABEL.findall(text):
+        assert (ROOT / "examples" / area / f"{name}.py").exists(), f"{page.name} shows {name}"
+    # Nothing that looks like a test's name goes unchecked.
+    assert len(re.findall(r"\btest_\w+(?!\w*\.py)\b", text)) == len(NAMED.findall(text))
+
+
+@pytest.mark.parametrize("page", [p for p in THEORY if p.name != "index.md"], ids=ids)
+def test_every_result_of_the_theory_names_its_test(page):
+    sections = re.split(r"^## ", page.read_text(), flags=re.MULTILINE)[1:]
+    assert len(sections) >= 4
+    for section in sections:
+        assert NAMED.search(section), f"{page.name}: no test named under {section.splitlines()[0]}"
+    assert LABEL.search(page.read_text()), "a figure"
