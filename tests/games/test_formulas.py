@@ -56,4 +56,4 @@ def test_basin_shrinks_to_a_point_as_the_critical_step_is_reached(share):
     inward, outward = jax.vmap(after)(starts) / starts
     assert inward < 1 < outward
     # q = p₀ at the critical step, and r² falls linearly to 0 there.
-    assert inner**2 < 1.5 * (1 - share)
+    assert inner**2 < 0.5 * (1 - share)
