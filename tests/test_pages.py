@@ -1,12 +1,14 @@
 """Pages of the guide and the theory: their code runs, and the tests and figures they name exist."""
 
+import functools
 import re
 
 import jax
 import matplotlib.pyplot as plt
 import pytest
 
-from docs import pages
+from docs import pages, performance
+from tests.benchmarks import _report
 from tests.test_docs import ROOT
 
 THEORY = [page for page in pages.PAGES if page.parent.name == "theory"]
@@ -37,7 +39,9 @@ def test_run_notices_other_output_and_other_errors():
         pages.run(["1\n# raises ValueError: no\n"], "page")
     with pytest.raises(ZeroDivisionError):
         pages.run(["1 / 0\n"], "page")
-    pages.run(["print(1)  # → 1\n", "raise ValueError('no, not so')\n# raises ValueError: no\n"], "")
+    pages.run(
+        ["print(1)  # → 1\n", "raise ValueError('no, not so')\n# raises ValueError: no\n"], ""
+    )
 
 
 # A test is named as {download}`test_name <../../tests/area/test_file.py>`, so that the name is a
@@ -66,3 +70,21 @@ def test_every_result_of_the_theory_names_its_test(page):
     for section in sections:
         assert NAMED.search(section), f"{page.name}: no test named under {section.splitlines()[0]}"
     assert LABEL.search(page.read_text()), "a figure"
+
+
+def test_performance_page_says_where_we_lose_and_what_was_not_measured():
+    row = functools.partial(_report.row, "a sweep")
+    rows = [
+        row("equipoise", 2e-3, ours=True, spread=1e-4, compile_seconds=1.5),
+        row("faster", 1e-3),
+        row("slower", 8.0),
+        row("lost", None, note="does not pass"),
+    ]
+    text = performance.page({"games": {"machine": _report.machine(), "rows": rows}})
+    assert "| a sweep | equipoise | 2 ms ± 100 µs |  | 1.5 s |  |" in text
+    assert "| a sweep | slower | 8 s | 4000.00 |  |  |" in text
+    assert "| a sweep | lost | – |  |  | does not pass |" in text
+    assert text.count("of our time") == 1
+    assert "a sweep: faster takes 0.50 of our time." in text
+    assert f"jax {jax.__version__}" in text
+    assert text.count("No results are kept.") == 3

@@ -1,4 +1,4 @@
-"""Everything that can be said in closed form when q and p are normal, as the theory page derives."""
+"""What has a closed form when q and p are normal, as the theory page derives it."""
 
 import jax
 import jax.numpy as jnp
@@ -81,9 +81,7 @@ def test_variance_of_the_score_function_matches_its_formula(point, k):
 
 @pytest.mark.parametrize("sd", [0.5, 0.7, 0.75, 2.0])
 def test_sticking_the_landing_wins_once_q_has_half_the_variance_of_p(sd):
-    stl, cfe = (
-        measured((0.0, sd), g)[0] for g in ("sticking_the_landing", "closed_form_entropy")
-    )
+    stl, cfe = (measured((0.0, sd), g)[0] for g in ("sticking_the_landing", "closed_form_entropy"))
     # The same draws serve both, so the ratio has no noise but the rounding of single precision.
     np.testing.assert_allclose(stl / cfe, (1 - 1 / sd**2) ** 2, rtol=1e-4)
     assert np.all(stl < cfe) == (sd**2 > 0.5)
