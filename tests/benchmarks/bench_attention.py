@@ -1,7 +1,8 @@
 """Attention beside jax.nn and torch: equality first, then time, compile time and memory.
 
 Run ``python -m tests.benchmarks.bench_attention [length ...] [--save]``. Implementations take turns
-in one process, so that what else the machine does falls on all alike; ratios of medians are printed.
+in one process, so that what else the machine does falls on all alike; ratios of medians are
+printed.
 """
 
 import json

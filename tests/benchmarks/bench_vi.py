@@ -1,7 +1,7 @@
 """Speed of variational fits against NumPyro and BlackJAX, results compared first.
 
-Run ``python -m tests.benchmarks.bench_vi [--save]`` from the repository root on a quiet machine, with
-the reference posteriors beside it or their folder in ``EQUIPOISE_REFERENCE``.
+Run ``python -m tests.benchmarks.bench_vi [--save]`` from the repository root on a quiet machine,
+with the reference posteriors beside it or their folder in ``EQUIPOISE_REFERENCE``.
 """
 
 import functools
