@@ -56,8 +56,10 @@ def write_pictures() -> None:
             continue
         folder.mkdir(exist_ok=True)
         code = "\n".join(code_blocks(page))
-        environment = {**os.environ, "MPLBACKEND": "Agg"}
-        subprocess.run([sys.executable, "-c", code], cwd=folder, env=environment, check=True)
+        paths = os.pathsep.join(map(os.path.abspath, sys.path))  # it runs in another folder
+        environment = {**os.environ, "MPLBACKEND": "Agg", "PYTHONPATH": paths}
+        command = [sys.executable, "-c", code]
+        subprocess.run(command, cwd=folder, env=environment, check=True, stdout=subprocess.DEVNULL)
         missing = [f.name for f in files if not f.exists()]
         if missing:
             raise FileNotFoundError(f"{page.name} shows {missing}, which its code does not save")
