@@ -1,6 +1,7 @@
 """Pages of the guide and the theory: their code runs, and the tests and figures they name exist."""
 
 import functools
+import importlib
 import re
 
 import jax
@@ -9,7 +10,7 @@ import pytest
 
 from docs import pages, performance
 from tests.benchmarks import _report
-from tests.test_docs import ROOT
+from tests.test_docs import ROOT, sections
 
 THEORY = [page for page in pages.PAGES if page.parent.name == "theory"]
 
@@ -88,3 +89,57 @@ def test_performance_page_says_where_we_lose_and_what_was_not_measured():
     assert "a sweep: faster takes 0.50 of our time." in text
     assert f"jax {jax.__version__}" in text
     assert text.count("No results are kept.") == 3
+
+
+GREEK = [
+    "alpha",
+    "beta",
+    "gamma",
+    "delta",
+    "epsilon",
+    "eta",
+    "theta",
+    "lambda",
+    "mu",
+    "rho",
+    "tau",
+    "phi",
+    "Delta",
+    "Pi",
+    "Phi",
+]
+WRITTEN = {letter: f"\\{name}" for letter, name in zip("αβγδεηθλμρτφΔΠΦ", GREEK, strict=True)}
+TITLES = {
+    "attention": "Attention",
+    "vi": "Variational inference",
+    "games": "Games",
+    "layers": "Cost and layers",
+}
+# An entry that gives its argument a symbol says so first: "scale: c, the factor on ...".
+ENTRY = re.compile(r"^ {0,4}\*?(\w+): (\w)(\u0302?)[₀ᵢ]?\*?[,.](?= |$)", re.MULTILINE)
+
+
+def notation(title):
+    """Symbols by argument, from the table of one area."""
+    text = (ROOT / "docs" / "guide" / "notation.md").read_text()
+    section = re.split(rf"^## {title}$", text, flags=re.MULTILINE)[1].split("\n## ")[0]
+    symbols = {}
+    for symbol, arguments in re.findall(r"^\| (\$.*?) \| (.*?) \|", section, re.MULTILINE):
+        for name in re.findall(r"`(\w+)`", arguments):
+            plain = (s.split(" = ")[0].removesuffix("^*") for s in re.findall(r"\$(.*?)\$", symbol))
+            symbols.setdefault(name, set()).update(plain)
+    return symbols
+
+
+@pytest.mark.parametrize("area", TITLES)
+def test_docstrings_use_the_symbols_of_the_notation(area):
+    symbols, stated = notation(TITLES[area]), 0
+    module = importlib.import_module(f"equipoise.{area}")
+    for name in module.__all__:
+        parts = sections(getattr(module, name).__doc__ or "")
+        text = "\n".join(parts.get(part, "") for part in ("Args", "Attributes"))
+        for argument, letter, hat in ENTRY.findall(text):
+            stated += 1
+            symbol = f"\\hat {letter}" if hat else WRITTEN.get(letter, letter)
+            assert symbol in symbols.get(argument, ()), f"{area}.{name}: {argument} is {symbol}"
+    assert stated >= 10
