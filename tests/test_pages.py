@@ -58,6 +58,8 @@ def test_every_test_and_figure_that_the_page_names_exists(page):
         assert re.search(rf"^def {name}\(", (ROOT / file).read_text(), re.MULTILINE), (
             f"{page.name} names {name}, which {file} does not hold"
         )
+    for file in re.findall(r"`((?:src|tests|examples)/[\w/]+\.py)`", text):
+        assert (ROOT / file).exists(), f"{page.name} names {file}"
     for area, name in LABEL.findall(text):
         assert (ROOT / "examples" / area / f"{name}.py").exists(), f"{page.name} shows {name}"
     # Nothing that looks like a test's name goes unchecked.
