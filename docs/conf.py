@@ -3,6 +3,7 @@
 import importlib
 import inspect
 import pathlib
+import sys
 
 import equipoise
 
@@ -116,6 +117,9 @@ def write_api_pages() -> None:
 
 
 write_api_pages()
+sys.path.insert(0, str(ROOT))
+importlib.import_module("docs.performance").write_performance_page()
+importlib.import_module("docs.pages").write_pictures()
 
 
 def hide_constructor(_app, what, _name, _obj, _options, signature, annotation):

@@ -1,12 +1,12 @@
 """Attention beside jax.nn and torch: equality first, then time, compile time and memory.
 
-Run ``python -m tests.benchmarks.bench_attention [length ...]``. Implementations take turns in one
-process, so that what else the machine does falls on all alike; ratios of medians are printed.
+Run ``python -m tests.benchmarks.bench_attention [length ...] [--save]``. Implementations take turns
+in one process, so that what else the machine does falls on all alike; ratios of medians are
+printed.
 """
 
 import json
 import statistics
-import sys
 import time
 
 import jax
@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from equipoise import attention
+from tests.benchmarks import _report
 
 HEADS, SIZE, REPEATS = 8, 64, 5
 
@@ -104,8 +105,24 @@ def compare(length, *, is_causal):
     return rows
 
 
+def reported(row):
+    title = f"{row['stage']}, {row['length']} positions{', causal' * row['causal']}"
+    return _report.row(
+        title,
+        row["name"],
+        row["seconds"],
+        ours=row["name"] == "ours",
+        spread=row["spread"],
+        compile_seconds=row["compile seconds"],
+        mib=row["temporary MiB"],
+    )
+
+
 if __name__ == "__main__":
-    for length in [int(x) for x in sys.argv[1:]] or [256, 1024, 4096]:
+    found = []
+    for length in [int(x) for x in _report.arguments()] or [256, 1024, 4096]:
         for is_causal in (False, True):
             for row in compare(length, is_causal=is_causal):
                 print(json.dumps(row), flush=True)
+                found.append(reported(row))
+    _report.save("attention", found)

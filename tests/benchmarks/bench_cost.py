@@ -1,7 +1,7 @@
 """How long an analysis takes, and how near its counts are to XLA's: prints JSON lines.
 
-Run with ``python -m tests.benchmarks.bench_cost``. The count is checked against XLA before any
-time is reported; times are of this process, for the median and spread of five analyses.
+Run with ``python -m tests.benchmarks.bench_cost [--save]``. The count is checked against XLA before
+any time is reported; times are of this process, for the median and spread of five analyses.
 """
 
 import functools
@@ -12,6 +12,7 @@ import jax
 import numpy as np
 
 from equipoise import cost
+from tests.benchmarks import _report
 from tests.cost import programs
 
 NUM_LAYERS = 12
@@ -48,14 +49,24 @@ def ratio_to_xla(name):
 
 
 def main():
+    rows = []
+
+    def report(title, name, note, times):
+        print(json.dumps({"name": name, "note": note} | times), flush=True)
+        seconds, spread = times["median_s"], times["spread_s"]
+        rows.append(_report.row(title, name, seconds, ours=True, spread=spread, note=note))
+
     for name, (fn, *args) in programs.ALL.items():
-        row = {"name": name, "ratio_to_xla": ratio_to_xla(name)}
-        print(json.dumps(row | seconds(lambda fn=fn, args=args: cost.analyze(fn, *args))))
+        note = f"{ratio_to_xla(name):.3f} of XLA's count"
+        times = seconds(lambda fn=fn, args=args: cost.analyze(fn, *args))
+        report("analysis", name, note, times)
     training = functools.partial(
         cost.analyze_training, programs.loss(stack), [programs.BLOCK] * NUM_LAYERS
     )
     for shape in ("f32[b,n,d]", "f32[2,64,d]", "f32[32,65536,d]"):
-        print(json.dumps({"name": f"training, {shape}"} | seconds(lambda s=shape: training(s))))
+        times = seconds(lambda s=shape: training(s))
+        report(f"training of {NUM_LAYERS} transformer blocks", shape, "", times)
+    _report.save("cost", rows)
 
 
 if __name__ == "__main__":

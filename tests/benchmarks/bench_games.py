@@ -1,6 +1,6 @@
 """Speed of games against NumPy and numba, each peer checked for equal results first.
 
-Run by hand: ``PYTHONPATH=src python tests/benchmarks/bench_games.py``. Peers run in the same
+Run ``python -m tests.benchmarks.bench_games [--save]``. Peers run in the same
 process and in turns with ours; times are medians, compile time is apart. numba is optional.
 """
 
@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from equipoise import games
+from tests.benchmarks import _report
 
 try:
     import numba
@@ -46,6 +47,11 @@ def report(title, times, ours, compile_time):
     print(f"\n{title} (compiled in {compile_time:.2f} s)")
     for name, t in times.items():
         print(f"  {name:24s} {t * 1e3:12.2f} ms   ours is {t / times[ours]:8.2f} × as fast")
+    compiling = {ours: compile_time}
+    return [
+        _report.row(title, name, t, ours=name == ours, compile_seconds=compiling.get(name))
+        for name, t in times.items()
+    ]
 
 
 def numpy_sweep(eta, num_steps):
@@ -103,7 +109,7 @@ def bilinear_sweep(lanes=10**6, num_steps=1000, repeats=3):
     neutral = np.mean(swept.verdict == games.NEUTRAL)
     assert neutral > 0.99, neutral
     title = f"Sweep of {lanes} step sizes × {num_steps} steps of pq, float32"
-    report(title, in_turns(calls, repeats), "equipoise sweep", compile_time)
+    return report(title, in_turns(calls, repeats), "equipoise sweep", compile_time)
 
 
 def quadratic(n, seed=0):
@@ -153,10 +159,11 @@ def critical_step(n=10, precision=1e-4, repeats=3):
             ),
         }
         title = f"Critical step size of a random {n} + {n} game, float64"
-        report(title, in_turns(calls, repeats), "equipoise, to 1e-8", compile_time)
+        return report(title, in_turns(calls, repeats), "equipoise, to 1e-8", compile_time)
 
 
 def growth(dimensions=(1, 5, 10, 25, 50), lanes=(10**3, 10**4, 10**5, 10**6)):
+    rows = []
     print("\nGrowth of critical_step_size with the dimension, float64")
     with jax.enable_x64(True):
         for n in dimensions:
@@ -171,6 +178,10 @@ def growth(dimensions=(1, 5, 10, 25, 50), lanes=(10**3, 10**4, 10**5, 10**6)):
             )
             taken = in_turns({"": lambda p=program: p(jnp.asarray(4.0))}, 3)[""]
             print(f"  {n:4d} + {n:<4d} {taken * 1e3:10.2f} ms   compiled in {compile_time:.2f} s")
+            title = "Critical step size by dimension, float64"
+            rows.append(
+                _report.row(title, f"{n} + {n}", taken, ours=True, compile_seconds=compile_time)
+            )
     print("\nGrowth of sweep with the number of step sizes, 1000 steps of pq, float32")
     game, rule = games.zero_sum(lambda p, q: p * q), games.alternating()
     for count in lanes:
@@ -180,6 +191,9 @@ def growth(dimensions=(1, 5, 10, 25, 50), lanes=(10**3, 10**4, 10**5, 10**6)):
         )
         taken = in_turns({"": lambda p=program, s=steps: p(s)}, 3)[""]
         print(f"  {count:8d} {taken * 1e3:10.2f} ms   {taken / count / 1000 * 1e9:.3f} ns a step")
+        title = "Sweep by number of step sizes, 1000 steps of pq, float32"
+        rows.append(_report.row(title, f"{count:,}", taken, ours=True))
+    return rows
 
 
 def stability_map(size=200, num_steps=1000, repeats=3):
@@ -209,11 +223,11 @@ def stability_map(size=200, num_steps=1000, repeats=3):
         f"\nMap of {size} × {size} verdicts, {num_steps} steps each: {taken:.2f} s "
         f"(compiled in {compile_time:.2f} s)"
     )
+    title = f"Map of {size} × {size} verdicts of the Dirac GAN, {num_steps} steps each"
+    return [_report.row(title, "equipoise sweep", taken, ours=True, compile_seconds=compile_time)]
 
 
 if __name__ == "__main__":
     print(f"jax {jax.__version__}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}")
-    bilinear_sweep()
-    critical_step()
-    stability_map()
-    growth()
+    rows = [*bilinear_sweep(), *critical_step(), *stability_map(), *growth()]
+    _report.save("games", rows)

@@ -1,7 +1,7 @@
 """Speed of variational fits against NumPyro and BlackJAX, results compared first.
 
-Run ``python -m tests.benchmarks.bench_vi`` from the repository root on a quiet machine, with the
-reference posteriors beside it or their folder in ``EQUIPOISE_REFERENCE``.
+Run ``python -m tests.benchmarks.bench_vi [--save]`` from the repository root on a quiet machine,
+with the reference posteriors beside it or their folder in ``EQUIPOISE_REFERENCE``.
 """
 
 import functools
@@ -18,6 +18,7 @@ from numpyro.infer import SVI, Trace_ELBO
 from numpyro.infer.autoguide import AutoNormal
 
 from equipoise import vi
+from tests.benchmarks import _report
 from tests.vi.test_posteriors import reference
 
 STEPS, PARTICLES, REPEATS = 10_000, 8, 5
@@ -112,24 +113,37 @@ def error(posterior, draws):
 def steps_a_second():
     """The plain loop on a well-scaled posterior, after a look at the results."""
     posterior = reference().build(FIVE[2])
-    rates = {}
+    rates, rows = {}, []
+    title = f"{STEPS:,} steps of Adam on a mean-field normal, {PARTICLES} draws a step"
     for name, make in (("ours", ours), ("numpyro", numpyro_svi), ("blackjax", blackjax_scan)):
         run = make(lambda z: -0.5 * jnp.sum((z - 1) ** 2 / jnp.arange(1.0, 6.0)), posterior["dim"])
         (mean, scale, _), first, median, spread = timed(run)
         np.testing.assert_allclose(mean, 1.0, atol=0.3)
         np.testing.assert_allclose(scale, jnp.arange(1.0, 6.0) ** 0.5, rtol=0.2)
         rates[name] = STEPS / median
+        rows.append(
+            _report.row(
+                title,
+                name,
+                median,
+                ours=name == "ours",
+                spread=spread,
+                note=f"{rates[name]:,.0f} steps a second, first call {first:.2f} s",
+            )
+        )
         print(
             f"{name:9} {rates[name]:9.0f} steps/s, first call {first:.2f} s, spread {spread:.3f} s"
         )
     for peer in ("numpyro", "blackjax"):
         print(f"  {rates['ours'] / rates[peer]:.2f} times {peer}")
+    return rows
 
 
 def time_until_it_passes(name):
     """Seconds until the posterior passes, of a first call and of a second."""
     posterior = reference().build(name)
     log_density, size = posterior["logp"], posterior["dim"]
+    title, rows = f"{name}: until means and sds are right", []
     for call in ("first", "second"):
         start = time.perf_counter()
         fit = vi.fit(log_density, jnp.zeros(size), jax.random.key(0))
@@ -137,6 +151,9 @@ def time_until_it_passes(name):
         seconds = time.perf_counter() - start
         worst = error(posterior, draws)
         print(f"{name:42} ours {call:6} {seconds:7.2f} s  error {worst:.2f}  trusted {fit.trusted}")
+        passes = "passes" if worst < 1 else "does not pass"
+        note = f"{passes}, {'trusted' if fit.trusted else 'not trusted'}"
+        rows.append(_report.row(title, f"ours, {call} call", seconds, ours=True, note=note))
     for peer, make in (("numpyro", numpyro_svi), ("blackjax", blackjax_scan)):
         run, steps, spent = make(log_density, size), 1000, 0.0
         while True:
@@ -150,9 +167,13 @@ def time_until_it_passes(name):
             steps *= 2
         verdict = "passes" if worst < 1 else f"does not pass within {LIMIT:.0f} s"
         print(f"{'':42} {peer:9} {steps} steps {spent:7.2f} s  error {worst:.2f}  {verdict}")
+        arrived = spent if worst < 1 else None
+        rows.append(_report.row(title, peer, arrived, note=f"{verdict}, {steps} steps"))
+    return rows
 
 
 if __name__ == "__main__":
-    steps_a_second()
+    results = steps_a_second()
     for which in FIVE:
-        time_until_it_passes(which)
+        results += time_until_it_passes(which)
+    _report.save("vi", results)

@@ -1,0 +1,99 @@
+"""The performance page, made from what the scripts of ``tests/benchmarks`` have kept."""
+
+import json
+import pathlib
+
+HERE = pathlib.Path(__file__).parent
+AREAS = ("attention", "vi", "games", "cost")
+HEAD = """# Performance
+
+Made from the results of the scripts in `tests/benchmarks`, with the machine and the versions they
+ran on. Each script checks that both sides give equal results before it reads a clock. Both run in
+one process, compiled beforehand and blocked until ready; a time is a median, ± the spread of all
+repeats. *Against ours* is the time of a peer divided by ours: below 1 the peer is faster.
+
+Run one yourself from the root of the repository, on a machine that does nothing else:
+
+```sh
+pip install ".[test,bench]" && python -m tests.benchmarks.bench_games --save
+```
+"""
+
+
+def time(seconds: float | None) -> str:
+    """A duration in the unit that suits it."""
+    if seconds is None:
+        return "–"
+    for unit, scale in (("s", 1.0), ("ms", 1e3)):
+        if seconds * scale >= 1:
+            return f"{seconds * scale:.3g} {unit}"
+    return f"{seconds * 1e6:.3g} µs"
+
+
+def against(row: dict, rows: list[dict]) -> float | None:
+    """Time of this row divided by that of the first of ours that did the same."""
+    ours = next((r for r in rows if r["ours"] and r["title"] == row["title"]), None)
+    if ours is None or row["ours"] or row["seconds"] is None or ours["seconds"] is None:
+        return None
+    return row["seconds"] / ours["seconds"]
+
+
+def cells(row: dict, rows: list[dict]) -> dict[str, str]:
+    """What the table says of a row; empty cells for what was not measured."""
+    ratio, spread = against(row, rows), row["spread"]
+    return {
+        "what": row["title"],
+        "who": row["name"],
+        "time": time(row["seconds"]) + ("" if spread is None else f" ± {time(spread)}"),
+        "against ours": "" if ratio is None else f"{ratio:.2f}",
+        "compile": "" if row["compile_seconds"] is None else time(row["compile_seconds"]),
+        "memory": "" if row["mib"] is None else f"{row['mib']:.4g} MiB",
+        "note": row["note"],
+    }
+
+
+def table(rows: list[dict]) -> list[str]:
+    """Markdown of the rows; a column that is empty throughout is left out."""
+    lines = [cells(row, rows) for row in rows]
+    columns = [name for name in lines[0] if any(line[name] for line in lines)]
+    return [
+        "| " + " | ".join(columns) + " |",
+        "| " + " | ".join("---" for _ in columns) + " |",
+        *("| " + " | ".join(line[name] for name in columns) + " |" for line in lines),
+    ]
+
+
+def losses(rows: list[dict]) -> list[str]:
+    """One sentence for each peer that was faster."""
+    faster = [(row, against(row, rows)) for row in rows]
+    return [
+        f"- {row['title']}: {row['name']} takes {ratio:.2f} of our time."
+        for row, ratio in faster
+        if ratio is not None and ratio < 1
+    ]
+
+
+def page(results: dict[str, dict]) -> str:
+    """The page, from the kept results by area."""
+    lines = [HEAD]
+    for area in AREAS:
+        lines += [f"## equipoise.{area}", ""]
+        if area not in results:
+            lines += ["No results are kept.", ""]
+            continue
+        machine, rows = results[area]["machine"], results[area]["rows"]
+        versions = ", ".join(f"{name} {number}" for name, number in machine["versions"].items())
+        where = f"{machine['processor']}, {machine['cores']} cores, Python {machine['python']}"
+        lines += [f"On {where}, with {versions}.", "", *table(rows), ""]
+        if any(against(row, rows) is not None for row in rows):
+            lines += ["**Where we lose.**", "", *(losses(rows) or ["Nowhere in this table."]), ""]
+    return "\n".join(lines)
+
+
+def write_performance_page() -> None:
+    """Write the page where what it says has changed."""
+    kept = sorted((HERE / "guide" / "performance").glob("*.json"))
+    text = page({path.stem: json.loads(path.read_text()) for path in kept})
+    target = HERE / "guide" / "performance.md"
+    if not target.exists() or target.read_text() != text:
+        target.write_text(text)

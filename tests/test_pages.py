@@ -1,0 +1,147 @@
+"""Pages of the guide and the theory: their code runs, and the tests and figures they name exist."""
+
+import functools
+import importlib
+import re
+
+import jax
+import matplotlib.pyplot as plt
+import pytest
+
+from docs import pages, performance
+from tests.benchmarks import _report
+from tests.test_docs import ROOT, sections
+
+THEORY = [page for page in pages.PAGES if page.parent.name == "theory"]
+
+
+def ids(page):
+    return f"{page.parent.name}/{page.name}"
+
+
+@pytest.mark.parametrize("page", [p for p in pages.PAGES if pages.code_blocks(p)], ids=ids)
+def test_code_of_the_page_runs_and_prints_what_it_says(page, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with (
+        jax.enable_x64(False),
+        jax.numpy_rank_promotion("allow"),
+        jax.numpy_dtype_promotion("standard"),
+    ):
+        pages.run(pages.code_blocks(page), page.name)
+    plt.close("all")
+    for name in pages.pictures(page):
+        assert (tmp_path / name).stat().st_size > 0, f"{name} is shown and not made"
+
+
+def test_run_notices_other_output_and_other_errors():
+    with pytest.raises(AssertionError, match="printed"):
+        pages.run(["print(1)  # → 2\n"], "page")
+    with pytest.raises(AssertionError, match="NoneType"):
+        pages.run(["1\n# raises ValueError: no\n"], "page")
+    with pytest.raises(ZeroDivisionError):
+        pages.run(["1 / 0\n"], "page")
+    pages.run(
+        ["print(1)  # → 1\n", "raise ValueError('no, not so')\n# raises ValueError: no\n"], ""
+    )
+
+
+# A test is named as {download}`test_name <../../tests/area/test_file.py>`, so that the name is a
+# link to the file; a figure by its gallery label.
+NAMED = re.compile(r"\{download\}`(test_\w+) <\.\./\.\./(tests/[\w/]+\.py)>`")
+LABEL = re.compile(r"sphx_glr_gallery_(\w+?)_(plot_\w+)\.py")
+
+
+@pytest.mark.parametrize("page", pages.PAGES, ids=ids)
+def test_every_test_and_figure_that_the_page_names_exists(page):
+    text = page.read_text()
+    for name, file in NAMED.findall(text):
+        assert re.search(rf"^def {name}\(", (ROOT / file).read_text(), re.MULTILINE), (
+            f"{page.name} names {name}, which {file} does not hold"
+        )
+    for file in re.findall(r"`((?:src|tests|examples)/[\w/]+\.py)`", text):
+        assert (ROOT / file).exists(), f"{page.name} names {file}"
+    for area, name in LABEL.findall(text):
+        assert (ROOT / "examples" / area / f"{name}.py").exists(), f"{page.name} shows {name}"
+    # Nothing that looks like a test's name goes unchecked.
+    assert len(re.findall(r"\btest_\w+(?!\w*\.py)\b", text)) == len(NAMED.findall(text))
+
+
+@pytest.mark.parametrize("page", [p for p in THEORY if p.name != "index.md"], ids=ids)
+def test_every_result_of_the_theory_names_its_test(page):
+    sections = re.split(r"^## ", page.read_text(), flags=re.MULTILINE)[1:]
+    assert len(sections) >= 4
+    for section in sections:
+        assert NAMED.search(section), f"{page.name}: no test named under {section.splitlines()[0]}"
+    assert LABEL.search(page.read_text()), "a figure"
+
+
+def test_performance_page_says_where_we_lose_and_what_was_not_measured():
+    row = functools.partial(_report.row, "a sweep")
+    rows = [
+        row("equipoise", 2e-3, ours=True, spread=1e-4, compile_seconds=1.5),
+        row("faster", 1e-3),
+        row("slower", 8.0),
+        row("lost", None, note="does not pass"),
+    ]
+    text = performance.page({"games": {"machine": _report.machine(), "rows": rows}})
+    assert "| a sweep | equipoise | 2 ms ± 100 µs |  | 1.5 s |  |" in text
+    assert "| a sweep | slower | 8 s | 4000.00 |  |  |" in text
+    assert "| a sweep | lost | – |  |  | does not pass |" in text
+    assert text.count("of our time") == 1
+    assert "a sweep: faster takes 0.50 of our time." in text
+    assert f"jax {jax.__version__}" in text
+    assert text.count("No results are kept.") == 3
+
+
+GREEK = [
+    "alpha",
+    "beta",
+    "gamma",
+    "delta",
+    "epsilon",
+    "eta",
+    "theta",
+    "lambda",
+    "mu",
+    "rho",
+    "tau",
+    "phi",
+    "Delta",
+    "Pi",
+    "Phi",
+]
+WRITTEN = {letter: f"\\{name}" for letter, name in zip("αβγδεηθλμρτφΔΠΦ", GREEK, strict=True)}
+TITLES = {
+    "attention": "Attention",
+    "vi": "Variational inference",
+    "games": "Games",
+    "layers": "Cost and layers",
+}
+# An entry that gives its argument a symbol says so first: "scale: c, the factor on ...".
+ENTRY = re.compile(r"^ {0,4}\*?(\w+): (\w)(\u0302?)[₀ᵢ]?\*?[,.](?= |$)", re.MULTILINE)
+
+
+def notation(title):
+    """Symbols by argument, from the table of one area."""
+    text = (ROOT / "docs" / "guide" / "notation.md").read_text()
+    section = re.split(rf"^## {title}$", text, flags=re.MULTILINE)[1].split("\n## ")[0]
+    symbols = {}
+    for symbol, arguments in re.findall(r"^\| (\$.*?) \| (.*?) \|", section, re.MULTILINE):
+        for name in re.findall(r"`(\w+)`", arguments):
+            plain = (s.split(" = ")[0].removesuffix("^*") for s in re.findall(r"\$(.*?)\$", symbol))
+            symbols.setdefault(name, set()).update(plain)
+    return symbols
+
+
+@pytest.mark.parametrize("area", TITLES)
+def test_docstrings_use_the_symbols_of_the_notation(area):
+    symbols, stated = notation(TITLES[area]), 0
+    module = importlib.import_module(f"equipoise.{area}")
+    for name in module.__all__:
+        parts = sections(getattr(module, name).__doc__ or "")
+        text = "\n".join(parts.get(part, "") for part in ("Args", "Attributes"))
+        for argument, letter, hat in ENTRY.findall(text):
+            stated += 1
+            symbol = f"\\hat {letter}" if hat else WRITTEN.get(letter, letter)
+            assert symbol in symbols.get(argument, ()), f"{area}.{name}: {argument} is {symbol}"
+    assert stated >= 10
