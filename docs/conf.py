@@ -59,10 +59,14 @@ bibtex_default_style = "unsrt"
 
 html_theme = "pydata_sphinx_theme"
 html_title = "Equipoise"
+html_favicon = "_static/mark.svg"
 html_static_path = ["_static"]
 html_css_files = ["equipoise.css"]
 html_show_sourcelink = False
+html_context = {"default_mode": "auto"}
+html_sidebars = {page: [] for page in ("index", "explorer", "references", "search")}
 html_theme_options = {
+    "logo": {"text": "Equipoise", "image_light": "_static/mark.svg", "image_dark": "_static/mark.svg"},
     "navbar_align": "left",
     "show_toc_level": 2,
     "navigation_with_keys": False,
