@@ -70,7 +70,8 @@ def ask(script, function, game, rule, values, parameter, *arguments):
     game = "pq" if (game, values) == ("quadratic", (0.0, 1.0)) else game
     return script.evaluate(
         """([f, game, rule, named, parameter, args]) =>
-           equipoise[f](equipoise.GAMES[game].make(named), equipoise.RULES[rule], parameter, ...args)""",
+           equipoise[f](
+             equipoise.GAMES[game].make(named), equipoise.RULES[rule], parameter, ...args)""",
         [function, game, rule, named, parameter, list(arguments)],
     )
 

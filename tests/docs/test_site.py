@@ -20,8 +20,7 @@ def page(browser, address):
     opened.on(
         "request",
         lambda r: (
-            r.url.startswith((address, "data:", "blob:"))
-            or opened.problems.append(f"asks {r.url}")
+            r.url.startswith((address, "data:", "blob:")) or opened.problems.append(f"asks {r.url}")
         ),
     )
     yield opened
@@ -31,6 +30,14 @@ def page(browser, address):
 def open_page(page, url):
     page.goto(url)
     page.evaluate("window.MathJax?.startup?.promise")
+
+
+# Text and pictures that stick out of their own box, where nothing lets a reader scroll to the rest.
+STICKING_OUT = """() =>
+    [...document.querySelectorAll("article :is(h1, h2, h3, p, li, dt, dd, td, pre)")]
+    .filter((e) => e.clientWidth && e.scrollWidth > e.clientWidth + 1)
+    .filter((e) => getComputedStyle(e).overflowX === "visible")
+    .map((e) => e.tagName + " " + e.innerText.slice(0, 40))"""
 
 
 def paths(site):
@@ -47,9 +54,8 @@ def test_every_page_is_quiet_typeset_and_not_too_wide(page, address, site, part)
         page.set_viewport_size({"width": WIDTHS[0], "height": 900})
         open_page(page, address + path)
         wrong += [f"{path}: {problem}" for problem in page.problems]
-        written, typeset, failed = (
-            page.locator(selector).count() for selector in ("span.math, div.math", "mjx-container", "mjx-merror")
-        )
+        kinds = ("span.math, div.math", "mjx-container", "mjx-merror")
+        written, typeset, failed = (page.locator(kind).count() for kind in kinds)
         formulas += typeset
         if typeset < written or failed:
             wrong.append(f"{path}: {written} formulas, {typeset} typeset, {failed} wrong")
@@ -58,6 +64,7 @@ def test_every_page_is_quiet_typeset_and_not_too_wide(page, address, site, part)
             needed = page.evaluate("document.documentElement.scrollWidth")
             if needed > width:
                 wrong.append(f"{path}: needs {needed} of {width} pixels")
+            wrong += [f"{path} at {width}: cuts {e}" for e in page.evaluate(STICKING_OUT)]
     assert not wrong, "\n".join(wrong)
     assert formulas > 10
 

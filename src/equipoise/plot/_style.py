@@ -8,7 +8,7 @@ import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-# Okabe and Ito's palette, darkest first so that single lines have contrast.
+#: Okabe and Ito's palette, darkest first so that single lines have contrast.
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 SEQUENTIAL = "cividis"
 VERDICT_COLORS = {"converges": "#0072B2", "neutral": "#E69F00", "diverges": "#D55E00"}
