@@ -32,6 +32,11 @@ def open_page(page, url):
     page.evaluate("window.MathJax?.startup?.promise")
 
 
+# By how much the page, or its text within it, is wider than what is seen of it.
+TOO_WIDE = """() => Math.max(
+    ...[...document.querySelectorAll("html, .bd-main, .bd-article-container, article")]
+    .map((e) => e.scrollWidth - e.clientWidth))"""
+
 # Text and pictures that stick out of their own box, where nothing lets a reader scroll to the rest.
 STICKING_OUT = """() =>
     [...document.querySelectorAll("article :is(h1, h2, h3, p, li, dt, dd, td, pre)")]
@@ -61,7 +66,7 @@ def test_every_page_is_quiet_typeset_and_not_too_wide(page, address, site, part)
             wrong.append(f"{path}: {written} formulas, {typeset} typeset, {failed} wrong")
         for width in WIDTHS:
             page.set_viewport_size({"width": width, "height": 900})
-            needed = page.evaluate("document.documentElement.scrollWidth")
+            needed = width + page.evaluate(TOO_WIDE)
             if needed > width:
                 wrong.append(f"{path}: needs {needed} of {width} pixels")
             wrong += [f"{path} at {width}: cuts {e}" for e in page.evaluate(STICKING_OUT)]
