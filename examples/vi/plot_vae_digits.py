@@ -123,17 +123,19 @@ bounds = [
     for k in (1, 10, 50)
 ]
 
-_, axes = plot.new_grid(2, 2, size=(11, 9))
-axes[0].plot(-reconstruction, label="−reconstruction")
-axes[0].plot(kl, label="kl")
-axes[0].set(xlabel="step", ylabel="nats a digit", title="Reconstruction is bought with divergence")
-axes[0].legend()
-axes[1].bar(range(NUM_LATENTS), divergence[order])
-axes[1].set(
+figure, axes = plt.subplots(2, 2, figsize=(11, 9), layout="constrained")
+axes[0, 0].plot(-reconstruction, label="−reconstruction")
+axes[0, 0].plot(kl, label="kl")
+axes[0, 0].set(
+    xlabel="step", ylabel="nats a digit", title="Reconstruction is bought with divergence"
+)
+axes[0, 0].legend()
+axes[0, 1].bar(range(NUM_LATENTS), divergence[order])
+axes[0, 1].set(
     xlabel="latent", ylabel="kl (nats)", title=f"{active} of {NUM_LATENTS} latents are active"
 )
-plot.latent_map(params["mean"][:, order[:2]], data.target, ax=axes[2])
-plot.image_grid(dreams.reshape(-1, 8, 8), title="Digits drawn from the prior", ax=axes[3])
+plot.latent_map(params["mean"][:, order[:2]], data.target, ax=axes[1, 0])
+plot.image_grid(dreams.reshape(-1, 8, 8), title="Digits drawn from the prior", ax=axes[1, 1])
 plt.show()
 
 # %%
