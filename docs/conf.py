@@ -5,6 +5,9 @@ import inspect
 import pathlib
 import sys
 
+from sphinx.pycode import ModuleAnalyzer
+from sphinx.util import logging
+
 import equipoise
 
 HERE = pathlib.Path(__file__).parent
@@ -60,14 +63,23 @@ bibtex_default_style = "unsrt"
 
 html_theme = "pydata_sphinx_theme"
 html_title = "Equipoise"
+html_favicon = "_static/mark.svg"
 html_static_path = ["_static"]
 html_css_files = ["equipoise.css"]
 html_show_sourcelink = False
+html_context = {"default_mode": "auto"}
+html_sidebars = {page: [] for page in ("index", "explorer", "references", "search")}
 html_theme_options = {
+    "logo": {
+        "text": "Equipoise",
+        "alt_text": "A point balanced on the unit circle",
+        "image_light": "_static/mark.svg",
+        "image_dark": "_static/mark.svg",
+    },
     "navbar_align": "left",
     "show_toc_level": 2,
     "navigation_with_keys": False,
-    "secondary_sidebar_items": ["page-toc"],
+    "secondary_sidebar_items": {"**": ["page-toc"], "index": []},
     "footer_start": ["copyright"],
     "footer_end": [],
 }
@@ -90,30 +102,38 @@ sphinx_gallery_conf = {
 
 def write_api_pages() -> None:
     """A page an area, in the teaching order of its ``__all__``; the names' pages follow from it."""
-    folder = HERE / "api"
-    folder.mkdir(exist_ok=True)
+    index = ["API", "===", "", ".. toctree::", "   :hidden:", ""]
+    index += [f"   {area}" for area in AREAS]
     for area in AREAS:
         module = importlib.import_module(f"equipoise.{area}")
         title = f"equipoise.{area}"
+        text = inspect.cleandoc(module.__doc__ or "")
+        index += ["", f":doc:`{title} <{area}>`", f"   {text.splitlines()[0]}"]
         lines = [
             title,
             "=" * len(title),
             "",
-            inspect.cleandoc(module.__doc__ or ""),
+            text,
             "",
             f".. currentmodule:: equipoise.{area}",
             "",
             ".. autosummary::",
             "   :toctree: generated",
             "   :template: autosummary/name.rst",
+            "   :nosignatures:",
             "",
             *(f"   {name}" for name in module.__all__),
-            "",
         ]
-        text = "\n".join(lines)
-        page = folder / f"{area}.rst"
-        if not page.exists() or page.read_text() != text:
-            page.write_text(text)
+        write_if_changed(HERE / "api" / f"{area}.rst", lines)
+    write_if_changed(HERE / "api" / "index.rst", index)
+
+
+def write_if_changed(page: pathlib.Path, lines: list[str]) -> None:
+    """Write a page, unless it stands there already and need not be read again."""
+    text = "\n".join([*lines, ""])
+    page.parent.mkdir(exist_ok=True)
+    if not page.exists() or page.read_text() != text:
+        page.write_text(text)
 
 
 write_api_pages()
@@ -127,6 +147,21 @@ def hide_constructor(_app, what, _name, _obj, _options, signature, annotation):
     return ("", None) if what == "class" else (signature, annotation)
 
 
+def describe_constant(app, what, name, _obj, _options, lines):
+    """A constant is described by the ``#:`` comment where it is defined, not by its type."""
+    if what != "data":
+        return
+    package, _, constant = name.rpartition(".")
+    for module in [m for m in sys.modules if m.startswith(f"{package}._")]:
+        analyzer = ModuleAnalyzer.for_module(module)
+        analyzer.analyze()
+        if ("", constant) in analyzer.attr_docs:
+            lines[:] = analyzer.attr_docs["", constant]
+            return
+    logging.getLogger(__name__).warning("%s has no #: comment where it is defined", name)
+
+
 def setup(app):
-    """Connect the hook above."""
+    """Connect the hooks above."""
     app.connect("autodoc-process-signature", hide_constructor)
+    app.connect("autodoc-process-docstring", describe_constant)

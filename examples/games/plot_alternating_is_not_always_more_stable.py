@@ -15,10 +15,9 @@ them, by differentiating the critical step itself.
 
 import jax
 import jax.numpy as jnp
-import matplotlib.pyplot as plt
 import numpy as np
 
-from equipoise import games
+from equipoise import games, plot
 
 sigma = 1.0
 
@@ -38,7 +37,7 @@ alternating, alternating_slope = critical(games.alternating())(mus)
 # %%
 # Left of the crossing turns help, right of it they hurt.
 
-figure, ax = plt.subplots(figsize=(6.5, 4), layout="constrained")
+ax = plot.new_axes(None, size=(6.5, 4.0))
 ax.plot(mus, simultaneous, label="simultaneous")
 ax.plot(mus, alternating, label="alternating")
 ax.axvline(sigma, color="black", linewidth=0.8, linestyle="--")

@@ -16,11 +16,10 @@ sides of it. Above a certain dual rate no primal step at all rescues the simulta
 
 import jax
 import jax.numpy as jnp
-import matplotlib.pyplot as plt
 import numpy as np
 import optax
 
-from equipoise import games
+from equipoise import games, plot
 
 c, demand = jnp.array([1.0, 1.5, 2.0, 3.0, 5.0]), 4.0
 game = games.zero_sum(lambda x, price: jnp.sum(c * x**2) / 2 + price * (demand - jnp.sum(x)))
@@ -74,13 +73,12 @@ runs = {name: verdicts(rule, borders[name]) for name, rule in rules.items()}
 # %%
 # The safe region is below and to the left of each curve.
 
-figure, ax = plt.subplots(figsize=(6.5, 4.2), layout="constrained")
+ax = plot.new_axes(None, size=(6.5, 4.2))
 for name, line in zip(rules, ("-", "--"), strict=True):
     ax.semilogy(borders[name], ratios * borders[name], line, linewidth=2, label=name)
 ax.set(xlabel="primal learning rate η", ylabel="dual learning rate rη")
 ax.set_title("Safe learning rates lie below and left of each curve", loc="left")
 ax.legend()
-ax.grid(alpha=0.4)
 
 # %%
 # Every claim above, asserted.

@@ -92,7 +92,7 @@ history = jax.jit(
     jax.vmap(lambda p: bound(p, jax.random.key(3), draws="antithetic", num_samples=400))
 )(points)
 
-figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4.2), layout="constrained")
+_, (left, right) = plot.new_grid(1, 2, size=(11, 4.2))
 plot.gradient_noise(measured_at, variances, ax=left)
 plot.elbo_curve(measured_at, history, ax=right)
 right.set_ylim(float(history.value[-1]) - 12, float(history.value[-1]) + 2)

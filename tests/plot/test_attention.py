@@ -25,6 +25,13 @@ def test_attention_weights_shows_every_weight_and_leaves_masked_pairs_blank(rng)
     assert plot.attention_weights(weights, ax=other) is other
 
 
+def test_attention_weights_title_counts_the_keys_read():
+    # Uniform over one, two and three keys.
+    title = plot.attention_weights(np.tri(3) / np.arange(1, 4)[:, None]).get_title(loc="left")
+    assert title == "A row reads 1 to 3 keys"
+    assert plot.attention_weights(np.eye(2)).get_title(loc="left") == "Every row reads 1 key"
+
+
 def test_attention_weights_rejects_what_cannot_be_seen():
     with pytest.raises(ValueError, match="`weights` must have shape"):
         plot.attention_weights(np.ones(3))
@@ -50,6 +57,19 @@ def test_attention_rows_draws_the_count_of_keys_and_the_mass():
     np.testing.assert_allclose(left.lines[0].get_ydata(), np.arange(1, 51))
     np.testing.assert_allclose(right.lines[0].get_ydata(), 0.5)
     assert len(left.lines) == 1
+    assert left.get_title(loc="left") == "Head 1 reads the fewest keys: 25.5 on average"
+    assert right.get_title(loc="left") == "Key 0 gets the most weight: 0.5"
+
+
+def test_figures_of_two_panels_draw_on_given_axes():
+    figure, axes = plt.subplots(1, 2)
+    assert plot.attention_rows(statistics(5), ax=axes) is figure
+    assert axes[0].lines
+    assert axes[1].lines
+    figure, axes = plt.subplots(1, 2)
+    assert plot.attention_costs([1, 2], {"ours": [1, 2]}, {"ours": [1, 2]}, ax=axes) is figure
+    with pytest.raises(ValueError, match=r"plot.attention_rows: `ax` must be two axes"):
+        plot.attention_rows(statistics(5), ax=axes[:1])
 
 
 def test_attention_rows_averages_long_inputs():
@@ -72,6 +92,7 @@ def test_attention_costs_draws_each_series_and_two_slopes():
     np.testing.assert_array_equal(left.lines[0].get_ydata(), [1, 2])
     np.testing.assert_array_equal(right.lines[0].get_ydata(), [1, 2])
     assert len(left.lines) == 4
+    assert left.get_title(loc="left") == "ours needs least memory at T = 512"
     np.testing.assert_array_equal(left.lines[3].get_ydata(), [1, 4])
 
 

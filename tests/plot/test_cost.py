@@ -23,13 +23,28 @@ def test_cost_curves_draws_the_expressions_and_marks_the_crossover():
     np.testing.assert_allclose(recurrence.get_ydata(), [4 * s * 256**2 for s in sizes])
     assert mark.get_xdata()[0] == 256
     assert "n* = 256" in [text.get_text() for text in axes.texts]
-    assert "d = 256" in axes.get_title(loc="left")
+    assert axes.get_title(loc="left") == "attention costs more than recurrence beyond n = 256"
+    assert axes.get_xlabel() == "n (d = 256)"
 
 
 def test_cost_curves_marks_nothing_outside_the_range_and_skips_zeros():
     axes = plot.cost_curves({"a": n - 1, "b": 0 * n + 7}, "n", at=[1, 2, 4])
     assert len(axes.lines) == 2
     assert list(axes.lines[0].get_xdata()) == [2, 4]
+
+
+@pytest.mark.parametrize(
+    ("costs", "title"),
+    [
+        ({"a": 2 * n, "b": n}, "a costs more than b"),
+        ({"a": n, "b": 1 * n}, "a and b cost the same"),
+        # The order changes at 3 and again at 7; the last change is out of sight.
+        ({"a": n**2 + 21, "b": 10 * n}, "b costs more than a in the end"),
+        ({"a": n}, "a against n"),
+    ],
+)
+def test_cost_curves_title_is_true_of_what_is_shown(costs, title):
+    assert plot.cost_curves(costs, "n", at=[1, 2, 4, 6]).get_title(loc="left") == title
 
 
 def test_cost_curves_draws_on_given_axes():

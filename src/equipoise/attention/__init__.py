@@ -1,4 +1,14 @@
-"""Exact softmax attention in linear memory, differentiable to any order."""
+r"""Exact softmax attention in linear memory, differentiable to any order.
+
+.. math::
+
+    y_i = \frac{\sum_j m_{ij}\, e^{c\, q_i \cdot k_j}\, v_j}{\sum_j m_{ij}\, e^{c\, q_i \cdot k_j}}
+
+Start with ``dot_product_attention``: it takes the arguments of ``jax.nn.dot_product_attention`` and
+never forms the matrix of weights. Masks are values that compose, caches decode one token at a time,
+and ``attention_statistics`` says what each row reads. The lookup functions turn the question round:
+which query copies a value, or averages some, and how wrong can it be?
+"""
 
 from equipoise.attention._cache import KVCache, append_to_cache, decode_step, init_cache
 from equipoise.attention._dot_product import dot_product_attention

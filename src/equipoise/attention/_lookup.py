@@ -12,6 +12,7 @@ RATIOS_CONTRADICT = 1
 INSIDE_THE_HULL = 2
 NOT_A_MIXTURE = 3
 UNFINISHED = 4
+#: What ``reason`` of a query says of a target that cannot be read, by its number.
 LOOKUP_REASONS = (
     "reached",
     "the keys of the mixture are affinely dependent and no query gives these ratios",

@@ -1,4 +1,15 @@
-"""Symbolic work, depth and memory of any JAX function."""
+r"""Symbolic work, depth and memory of any JAX function.
+
+.. math::
+
+    \text{cost}(n, d, \dots) = \sum_i c_i\, n^{a_i} d^{b_i} \cdots,
+    \qquad c_i \text{ exact}
+
+``analyze`` reads a function without running it and counts in the sizes that you name;
+``analyze_training`` counts the forward and the backward pass and the bytes kept between them.
+``compare`` and ``crossover`` say from which size on one program costs more than another.
+``dependencies`` and ``path_length`` say which outputs read which inputs, and over how long a path.
+"""
 
 from equipoise.cost._analyze import Cost, analyze
 from equipoise.cost._compare import Comparison, compare
@@ -8,17 +19,18 @@ from equipoise.cost._expression import Expression
 from equipoise.cost._paths import path_length
 from equipoise.cost._training import TrainingCost, analyze_training
 
-__all__ = [
-    "Comparison",
-    "Cost",
-    "Crossover",
-    "Dependencies",
-    "Expression",
-    "TrainingCost",
+# In teaching order.
+__all__ = [  # noqa: RUF022
     "analyze",
+    "Cost",
+    "Expression",
     "analyze_training",
+    "TrainingCost",
     "compare",
+    "Comparison",
     "crossover",
+    "Crossover",
     "dependencies",
+    "Dependencies",
     "path_length",
 ]

@@ -1,4 +1,16 @@
-"""Gradient play, and the exact step size where it stops converging."""
+r"""Gradient play, and the exact step size where it stops converging.
+
+.. math::
+
+    s_{t+1} = \Phi_\eta(s_t), \qquad
+    \rho(\eta) = \max_i \Bigl|\lambda_i\Bigl(\frac{\partial \Phi_\eta}{\partial s}(s^*)\Bigr)\Bigr|,
+    \qquad \text{attracting where } \rho(\eta) < 1
+
+Make a game with ``zero_sum`` or ``general_sum``, choose an update rule Φ, and ask
+``critical_step_size`` up to which step η play converges, and how it ceases to. ``simulate`` and
+``sweep`` find the same from trajectories. Last come tools for any map: periods, rotation numbers,
+Lyapunov exponents, orbit diagrams and basins of attraction.
+"""
 
 from equipoise.games._adjusted import consensus, lola, symplectic_adjustment
 from equipoise.games._compare import Comparison, compare

@@ -13,6 +13,7 @@ from equipoise.games._rule import Rule, checked_step_size, common_step
 from equipoise.games._simulate import check_rule
 from equipoise.games._spectrum import cluster, eigenvalue_gap, linearization, step_residual
 
+#: How an equilibrium is lost: not at all, or by an eigenvalue at 1, at −1, or elsewhere.
 NOT_LOST, FOLD, FLIP, NEIMARK_SACKER = 0, 1, 2, 3
 KINDS = {NOT_LOST: "not lost", FOLD: "fold", FLIP: "flip", NEIMARK_SACKER: "Neimark-Sacker"}
 LARGEST_RESONANCE = 12

@@ -22,6 +22,7 @@ from equipoise.games._spectrum import (
     step_residual,
 )
 
+#: Verdicts on play near an equilibrium: it returns, keeps its distance, or leaves.
 CONVERGES, NEUTRAL, DIVERGES = -1, 0, 1
 VERDICTS = {CONVERGES: "converges", NEUTRAL: "neutral", DIVERGES: "diverges"}
 

@@ -1,4 +1,9 @@
-"""Sequence layers as values: each acts on one sequence (n, d); take ``jax.vmap`` for a batch.
+r"""Sequence layers as values: each acts on one sequence (n, d); take ``jax.vmap`` for a batch.
+
+.. math::
+
+    y_{1:n} = \mathrm{apply}(\theta, x_{1:n}), \qquad
+    (s_{t+1}, y_t) = \mathrm{step}(\theta, s_t, x_t)
 
 A layer has ``init(key)``, ``apply(params, x)`` and, if it reads no later position,
 ``init_state(params, max_length)`` and ``step(params, state, x_t)``, equal to ``apply``.
@@ -12,15 +17,16 @@ from equipoise.layers._pointwise import feed_forward, layer_norm
 from equipoise.layers._recurrent import elman_rnn, gru
 from equipoise.layers._transformer import stack, transformer_block
 
-__all__ = [
+# In teaching order.
+__all__ = [  # noqa: RUF022
     "Layer",
-    "convolution",
-    "elman_rnn",
-    "feed_forward",
-    "gru",
     "layer_norm",
-    "linear_attention",
+    "feed_forward",
+    "elman_rnn",
+    "gru",
+    "convolution",
     "self_attention",
-    "stack",
+    "linear_attention",
     "transformer_block",
+    "stack",
 ]

@@ -1,4 +1,9 @@
-"""Matplotlib figures of the areas' results; imported only when asked for."""
+"""Matplotlib figures of the areas' results; imported only when asked for.
+
+Every function draws one result and returns what it drew on: the axes given as ``ax``, or those of a
+new figure. Titles state what the numbers say, colors are told apart by color-blind readers, and
+nothing global is changed: ``styled`` is the house style as a context, for figures of your own.
+"""
 
 from equipoise.plot._attention import (
     attention_costs,
@@ -31,25 +36,26 @@ from equipoise.plot._vi import (
     trust_report,
 )
 
-__all__ = [
-    "COLORS",
-    "attention_costs",
-    "attention_rows",
-    "attention_weights",
-    "basins",
-    "cost_curves",
+# In teaching order.
+__all__ = [  # noqa: RUF022
+    "phase_plane",
+    "step_rates",
     "critical_steps",
     "eigenvalue_paths",
+    "orbit_diagram",
+    "basins",
+    "attention_weights",
+    "attention_rows",
+    "attention_costs",
+    "posterior_pair",
     "elbo_curve",
     "gradient_noise",
-    "image_grid",
+    "trust_report",
     "latent_map",
+    "image_grid",
+    "cost_curves",
+    "COLORS",
+    "styled",
     "new_axes",
     "new_grid",
-    "orbit_diagram",
-    "phase_plane",
-    "posterior_pair",
-    "step_rates",
-    "styled",
-    "trust_report",
 ]

@@ -11,7 +11,7 @@ from matplotlib.ticker import NullLocator
 
 from equipoise import _check
 from equipoise.attention import AttentionStatistics
-from equipoise.plot._style import COLORS, SEQUENTIAL, new_axes, new_grid, styled
+from equipoise.plot._style import COLORS, SEQUENTIAL, new_axes, pair_of_axes, styled
 
 # A picture of weights with more rows shows less than the statistics do.
 _MOST_ROWS = 512
@@ -33,7 +33,8 @@ def attention_weights(
         ax: Axes to draw on; new ones by default.
 
     Returns:
-        The axes. Masked pairs, of weight exactly 0, stay white.
+        The axes. Masked pairs, of weight exactly 0, stay white; the title says between how many
+        keys in effect, e to their entropy, the rows divide their weight.
 
     Raises:
         ValueError: If ``weights`` is not a matrix or too large to look at.
@@ -64,24 +65,38 @@ def attention_weights(
             if labels is not None:
                 axis.set_ticks(range(len(labels)), labels)
         ax.figure.colorbar(picture, ax=ax, label="weight", shrink=0.85)
+        if w.size:
+            logs = np.log(w, out=np.zeros_like(w), where=w > 0)
+            effective = np.exp(-(w * logs).sum(1))
+            low, high = (f"{count:.2g}" for count in (effective.min(), effective.max()))
+            ax.set_title(
+                f"A row reads {low} to {high} keys"
+                if low != high
+                else f"Every row reads {low} key{'' if low == '1' else 's'}"
+            )
     return ax
 
 
 def attention_rows(
-    statistics: AttentionStatistics, *, heads: Sequence[int] | None = None
+    statistics: AttentionStatistics,
+    *,
+    heads: Sequence[int] | None = None,
+    ax: Sequence[Axes] | None = None,
 ) -> Figure:
     """Entropy of every row and mass of every key, for inputs of any length.
 
     Args:
         statistics: Of :func:`equipoise.attention.attention_statistics`, without batch axes.
         heads: Which heads to draw; the first four by default.
+        ax: Two axes to draw on; those of a new figure by default.
 
     Returns:
-        A figure of two panels: the number of keys that each row reads in effect, e to its
+        The figure. Its two panels show the number of keys that each row reads in effect, e to its
         entropy, and the weight that each key gets, averaged over the neighbors that share a pixel.
+        Their titles name the head that reads the fewest keys, and the key of the largest weight.
 
     Raises:
-        ValueError: If ``statistics`` has batch axes.
+        ValueError: If ``statistics`` has batch axes, or ``ax`` is not two axes.
     """
     entropy, mass = np.asarray(statistics.entropy), np.asarray(statistics.key_mass)
     if entropy.ndim != 2:
@@ -93,16 +108,21 @@ def attention_rows(
             "Take one: jax.tree.map(lambda x: x[0], statistics).",
         )
     chosen = range(min(4, entropy.shape[1])) if heads is None else heads
-    figure, (left, right) = new_grid(1, 2, size=(9.5, 3.6))
+    figure, left, right = pair_of_axes("plot.attention_rows", ax, size=(9.5, 3.6))
     with styled():
         for color, head in zip(COLORS * 9, chosen, strict=False):
-            for ax, y in ((left, np.exp(entropy[:, head])), (right, mass[:, head])):
+            for panel, y in ((left, np.exp(entropy[:, head])), (right, mass[:, head])):
                 x, low, mean, high = _binned(y)
-                ax.fill_between(x, low, high, color=color, alpha=0.2, linewidth=0)
-                ax.plot(x, mean, color=color, label=f"head {head}")
+                panel.fill_between(x, low, high, color=color, alpha=0.2, linewidth=0)
+                panel.plot(x, mean, color=color, label=f"head {head}")
         left.set(xlabel="query", ylabel="keys read in effect, exp(entropy)", yscale="log")
         right.set(xlabel="key", ylabel="weight from all queries", yscale="symlog")
         right.legend()
+        read = {head: float(np.exp(entropy[:, head]).mean()) for head in chosen}
+        sharpest = min(read, key=read.__getitem__)
+        left.set_title(f"Head {sharpest} reads the fewest keys: {read[sharpest]:.3g} on average")
+        summed = mass[:, list(chosen)]
+        right.set_title(f"Key {summed.max(1).argmax()} gets the most weight: {summed.max():.3g}")
     return figure
 
 
@@ -118,6 +138,8 @@ def attention_costs(
     lengths: Sequence[int],
     memory: Mapping[str, Sequence[float]],
     seconds: Mapping[str, Sequence[float]],
+    *,
+    ax: Sequence[Axes] | None = None,
 ) -> Figure:
     """Memory and time of several implementations against the sequence length.
 
@@ -125,12 +147,14 @@ def attention_costs(
         lengths: T of each measurement.
         memory: Temporary bytes of each implementation; NaN where it could not run.
         seconds: Time of each implementation; NaN where it was not measured.
+        ax: Two axes to draw on; those of a new figure by default.
 
     Returns:
-        A figure of two panels on logarithmic axes, with lines of slope 1 and 2 to compare with.
+        The figure. Its two panels have logarithmic axes and lines of slope 1 and 2 to compare with;
+        their titles name what needs least at the largest length at which anything was measured.
 
     Raises:
-        ValueError: If a series has another length than ``lengths``.
+        ValueError: If a series has another length than ``lengths``, or ``ax`` is not two axes.
     """
     for argument, series in (("memory", memory), ("seconds", seconds)):
         for name, values in series.items():
@@ -141,23 +165,33 @@ def attention_costs(
                     f"must have {len(lengths)} numbers for {name!r}, one a length",
                     str(len(values)),
                 )
-    figure, (left, right) = new_grid(1, 2, size=(9.5, 3.8))
+    figure, left, right = pair_of_axes("plot.attention_costs", ax, size=(9.5, 3.8))
     names = list(dict.fromkeys([*memory, *seconds]))
     colors = dict(zip(names, COLORS * 9, strict=False))
     with styled():
-        for ax, series, unit, label in (
-            (left, memory, 2**20, "temporary memory (MiB)"),
-            (right, seconds, 1, "time (s)"),
+        for panel, series, unit, label, least in (
+            (left, memory, 2**20, "temporary memory (MiB)", "needs least memory"),
+            (right, seconds, 1, "time (s)", "takes least time"),
         ):
-            for name, values in series.items():
-                y = np.asarray(values, float) / unit
-                ax.plot(lengths, y, "o-", color=colors[name], label=name, markersize=4)
-            _slopes(ax, np.asarray(lengths, float))
-            ax.set(xscale="log", yscale="log", xlabel="sequence length T", ylabel=label)
-            ax.set_xticks(lengths, [f"{n:,}" for n in lengths])
-            ax.xaxis.set_minor_locator(NullLocator())
-            ax.legend()
+            scaled = {name: np.asarray(values, float) / unit for name, values in series.items()}
+            for name, y in scaled.items():
+                panel.plot(lengths, y, "o-", color=colors[name], label=name, markersize=4)
+            _slopes(panel, np.asarray(lengths, float))
+            panel.set(xscale="log", yscale="log", xlabel="sequence length T", ylabel=label)
+            panel.set_xticks(lengths, [f"{n:,}" for n in lengths])
+            panel.xaxis.set_minor_locator(NullLocator())
+            panel.legend()
+            panel.set_title(_least(lengths, scaled, least))
     return figure
+
+
+def _least(lengths: Sequence[int], series: Mapping[str, np.ndarray], least: str) -> str:
+    """Who needs least where the longest input was measured; empty where nothing was."""
+    for i in reversed(range(len(lengths))):
+        measured = {name: y[i] for name, y in series.items() if np.isfinite(y[i])}
+        if measured:
+            return f"{min(measured, key=measured.__getitem__)} {least} at T = {lengths[i]:,}"
+    return ""
 
 
 def _slopes(ax: Axes, lengths: np.ndarray) -> None:

@@ -1,4 +1,5 @@
 from collections.abc import Mapping, Sequence
+from itertools import combinations
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -31,7 +32,8 @@ def cost_curves(
         sizes: Numbers for all other sizes.
 
     Returns:
-        The axes. Points where a cost is 0 are left out. A crossover outside the range of ``at``
+        The axes. Their title says which cost is largest at the end, and from where on it exceeds
+        the next. Points where a cost is 0 are left out. A crossover outside the range of ``at``
         is not marked; where costs never change order there is none.
 
     Raises:
@@ -44,8 +46,8 @@ def cost_curves(
         >>> n, d = cost.Expression("n"), cost.Expression("d")
         >>> layers = {"attention": 4 * n**2 * d, "recurrence": 4 * n * d**2}
         >>> axes = plot.cost_curves(layers, "n", at=[64, 128, 256, 1024], d=256)
-        >>> axes.get_xlabel()
-        'n'
+        >>> axes.get_title(loc="left")
+        'attention costs more than recurrence beyond n = 256'
 
     References:
         The layers of :cite:t:`vaswani2017`, table 1, are the usual use.
@@ -55,18 +57,21 @@ def cost_curves(
     with styled():
         ax = new_axes(ax)
         grid = np.asarray(at)
-        for (label, expression), color in zip(costs.items(), COLORS * len(costs), strict=False):
-            values = np.array([float(expression.evaluate(**sizes, **{name: int(n)})) for n in grid])
-            shown = values > 0
-            ax.loglog(grid[shown], values[shown], color=color, label=_label(label, expression))
-        _mark_crossovers(ax, list(costs.values()), name, grid, sizes)
-        ax.set_xlabel(name)
+        values = {
+            label: np.array([float(cost.evaluate(**sizes, **{name: int(n)})) for n in grid])
+            for label, cost in costs.items()
+        }
+        for (label, y), color in zip(values.items(), COLORS * len(costs), strict=False):
+            shown = y > 0
+            ax.loglog(grid[shown], y[shown], color=color, label=_label(label, costs[label]))
+        met = _mark_crossovers(ax, costs, name, grid, sizes)
         ax.set_ylabel("cost")
         ax.xaxis.set_major_locator(LogLocator(base=2, numticks=8))
         ax.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
         ax.xaxis.set_minor_locator(NullLocator())
-        fixed = ", ".join(f"{key} = {value}" for key, value in sizes.items())
-        ax.set_title(f"Cost against {name}" + (f" ({fixed})" if fixed else ""))
+        fixed = ", ".join(f"{key} = {value:,}" for key, value in sizes.items())
+        ax.set_xlabel(f"{name} ({fixed})" if fixed else name)
+        ax.set_title(_finding(values, met, name))
         ax.legend(loc="upper left")
     return ax
 
@@ -76,19 +81,43 @@ def _label(name: str, expression: Expression) -> str:
     return f"{name}: ${expression.latex()}$" if len(str(expression)) <= 40 else name
 
 
+def _finding(
+    values: Mapping[str, np.ndarray], met: Mapping[frozenset[str], float], name: str
+) -> str:
+    """Which of the two largest costs at the end is larger, and from where on."""
+    if len(values) == 1:
+        (label,) = values
+        return f"{label} against {name}"
+    first, second = sorted(values, key=lambda label: -values[label][-1])[:2]
+    if np.array_equal(values[first], values[second]):
+        return f"{first} and {second} cost the same"
+    root = met.get(frozenset((first, second)))
+    if root is not None:
+        return f"{first} costs more than {second} beyond {name} = {root:,g}"
+    always = np.all(values[first] >= values[second])
+    return f"{first} costs more than {second}" + ("" if always else " in the end")
+
+
 def _mark_crossovers(
-    ax: Axes, costs: list[Expression], name: str, grid: np.ndarray, sizes: Mapping[str, int]
-) -> None:
-    for i, first in enumerate(costs):
-        for second in costs[i + 1 :]:
-            found = crossover(first, second, name, **sizes)
-            if found.size is None or found.root is None or not grid[0] <= found.root <= grid[-1]:
-                continue
-            height = float(first.evaluate(**sizes, **{name: found.size}))
-            ax.plot(found.root, height, "o", color="black", markersize=6, zorder=5)
-            ax.annotate(
-                f"{name}* = {found.root:g}",
-                (found.root, height),
-                xytext=(8, -14),
-                textcoords="offset points",
-            )
+    ax: Axes,
+    costs: Mapping[str, Expression],
+    name: str,
+    grid: np.ndarray,
+    sizes: Mapping[str, int],
+) -> dict[frozenset[str], float]:
+    """A dot on each crossover in sight; where they are, by the pair of labels."""
+    met: dict[frozenset[str], float] = {}
+    for first, second in combinations(costs, 2):
+        found = crossover(costs[first], costs[second], name, **sizes)
+        if found.size is None or found.root is None or not grid[0] <= found.root <= grid[-1]:
+            continue
+        met[frozenset((first, second))] = float(found.root)
+        height = float(costs[first].evaluate(**sizes, **{name: found.size}))
+        ax.plot(found.root, height, "o", color="black", markersize=6, zorder=5)
+        ax.annotate(
+            f"{name}* = {found.root:g}",
+            (found.root, height),
+            xytext=(8, -14),
+            textcoords="offset points",
+        )
+    return met

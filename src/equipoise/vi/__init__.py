@@ -1,4 +1,15 @@
-"""Variational inference that measures itself."""
+r"""Variational inference that measures itself.
+
+.. math::
+
+    \log p(x) = \underbrace{\mathbb{E}_q[\log p(x, z) - \log q(z)]}_{\text{ELBO}}
+    + \operatorname{KL}\bigl(q \,\|\, p(\cdot \mid x)\bigr)
+
+Start with ``fit``: its defaults need no tuning, and its result says whether it may be used, and if
+not, why. Families are the approximations q; supports map constrained positions to real vectors.
+The bound, its two terms and its tighter relatives come with standard errors, and ``diagnose`` and
+``gradient_variance`` measure what is otherwise hoped for.
+"""
 
 from equipoise.vi._block_diagonal import block_diagonal
 from equipoise.vi._categorical import categorical
@@ -21,36 +32,37 @@ from equipoise.vi._mixture import mixture
 from equipoise.vi._support import Support
 from equipoise.vi._supports import interval, ordered, positive, real, simplex
 
-__all__ = [
-    "Diagnostics",
-    "ElboTerms",
-    "Estimate",
-    "Family",
-    "Fit",
-    "GradientVariance",
-    "Support",
-    "block_diagonal",
-    "categorical",
-    "cholesky_correlation",
-    "cyclical_weight",
-    "diagnose",
-    "elbo",
-    "elbo_terms",
+# In teaching order.
+__all__ = [  # noqa: RUF022
     "fit",
-    "flow",
-    "free_bits",
-    "full_rank",
-    "gradient_variance",
-    "importance_weighted_bound",
-    "interval",
-    "kl_divergence",
-    "low_rank",
-    "mean_field",
-    "mixture",
-    "ordered",
-    "positive",
+    "Fit",
     "posterior_draws",
+    "diagnose",
+    "Diagnostics",
+    "Family",
+    "mean_field",
+    "full_rank",
+    "low_rank",
+    "block_diagonal",
+    "flow",
+    "mixture",
+    "categorical",
+    "Support",
     "real",
-    "renyi_bound",
+    "positive",
+    "interval",
     "simplex",
+    "ordered",
+    "cholesky_correlation",
+    "elbo",
+    "Estimate",
+    "elbo_terms",
+    "ElboTerms",
+    "free_bits",
+    "cyclical_weight",
+    "kl_divergence",
+    "importance_weighted_bound",
+    "renyi_bound",
+    "gradient_variance",
+    "GradientVariance",
 ]

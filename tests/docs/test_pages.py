@@ -1,0 +1,155 @@
+"""What must hold of every built page, read as text: no browser is needed."""
+
+import ast
+import collections
+import importlib
+import inspect
+import pathlib
+import re
+
+import pytest
+
+from tests.docs.pages import is_outside, read_all, target
+
+ROOT = pathlib.Path(__file__).parents[2]
+AREAS = ("attention", "cost", "games", "layers", "plot", "vi")
+# Reached by the search field and by nothing else.
+UNLINKED = {"search.html", "genindex.html"}
+# The gallery's own mark for lists of tags, of which there are none, stands once an area.
+REPEATED = {"sg-tag-list"}
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def pages(site):
+    found = read_all(site)
+    assert len(found) > 100
+    return found
+
+
+def test_every_link_and_anchor_resolves(site, pages):
+    broken = []
+    for page, content in pages.items():
+        for link in content.links + content.fetched:
+            if is_outside(link) or link.startswith("data:"):
+                continue
+            file, anchor = target(page, link)
+            if not file.exists():
+                broken.append(f"{page.relative_to(site)}: no file {link}")
+            elif anchor and file in pages and anchor not in pages[file].anchors:
+                broken.append(f"{page.relative_to(site)}: no anchor {link}")
+    assert not broken, "\n".join(broken)
+
+
+def test_every_anchor_is_one(site, pages):
+    twice = [
+        f"{page.relative_to(site)}: {anchor}"
+        for page, content in pages.items()
+        for anchor, count in collections.Counter(content.anchors).items()
+        if count > 1 and anchor not in REPEATED
+    ]
+    assert not twice, "\n".join(twice)
+
+
+def test_nothing_is_fetched_from_outside(site, pages):
+    outside = [
+        f"{page.relative_to(site)}: {link}"
+        for page, content in pages.items()
+        for link in content.fetched
+        if is_outside(link)
+    ]
+    for style in site.rglob("*.css"):
+        outside += [
+            f"{style.relative_to(site)}: {link}"
+            for link in re.findall(r"""(?:@import\s+|url\()["']?([^"')]+)""", style.read_text())
+            if is_outside(link)
+        ]
+    assert not outside, "\n".join(outside)
+
+
+def test_every_page_is_reached_from_the_first(site, pages):
+    seen, waiting = set(), [site / "index.html"]
+    while waiting:
+        page = waiting.pop()
+        if page in seen or page not in pages:
+            continue
+        seen.add(page)
+        waiting += [target(page, link)[0] for link in pages[page].links if not is_outside(link)]
+    orphans = {str(page.relative_to(site)) for page in set(pages) - seen} - UNLINKED
+    assert not orphans, f"no link leads to {sorted(orphans)}"
+
+
+def test_every_image_says_what_it_shows(site, pages):
+    silent = [
+        f"{page.relative_to(site)}: {source}"
+        for page, content in pages.items()
+        for source, alt, thumbnail in content.images
+        if alt is None or not (alt or thumbnail)
+    ]
+    assert not silent, "\n".join(silent)
+
+
+def names():
+    for area in AREAS:
+        for name in importlib.import_module(f"equipoise.{area}").__all__:
+            yield area, name
+
+
+def test_every_public_name_is_listed_and_every_listed_name_exists(site, pages):
+    for area in AREAS:
+        index = site / "api" / f"{area}.html"
+        prefix = f"equipoise.{area}."
+        listed = {
+            target(index, link)[0].name.removesuffix(".html").removeprefix(prefix)
+            for link in pages[index].article
+            if link.startswith("generated/")
+        }
+        public = {name for owner, name in names() if owner == area}
+        assert listed == public, f"{area}: {sorted(listed ^ public)}"
+        for name in public:
+            assert f"{prefix}{name}" in pages[page_of(site, area, name)].anchors, name
+
+
+def page_of(site, area, name):
+    return site / "api" / "generated" / f"equipoise.{area}.{name}.html"
+
+
+def test_every_name_leads_to_its_source(site, pages):
+    missing = []
+    for area, name in names():
+        value = getattr(importlib.import_module(f"equipoise.{area}"), name)
+        if not (inspect.isfunction(value) or inspect.isclass(value)):
+            continue  # a constant has a value instead
+        links = pages[page_of(site, area, name)].links
+        if not any("_modules/" in link and link.endswith(f"#{name}") for link in links):
+            missing.append(f"{area}.{name}")
+    assert not missing, f"no link to the source of {missing}"
+
+
+def uses(path):
+    """The names of the library that a script uses, as ``area.name``."""
+    tree = ast.parse(path.read_text())
+    return {
+        f"{node.value.id}.{node.attr}"
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Attribute)
+        and isinstance(node.value, ast.Name)
+        and node.value.id in AREAS
+    }
+
+
+def test_every_name_shows_the_examples_that_use_it(site, pages):
+    missing, total = [], 0
+    for script in sorted((ROOT / "examples").glob("*/plot_*.py")):
+        used = uses(script)
+        example = site / "gallery" / script.parent.name / f"{script.stem}.html"
+        assert example in pages, f"{script.name} has no page"
+        for area, name in names():
+            if f"{area}.{name}" not in used:
+                continue
+            total += 1
+            page = page_of(site, area, name)
+            if example not in {target(page, link)[0] for link in pages[page].article}:
+                missing.append(f"{area}.{name} does not show {script.name}")
+    assert total > 50
+    assert not missing, "\n".join(missing)
