@@ -20,6 +20,7 @@ from equipoise.vi._fit_normal import NormalState, Points
 from equipoise.vi._fit_start import Local, conditional_scales
 from equipoise.vi._fit_target import Target
 from equipoise.vi._full_rank import from_scale_tril
+from equipoise.vi._terms import check
 
 WHERE = "vi.fit"
 NORMALS = ("full_rank", "mean_field")
@@ -225,7 +226,10 @@ def plan(
     number = num_samples or (64 if fixed else 16)
     if draws is None:
         draws = "antithetic" if pathwise and number % 2 == 0 else "iid"
-    return Settings(WHERE, number, options if gradient is None else (gradient,), draws, fixed)
+    if gradient is not None:
+        options = (gradient,)
+    shape = check(WHERE, family, number, options[0], draws, replications=1)
+    return Settings(shape, options, draws, fixed)
 
 
 def begin_descent(
@@ -271,11 +275,12 @@ def fit_gradient(
     state = advance(run, state, num_steps, progress)
     settled, _, _ = _fit_gradient.settled(state.history[: max(int(state.step), 1)])
     problem = ""
-    term = int(state.failed_term)
-    if term:
-        problem = f"the {TERMS[term]} is not finite at step {int(state.step)}"
+    if bool(state.failed):
+        estimator = settings.gradients[int(state.estimator)]
+        term = _fit_stages.failing_term(target, family, chosen, state, key, settings, estimator)
+        problem = f"the {TERMS[int(term)]} is not finite at step {int(state.step)}"
     proxy = None
     if family.moments is not None:
         mean, factor = family.moments(state.params)
         proxy = (mean, jnp.diag(factor) if factor.ndim == 1 else _fit_stages.lower_factor(factor))
-    return Found(state, state.params, settled & (term == 0), proxy, None, problem)
+    return Found(state, state.params, settled & ~state.failed, proxy, None, problem)

@@ -109,6 +109,11 @@ def descend(
     return _fit_gradient.descend(target, family, optimizer, state, key, settings, limit=limit)
 
 
+failing_term = jax.jit(
+    _fit_gradient.failing_term, static_argnames=("family", "optimizer", "settings", "gradient")
+)
+
+
 @functools.partial(jax.jit, static_argnames="family")
 def log_densities(target: Target, family: Family, draws: Array) -> Array:
     """Log density of every row."""
