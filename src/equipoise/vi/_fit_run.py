@@ -27,6 +27,7 @@ NORMALS = ("full_rank", "mean_field")
 TAKES_FACTOR = ("full_rank", "block_diagonal", "flow")  # whose init takes a matrix as scale
 REPORTS = 20
 POLISHING_STEPS = 30
+APART = 1.0  # sds between local normals that get a component of a mixture each
 MAX_DIFFERENCE = 1e-3  # nats between two rules that agree
 Progress = Callable[[int, float], object] | None
 
@@ -250,7 +251,28 @@ def begin_descent(
         elif family.name not in TAKES_FACTOR:
             scale = jnp.linalg.norm(best.factor, axis=1)
     params = family.init(key, position=family.unravel(mean), scale=scale)
+    if starts is not None and family.name == "mixture":
+        params = on_every_mode(family, starts, key)
     return _fit_gradient.begin(params, choose_optimizer(family, optimizer, num_steps), num_steps)
+
+
+def on_every_mode(family: Family, starts: Local, key: PRNGKeyArray) -> Any:
+    """Components of a mixture, dealt out to the local normals far from each other."""
+    best = _fit_stages.best_of(starts)
+    apart = _fit_stages.other_modes(starts, best.mean, best.factor, APART)
+    means, factors, _ = apart[0]
+    centers = [best.mean, *_fit_stages.transported(best.mean, best.factor, means)]
+    spreads = [best.factor, *(best.factor @ factor for factor in factors)]
+    around = [
+        family.init(key, position=family.unravel(m), scale=jnp.linalg.norm(s, axis=1))
+        for m, s in zip(centers, spreads, strict=True)
+    ]
+
+    def deal(*leaves: Array) -> Array:
+        return jnp.stack([leaves[k % len(leaves)][k] for k in range(leaves[0].shape[0])])
+
+    dealt: Any = jax.tree.map(deal, *around)
+    return dealt
 
 
 def fit_gradient(
