@@ -86,7 +86,9 @@ def draw(
 ) -> Draws:
     """Draws from q whose derivative is that of the chosen gradient estimator."""
     shape = check(where, family, num_samples, gradient, draws, replications=replications)
-    return transform(family, params, variates(family, key, shape, dtype_of(params), draws), gradient)
+    return transform(
+        family, params, variates(family, key, shape, dtype_of(params), draws), gradient
+    )
 
 
 def check(
@@ -127,6 +129,7 @@ def transform(family: Family, params: Any, noise: Array, gradient: str) -> Draws
     """The draws that :func:`variates` make."""
     fixed = jax.lax.stop_gradient(params)
     if family.transform_flat is None:
+
         def one(key: PRNGKeyArray) -> PyTree:
             return jax.tree.map(lambda leaf: leaf[0], family.sample(fixed, key, 1))
 
