@@ -53,15 +53,8 @@ def log_likelihood(model, x, z):
 
 
 def terms(model, x, key):
-    return vi.elbo_terms(
-        lambda z: log_likelihood(model, x, z),
-        (family, prior),
-        family,
-        encode(model, x),
-        key,
-        num_samples=2,
-        draws="antithetic",
-    )
+    params, likelihood = encode(model, x), lambda z: log_likelihood(model, x, z)
+    return vi.elbo_terms(likelihood, (family, prior), family, params, key, num_samples=2)
 
 
 # %%
@@ -97,15 +90,12 @@ run = jax.jit(lambda c: jax.lax.scan(step, c, jax.random.split(jax.random.key(1)
 # What it learned
 # ---------------
 params = jax.vmap(encode, (None, 0))(model, images)
-divergence = jnp.mean(
-    0.5 * (params["mean"] ** 2 + jnp.exp(2 * params["log_scale"]) - 1) - params["log_scale"], axis=0
-)
+mean, log_scale = params["mean"], params["log_scale"]
+divergence = jnp.mean(0.5 * (mean**2 + jnp.exp(2 * log_scale) - 1) - log_scale, axis=0)
 active = int(jnp.sum(divergence > 0.05))
 order = jnp.argsort(-divergence)
-dreams = jax.vmap(lambda z: jax.nn.sigmoid(network(model["decoder"], z)))(
-    jax.random.normal(jax.random.key(2), (40, NUM_LATENTS))
-)
-
+draws = family.sample(prior, jax.random.key(2), 40)
+dreams = jax.nn.sigmoid(jax.vmap(network, (None, 0))(model["decoder"], draws))
 
 figure, axes = plt.subplots(2, 2, figsize=(11, 9), layout="constrained")
 curves, bars = axes[0]
@@ -116,7 +106,7 @@ curves.legend()
 bars.bar(range(NUM_LATENTS), divergence[order])
 title = f"{active} of {NUM_LATENTS} latents are active"
 bars.set(xlabel="latent", ylabel="kl (nats)", title=title)
-plot.latent_map(params["mean"][:, order[:2]], data.target, ax=axes[1, 0])
+plot.latent_map(mean[:, order[:2]], data.target, ax=axes[1, 0])
 plot.image_grid(dreams.reshape(-1, 8, 8), title="Digits drawn from the prior", ax=axes[1, 1])
 plt.show()
 
