@@ -91,7 +91,8 @@ def _flow(shape: Layout, num_layers: int, hidden_size: int) -> Family:
         }
         return {**from_scale_tril(center, factor), "couplings": couplings}
 
-    def scale_and_shift(layer: dict[str, Array], keep: Array, x: Array) -> Array:
+    def scale_and_shift(one: tuple[dict[str, Array], Array], x: Array) -> Array:
+        layer, keep = one
         hidden = jnp.tanh(layer["hidden"] @ jnp.where(keep, x, 0) + layer["hidden_bias"])
         scale, shift = layer["out"] @ hidden + layer["out_bias"]
         scale = MAX_LOG_SCALE * jnp.tanh(scale / MAX_LOG_SCALE)
@@ -99,7 +100,7 @@ def _flow(shape: Layout, num_layers: int, hidden_size: int) -> Family:
 
     def couple(params: dict[str, Any], x: Array) -> tuple[Array, Array]:
         def layer(x: Array, one: Any) -> tuple[Array, Array]:
-            s, t = scale_and_shift(*one, x)
+            s, t = scale_and_shift(one, x)
             return x * jnp.exp(s) + t, jnp.sum(s)
 
         x, log_volumes = jax.lax.scan(layer, x, (params["couplings"], kept))
@@ -107,7 +108,7 @@ def _flow(shape: Layout, num_layers: int, hidden_size: int) -> Family:
 
     def uncouple(params: dict[str, Any], x: Array) -> tuple[Array, Array]:
         def layer(x: Array, one: Any) -> tuple[Array, Array]:
-            s, t = scale_and_shift(*one, x)
+            s, t = scale_and_shift(one, x)
             return (x - t) * jnp.exp(-s), jnp.sum(s)
 
         x, log_volumes = jax.lax.scan(layer, x, (params["couplings"], kept), reverse=True)
