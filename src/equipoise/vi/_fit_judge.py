@@ -12,11 +12,12 @@ from equipoise.vi._fit_result import Diagnostics, Fit
 from equipoise.vi._fit_run import Found
 from equipoise.vi._fit_start import Local
 from equipoise.vi._fit_target import Target
-from equipoise.vi._weighted import Weighted
+from equipoise.vi._weighted import Weighted, moments
 
 GOOD_KHAT = 0.5  # below it the weights have a finite variance
 GOOD_EFFICIENCY = 0.25
 CLOSE_MEAN, CLOSE_SD = 0.05, 0.03
+SAME_MEAN, SAME_SD = 0.1, 0.05  # half of what a second opinion may find before it is a failure
 
 
 def is_good(found: Diagnostics) -> bool:
@@ -37,6 +38,23 @@ def is_better(one: Diagnostics, other: Diagnostics) -> bool:
     return bool(one.effective_sample_size > other.effective_sample_size)
 
 
+def disagreement(one: Weighted, other: Weighted) -> str:
+    """What two weightings of the same target say differently; empty where they agree.
+
+    Weights see only where draws fall: a q that ends inside the target has harmless weights. So
+    the draws of q are held against those of a proposal with heavier tails.
+    """
+    first, second = moments(one.draws, one.log_weights), moments(other.draws, other.log_weights)
+    mean = float(jnp.max(jnp.abs(first.mean - second.mean) / second.sd))
+    sd = float(jnp.max(jnp.abs(first.sd / second.sd - 1)))
+    if mean <= SAME_MEAN and sd <= SAME_SD:
+        return ""
+    return (
+        "draws with heavier tails than q have other moments: "
+        f"a mean {mean:.2f} sd away, an sd off by {sd:.0%}"
+    )
+
+
 def judge(
     target: Target,
     family: Family,
@@ -53,18 +71,22 @@ def judge(
     modes, several = no_modes(mean), False
     if starts is not None:
         modes, several = _fit_stages.other_modes(starts, mean, factor)
-    source = "variational"
-    if several or not (is_good(measured) and is_close(measured)):
-        if family.dimension <= _fit_stages.MAX_ADAPTED and (several or not is_good(measured)):
-            adapted = _fit_stages.weigh_normal(target, family, mean, factor, modes, key_adapt)
-            other, _ = _fit_stages.measure(adapted)
-            if several or is_better(other, measured):
-                weighted, best = adapted, other
+    source, doubt = "variational", ""
+    good, normal = is_good(measured), family.moments is not None
+    if family.dimension <= _fit_stages.MAX_ADAPTED and (several or not (good and normal)):
+        adapted = _fit_stages.weigh_normal(target, family, mean, factor, modes, key_adapt)
+        other, _ = _fit_stages.measure(adapted)
+        doubt = disagreement(weighted, adapted)
+        if several or is_better(other, measured) or (doubt and verdict(other)[0]):
+            weighted, best, doubt = adapted, other, ""
+    if best is not measured or not (good and is_close(measured)):
         if bool(best.khat <= best.threshold):
             source = "importance resampled"
         elif found.linear_response is not None:
             source = "linear response"
     trusted, reason = verdict(best)
+    if trusted and doubt:
+        trusted, reason = False, f"Not trusted: {doubt}."
     if not bool(found.converged):
         trusted, reason = False, "Not trusted: the fit has not converged; give it more steps."
     if found.problem:

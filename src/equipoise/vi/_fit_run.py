@@ -20,12 +20,14 @@ from equipoise.vi._fit_normal import NormalState, Points
 from equipoise.vi._fit_start import Local, conditional_scales
 from equipoise.vi._fit_target import Target
 from equipoise.vi._full_rank import from_scale_tril
+from equipoise.vi._terms import check
 
 WHERE = "vi.fit"
 NORMALS = ("full_rank", "mean_field")
 TAKES_FACTOR = ("full_rank", "block_diagonal", "flow")  # whose init takes a matrix as scale
 REPORTS = 20
 POLISHING_STEPS = 30
+APART = 1.0  # sds between local normals that get a component of a mixture each
 MAX_DIFFERENCE = 1e-3  # nats between two rules that agree
 Progress = Callable[[int, float], object] | None
 
@@ -225,7 +227,10 @@ def plan(
     number = num_samples or (64 if fixed else 16)
     if draws is None:
         draws = "antithetic" if pathwise and number % 2 == 0 else "iid"
-    return Settings(WHERE, number, options if gradient is None else (gradient,), draws, fixed)
+    if gradient is not None:
+        options = (gradient,)
+    shape = check(WHERE, family, number, options[0], draws, replications=1)
+    return Settings(shape, options, draws, fixed)
 
 
 def begin_descent(
@@ -246,7 +251,28 @@ def begin_descent(
         elif family.name not in TAKES_FACTOR:
             scale = jnp.linalg.norm(best.factor, axis=1)
     params = family.init(key, position=family.unravel(mean), scale=scale)
+    if starts is not None and family.name == "mixture":
+        params = on_every_mode(family, starts, key)
     return _fit_gradient.begin(params, choose_optimizer(family, optimizer, num_steps), num_steps)
+
+
+def on_every_mode(family: Family, starts: Local, key: PRNGKeyArray) -> Any:
+    """Components of a mixture, dealt out to the local normals far from each other."""
+    best = _fit_stages.best_of(starts)
+    apart = _fit_stages.other_modes(starts, best.mean, best.factor, APART)
+    means, factors, _ = apart[0]
+    centers = [best.mean, *_fit_stages.transported(best.mean, best.factor, means)]
+    spreads = [best.factor, *(best.factor @ factor for factor in factors)]
+    around = [
+        family.init(key, position=family.unravel(m), scale=jnp.linalg.norm(s, axis=1))
+        for m, s in zip(centers, spreads, strict=True)
+    ]
+
+    def deal(*leaves: Array) -> Array:
+        return jnp.stack([leaves[k % len(leaves)][k] for k in range(leaves[0].shape[0])])
+
+    dealt: Any = jax.tree.map(deal, *around)
+    return dealt
 
 
 def fit_gradient(
@@ -271,11 +297,12 @@ def fit_gradient(
     state = advance(run, state, num_steps, progress)
     settled, _, _ = _fit_gradient.settled(state.history[: max(int(state.step), 1)])
     problem = ""
-    term = int(state.failed_term)
-    if term:
-        problem = f"the {TERMS[term]} is not finite at step {int(state.step)}"
+    if bool(state.failed):
+        estimator = settings.gradients[int(state.estimator)]
+        term = _fit_stages.failing_term(target, family, chosen, state, key, settings, estimator)
+        problem = f"the {TERMS[int(term)]} is not finite at step {int(state.step)}"
     proxy = None
     if family.moments is not None:
         mean, factor = family.moments(state.params)
         proxy = (mean, jnp.diag(factor) if factor.ndim == 1 else _fit_stages.lower_factor(factor))
-    return Found(state, state.params, settled & (term == 0), proxy, None, problem)
+    return Found(state, state.params, settled & ~state.failed, proxy, None, problem)

@@ -109,6 +109,11 @@ def descend(
     return _fit_gradient.descend(target, family, optimizer, state, key, settings, limit=limit)
 
 
+failing_term = jax.jit(
+    _fit_gradient.failing_term, static_argnames=("family", "optimizer", "settings", "gradient")
+)
+
+
 @functools.partial(jax.jit, static_argnames="family")
 def log_densities(target: Target, family: Family, draws: Array) -> Array:
     """Log density of every row."""
@@ -172,7 +177,9 @@ def lower_factor(factor: Array) -> Array:
     return (upper * jnp.sign(jnp.diagonal(upper))[:, None]).T
 
 
-def other_modes(starts: Local, mean: Array, factor: Array) -> tuple[Any, bool]:
+def other_modes(
+    starts: Local, mean: Array, factor: Array, distinct: float = DISTINCT
+) -> tuple[Any, bool]:
     """Local normals that q does not cover, in coordinates where q is N(0, I), each mode once."""
     best = float(jnp.max(starts.elbo))
     means: list[Any] = []
@@ -181,10 +188,10 @@ def other_modes(starts: Local, mean: Array, factor: Array) -> tuple[Any, bool]:
     whiten = functools.partial(np.linalg.solve, np.asarray(factor, np.float64))
     for center, spread, elbo in zip(*map(np.asarray, starts), strict=True):
         z, root = whiten(center - np.asarray(mean)), whiten(spread)
-        near = [np.linalg.norm(np.linalg.solve(r, z - m)) < DISTINCT
+        near = [np.linalg.norm(np.linalg.solve(r, z - m)) < distinct
                 for m, r in zip(means, factors, strict=True)]  # fmt: skip
         far = min(np.linalg.norm(z), np.linalg.norm(np.linalg.solve(root, z)))
-        if elbo > best - NEGLIGIBLE and far > DISTINCT + len(z) ** 0.5 and not any(near):
+        if elbo > best - NEGLIGIBLE and far > distinct + len(z) ** 0.5 and not any(near):
             means.append(z)
             factors.append(np.linalg.cholesky(root @ root.T))
             weights.append(np.exp(elbo - best))

@@ -45,9 +45,11 @@ def flow(
 
     Returns:
         A :class:`Family` with exact draws and densities; its entropy has no closed form. Params
-        are ``{"mean", "log_scale", "lower"}`` of :func:`full_rank` and ``"couplings"``, a tuple
-        of dicts. ``init`` draws the hidden weights from its key, or from ``jax.random.key(0)``
-        without one. With one coordinate there is nothing to couple, and the flow is a normal.
+        are ``{"mean", "log_scale", "lower"}`` of :func:`full_rank` and ``"couplings"``, a dict
+        whose leaves lead with the layers; weights of a coordinate in the role that a layer does
+        not give it have no effect. ``init`` draws the hidden weights from its key, or from
+        ``jax.random.key(0)`` without one. With one coordinate there is nothing to couple, and the
+        flow is a normal.
 
     Raises:
         TypeError: If a leaf of the example is not floating-point.
@@ -71,47 +73,46 @@ def flow(
 @functools.lru_cache(maxsize=256)
 def _flow(shape: Layout, num_layers: int, hidden_size: int) -> Family:
     d = shape.size
-    halves = [np.arange(d, dtype=np.int32)[start::2] for start in (0, 1)]
-    # (kept, changed) in turn; the odd coordinates come first.
-    roles = [(halves[k % 2], halves[1 - k % 2]) for k in range(num_layers)]
+    # Layers keep the even and the odd coordinates in turn. They are masked to equal shapes, so
+    # that one layer is compiled, not all of them.
+    kept = np.stack([np.arange(d) % 2 == k % 2 for k in range(num_layers)])
 
     def init(key: Any, center: Array, scale: Array) -> dict[str, Any]:
-        keys = jax.random.split(jax.random.key(0) if key is None else key, num_layers)
+        key = jax.random.key(0) if key is None else key
         factor = scale if scale.ndim == 2 else jnp.diag(jnp.broadcast_to(scale, (d,)))
-
-        def coupling(key: Any, kept: Any, changed: Any) -> dict[str, Array]:
-            shape_in, shape_out = (hidden_size, len(kept)), (2 * len(changed), hidden_size)
-            hidden = jax.random.normal(key, shape_in, "float32") / max(len(kept), 1) ** 0.5
-            return {
-                "hidden": hidden.astype(shape.dtype),
-                "hidden_bias": jnp.zeros(hidden_size, shape.dtype),
-                "out": jnp.zeros(shape_out, shape.dtype),
-                "out_bias": jnp.zeros(2 * len(changed), shape.dtype),
-            }
-
-        couplings = tuple(coupling(k, *role) for k, role in zip(keys, roles, strict=True))
+        hidden = jax.random.normal(key, (num_layers, hidden_size, d), "float32")
+        fan_in = np.maximum(kept.sum(axis=1), 1).astype(np.float32)
+        hidden = hidden / fan_in[:, None, None] ** 0.5
+        couplings = {
+            "hidden": hidden.astype(shape.dtype),
+            "hidden_bias": jnp.zeros((num_layers, hidden_size), shape.dtype),
+            "out": jnp.zeros((num_layers, 2, d, hidden_size), shape.dtype),
+            "out_bias": jnp.zeros((num_layers, 2, d), shape.dtype),
+        }
         return {**from_scale_tril(center, factor), "couplings": couplings}
 
-    def scale_and_shift(layer: dict[str, Array], kept: Array) -> tuple[Array, Array]:
-        hidden = jnp.tanh(layer["hidden"] @ kept + layer["hidden_bias"])
-        scale, shift = jnp.split(layer["out"] @ hidden + layer["out_bias"], 2)
-        return MAX_LOG_SCALE * jnp.tanh(scale / MAX_LOG_SCALE), shift
+    def scale_and_shift(one: tuple[dict[str, Array], Array], x: Array) -> Array:
+        layer, keep = one
+        hidden = jnp.tanh(layer["hidden"] @ jnp.where(keep, x, 0) + layer["hidden_bias"])
+        scale, shift = layer["out"] @ hidden + layer["out_bias"]
+        scale = MAX_LOG_SCALE * jnp.tanh(scale / MAX_LOG_SCALE)
+        return jnp.where(keep[None], 0, jnp.stack([scale, shift]))
 
     def couple(params: dict[str, Any], x: Array) -> tuple[Array, Array]:
-        log_volume = jnp.zeros((), x.dtype)
-        for layer, (kept, changed) in zip(params["couplings"], roles, strict=True):
-            s, t = scale_and_shift(layer, x[kept])
-            x = x.at[changed].set(x[changed] * jnp.exp(s) + t)
-            log_volume = log_volume + jnp.sum(s)
-        return x, log_volume
+        def layer(x: Array, one: Any) -> tuple[Array, Array]:
+            s, t = scale_and_shift(one, x)
+            return x * jnp.exp(s) + t, jnp.sum(s)
+
+        x, log_volumes = jax.lax.scan(layer, x, (params["couplings"], kept))
+        return x, jnp.sum(log_volumes)
 
     def uncouple(params: dict[str, Any], x: Array) -> tuple[Array, Array]:
-        log_volume = jnp.zeros((), x.dtype)
-        for layer, (kept, changed) in reversed(list(zip(params["couplings"], roles, strict=True))):
-            s, t = scale_and_shift(layer, x[kept])
-            x = x.at[changed].set((x[changed] - t) * jnp.exp(-s))
-            log_volume = log_volume + jnp.sum(s)
-        return x, log_volume
+        def layer(x: Array, one: Any) -> tuple[Array, Array]:
+            s, t = scale_and_shift(one, x)
+            return (x - t) * jnp.exp(-s), jnp.sum(s)
+
+        x, log_volumes = jax.lax.scan(layer, x, (params["couplings"], kept), reverse=True)
+        return x, jnp.sum(log_volumes)
 
     def transform(params: dict[str, Any], noise: Array) -> Array:
         return jnp.asarray(params["mean"] + scale_tril(params) @ couple(params, noise)[0])

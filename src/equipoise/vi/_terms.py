@@ -85,19 +85,58 @@ def draw(
     replications: int,
 ) -> Draws:
     """Draws from q whose derivative is that of the chosen gradient estimator."""
+    shape = check(where, family, num_samples, gradient, draws, replications=replications)
+    return transform(
+        family, params, variates(family, key, shape, dtype_of(params), draws), gradient
+    )
+
+
+def check(
+    where: str, family: Family, num_samples: int, gradient: str, draws: str, *, replications: int
+) -> tuple[int, int]:
+    """The blocks of draws, and the draws in each, once the options fit the family."""
     choice(where, "gradient", gradient, GRADIENTS)
     shape = block_shape(where, num_samples, draws, replications)
-    if gradient == "score_function" and shape[0] < 2:
+    score = gradient == "score_function"
+    if score and shape[0] < 2:
         raise value_error(
             where,
             "num_samples",
             "must give two independent blocks of draws for a leave-one-out baseline",
             f"{num_samples} {draws} draws in {shape[0]} block",
         )
+    if family.transform_flat is None and not (score and draws == "iid"):
+        raise value_error(
+            where,
+            "gradient",
+            "must be 'score_function', with iid draws, for a family that is not reparameterized",
+            f"{gradient!r} with {draws} draws of {family.name}",
+            "Its draws have no derivative.",
+        )
+    return shape
+
+
+def variates(
+    family: Family, key: PRNGKeyArray, shape: tuple[int, int], dtype: Any, draws: str
+) -> Array:
+    """What the draws are made of: normal variates, or a key for each where there is no path."""
     if family.transform_flat is None:
-        return _draw_without_path(where, family, params, key, shape, gradient, draws)
-    noise = noise_blocks(key, shape, family.noise_size, dtype_of(params), draws)
+        return jax.random.split(key, shape)
+    return noise_blocks(key, shape, family.noise_size, dtype, draws)
+
+
+def transform(family: Family, params: Any, noise: Array, gradient: str) -> Draws:
+    """The draws that :func:`variates` make."""
     fixed = jax.lax.stop_gradient(params)
+    if family.transform_flat is None:
+
+        def one(key: PRNGKeyArray) -> PyTree:
+            return jax.tree.map(lambda leaf: leaf[0], family.sample(fixed, key, 1))
+
+        positions = jax.lax.stop_gradient(jax.vmap(jax.vmap(one))(noise))
+        log_q = _each(family.log_prob, params, positions)
+        score = log_q - jax.lax.stop_gradient(log_q)
+        return Draws(positions, -jax.lax.stop_gradient(log_q), score)
     score = None
     if gradient == "score_function":
         flat = _each(family.transform_flat, fixed, noise)
@@ -128,30 +167,6 @@ def require_path(where: str, family: Family, needed: str, got: str) -> None:
         )
 
 
-def _draw_without_path(
-    where: str,
-    family: Family,
-    params: Any,
-    key: PRNGKeyArray,
-    shape: tuple[int, int],
-    gradient: str,
-    draws: str,
-) -> Draws:
-    """Draws of a family of which only ``sample`` and ``log_prob`` are known."""
-    if gradient != "score_function" or draws != "iid":
-        raise value_error(
-            where,
-            "gradient",
-            "must be 'score_function', with iid draws, for a family that is not reparameterized",
-            f"{gradient!r} with {draws} draws of {family.name}",
-            "Its draws have no derivative.",
-        )
-    positions = jax.lax.stop_gradient(family.sample(params, key, shape[0]))
-    log_q = jax.vmap(family.log_prob, (None, 0))(params, positions)[:, None]
-    fixed = jax.lax.stop_gradient(log_q)
-    return Draws(jax.tree.map(lambda leaf: leaf[:, None], positions), -fixed, log_q - fixed)
-
-
-def _each(function: Callable[[Any, Array], Any], params: Any, values: Array) -> Any:
+def _each(function: Callable[[Any, Any], Any], params: Any, values: Any) -> Any:
     mapped = jax.vmap(jax.vmap(function, (None, 0)), (None, 0))
     return mapped(params, values)

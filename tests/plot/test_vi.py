@@ -1,0 +1,107 @@
+"""The figures of variational inference say what the numbers say."""
+
+import jax
+import jax.numpy as jnp
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+
+from equipoise import plot, vi
+
+
+@pytest.fixture(autouse=True)
+def _closed_figures():
+    yield
+    plt.close("all")
+
+
+def title_of(ax):
+    return ax.get_title(loc="left") or ax.get_title()
+
+
+def test_elbo_curve_has_a_band_of_two_errors_and_the_distance_to_the_optimum():
+    bounds = vi.Estimate(jnp.array([-5.0, -2.0, -1.5]), jnp.array([1.0, 0.5, 0.25]))
+    ax = plot.elbo_curve([0, 10, 20], bounds, optimum=-1.25)
+    assert title_of(ax) == "ELBO -1.50 nats, 0.25 below the optimum"
+    vertices = ax.collections[0].get_paths()[0].vertices
+    at_zero = vertices[vertices[:, 0] == 0, 1]
+    assert (at_zero.min(), at_zero.max()) == (-7.0, -3.0)
+    np.testing.assert_array_equal(ax.lines[0].get_ydata(), bounds.value)
+    np.testing.assert_array_equal(ax.lines[1].get_ydata(), -1.25)
+    assert title_of(plot.elbo_curve([0, 10, 20], bounds)) == "ELBO -1.50 nats"
+    assert ax.get_xlabel()
+    assert ax.get_ylabel()
+
+
+def test_posterior_pair_draws_two_sd_ellipses_and_names_the_worst(rng):
+    draws = rng.normal(size=(500, 2))
+    draws = (draws - draws.mean(0)) / draws.std(0)
+    turned = np.array([[1.0, 0.8], [0.8, 1.0]])
+    normals = {"narrow": (np.zeros(2), 0.25 * np.eye(2)), "turned": (np.ones(2), turned)}
+    ax = plot.posterior_pair(draws, normals=normals)
+    assert title_of(ax) == "narrow: sd off by -50%"
+    first, second = ax.patches
+    np.testing.assert_allclose([first.width, first.height], 2.0)
+    # Axes of a correlation of 0.8: variances 1.8 and 0.2, along the diagonal.
+    np.testing.assert_allclose([second.width, second.height], [4 * 1.8**0.5, 4 * 0.2**0.5])
+    assert second.angle % 180 == pytest.approx(45)
+    assert title_of(plot.posterior_pair(draws)) == "Reference draws"
+
+
+def test_gradient_noise_names_the_least_noisy_at_both_ends():
+    variances = {"first": [1.0, 2.0, 4.0], "second": [8.0, 2.0, 0.5]}
+    ax = plot.gradient_noise([0, 1, 2], variances)
+    assert title_of(ax) == "Least noise: first first, second last"
+    assert ax.get_yscale() == "log"
+    for line, values in zip(ax.lines, variances.values(), strict=True):
+        np.testing.assert_array_equal(line.get_ydata(), values)
+    assert title_of(plot.gradient_noise([0, 1, 2], {"only": [1, 1, 1]})) == "Least noise: only"
+
+
+def standard_normal(z):
+    return -0.5 * jnp.sum(z**2)
+
+
+@pytest.mark.slow
+def test_trust_report_counts_the_trusted_fits():
+    def skewed(z):
+        return jnp.sum(z - jnp.exp(z))
+
+    fits = {
+        "good": vi.fit(standard_normal, jnp.zeros(2), jax.random.key(0)),
+        "stopped": vi.fit(skewed, jnp.zeros(2), jax.random.key(0), num_steps=1),
+    }
+    assert [bool(fit.trusted) for fit in fits.values()] == [True, False]
+    ax = plot.trust_report(fits)
+    assert title_of(ax) == "1 of 2 fits are trusted"
+    texts = [text.get_text() for text in ax.texts]
+    assert texts[0].startswith("trusted, ")
+    assert texts[1].startswith("not trusted, ")
+    found = fits["stopped"].draw_diagnostics
+    expected = np.clip(float(found.khat / found.threshold), 0, 3)
+    assert ax.patches[1].get_width() == pytest.approx(expected)
+    assert ax.patches[0].get_facecolor() != ax.patches[1].get_facecolor()
+
+
+def test_latent_map_labels_each_class_at_its_median():
+    means = np.array([[0.0, 0.0], [2.0, 2.0], [4.0, 1.0], [10.0, 10.0]])
+    ax = plot.latent_map(means, np.array([0, 0, 0, 1]))
+    assert [text.get_text() for text in ax.texts] == ["0", "1"]
+    np.testing.assert_allclose(ax.texts[0].xy, [2.0, 1.0])
+    np.testing.assert_allclose(ax.collections[0].get_offsets(), means)
+
+
+def test_image_grid_sets_images_row_after_row():
+    images = jnp.arange(3.0)[:, None, None] * jnp.ones((3, 2, 2))
+    ax = plot.image_grid(images, columns=2, title="three")
+    shown = np.asarray(ax.images[0].get_array().filled(np.nan))
+    assert shown.shape == (5, 5)
+    np.testing.assert_array_equal(shown[:2, 3:], 1.0)
+    np.testing.assert_array_equal(shown[3:, :2], 2.0)
+    assert np.all(np.isnan(shown[2]))
+    assert title_of(ax) == "three"
+
+
+def test_figures_of_vi_draw_on_given_axes():
+    _, ax = plt.subplots()
+    assert plot.gradient_noise([0, 1], {"a": [1.0, 2.0]}, ax=ax) is ax
