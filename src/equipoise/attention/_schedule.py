@@ -10,16 +10,17 @@ from equipoise.attention._grid import Grid, Schedule
 from equipoise.attention._masks import Extent
 from equipoise.attention._problem import Problem
 
-# Scores held at once, over batch and heads: 2 MiB in float32, which stays in cache.
-_SCORES = 2**19
+# Blocks are long enough for XLA on CPU to share out their products between cores; what is held at
+# once, over batch and heads, is at most so many scores.
+_BLOCK, _SMALLEST, _SCORES = 512, 128, 2**24
 
 
 def grid_of(problem: Problem, block_size: int | None) -> Grid:
     """Blocks of nearly equal length, none longer than asked for."""
     b, t, s, k, g = problem.sizes
     if block_size is None:
-        block_size = 512
-        while block_size > 128 and block_size**2 * b * k * g > _SCORES:
+        block_size = _BLOCK
+        while block_size > _SMALLEST and block_size**2 * b * k * g > _SCORES:
             block_size //= 2
 
     def fitted(length: int) -> int:
