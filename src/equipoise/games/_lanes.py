@@ -20,15 +20,14 @@ class Evidence(NamedTuple):
     """What the verdict on a lane rests on; distances are squared, and closed lanes keep theirs.
 
     ``past`` and ``recent`` are the largest distances of the last two spans, ``part`` the last part.
+    A lane is open while its verdict is neutral.
     """
 
-    first: Array
     past: Array
     recent: Array
     last: Array
     part: Array
     verdict: Array
-    is_open: Array
 
 
 def play_lanes(
@@ -73,21 +72,22 @@ def play_lanes(
             state, recent = repeated(step, length - 1, (state, recent))
             state, last = one(state)
             recent = jnp.maximum(recent, last)
-        return c + 1, state, _judged(lane, c, past, recent, last, state.players)
+        new = Evidence(past, recent, last, jnp.full_like(lane.part, c), lane.verdict)
+        return c + 1, state, _judged(lane, new, first, state.players)
 
     def unfinished(carry: tuple[Array, State, Evidence]) -> Array:
         c, _, lane = carry
-        return (c < NUM_PARTS) & jnp.any(lane.is_open)
+        return (c < NUM_PARTS) & jnp.any(lane.verdict == NEUTRAL)
 
     distance = jax.vmap(square_distance, (0, None if origin else 0))
     first = distance(start.players, origin or one(start)[0].players)
     zero = jnp.zeros(first.shape, jnp.int32)
-    evidence = Evidence(first, first, 0 * first, first, zero, zero + NEUTRAL, zero == 0)
+    evidence = Evidence(first, 0 * first, first, zero, zero + NEUTRAL)
     state, _ = repeated(step, rest, (start, 0 * first))
     carry = (jnp.asarray(0, jnp.int32), state, evidence)
     _, state, lane = jax.lax.while_loop(unfinished, play_part, carry)
 
-    verdict, rate = _concluded(lane, length, rest, tolerance)
+    verdict, rate = _concluded(lane, first, length, rest, tolerance)
     cycle = jax.lax.cond(
         jnp.any(verdict == NEUTRAL),
         lambda: _cycle(lambda s: one(s)[0], state, max_period),
@@ -98,32 +98,21 @@ def play_lanes(
     return verdict, rate, period, jnp.sqrt(lane.last), used
 
 
-def _judged(
-    lane: Evidence, c: Array, past: Array, recent: Array, last: Array, players: Players
-) -> Evidence:
-    """The lanes after part c: those that have gone or arrived are closed."""
-    eps = rounding(last.dtype)
+def _judged(old: Evidence, new: Evidence, first: Array, players: Players) -> Evidence:
+    """The lanes after one more part: those that have gone or arrived are closed."""
+    eps = rounding(first.dtype)
     size = jax.vmap(square_distance)(players)
-    finite = jnp.isfinite(recent) & jnp.isfinite(size)
-    gone = ~finite | (last > BLOW_UP**2 * jnp.maximum(1, lane.first))
-    arrived = finite & (last <= jnp.maximum(eps**1.5 * lane.first, (4 * eps) ** 2 * size))
-
-    def kept(new: Array, old: Array) -> Array:
-        return jnp.where(lane.is_open, new, old)
-
-    closing = jnp.where(gone, DIVERGES, jnp.where(arrived, CONVERGES, NEUTRAL)).astype(jnp.int32)
-    return Evidence(
-        first=lane.first,
-        past=kept(past, lane.past),
-        recent=kept(recent, lane.recent),
-        last=kept(jnp.where(finite, last, jnp.inf), lane.last),
-        part=kept(c, lane.part),
-        verdict=kept(closing, lane.verdict),
-        is_open=lane.is_open & ~gone & ~arrived,
-    )
+    finite = jnp.isfinite(new.recent) & jnp.isfinite(size)
+    gone = ~finite | (new.last > BLOW_UP**2 * jnp.maximum(1, first))
+    arrived = finite & (new.last <= jnp.maximum(eps**1.5 * first, (4 * eps) ** 2 * size))
+    closing = jnp.where(gone, DIVERGES, jnp.where(arrived, CONVERGES, NEUTRAL))
+    new = new._replace(last=jnp.where(finite, new.last, jnp.inf), verdict=closing.astype(jnp.int32))
+    return jax.tree.map(lambda n, o: jnp.where(old.verdict == NEUTRAL, n, o), new, old)
 
 
-def _concluded(lane: Evidence, length: int, rest: int, tolerance: float) -> tuple[Array, Array]:
+def _concluded(
+    lane: Evidence, first: Array, length: int, rest: int, tolerance: float
+) -> tuple[Array, Array]:
     """Verdict and rate; lanes that are still open are judged by their trend."""
     dtype = lane.last.dtype
     limits = jnp.finfo(dtype)  # type: ignore[no-untyped-call]
@@ -141,8 +130,8 @@ def _concluded(lane: Evidence, length: int, rest: int, tolerance: float) -> tupl
     rate = jnp.exp(change / jnp.where(change < 0, shrink_time, grow_time))
 
     trend = jnp.where(jnp.abs(change) <= tolerance, NEUTRAL, jnp.sign(change)).astype(jnp.int32)
-    verdict = jnp.where(lane.is_open, trend, lane.verdict)
-    return verdict, jnp.where(lane.first > 0, rate, 0)
+    verdict = jnp.where(lane.verdict == NEUTRAL, trend, lane.verdict)
+    return verdict, jnp.where(first > 0, rate, 0)
 
 
 def _cycle(advance: Callable[[State], State], state: State, max_period: int) -> Array:
