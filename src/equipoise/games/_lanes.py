@@ -107,7 +107,8 @@ def _judged(old: Evidence, new: Evidence, first: Array, players: Players) -> Evi
     arrived = finite & (new.last <= jnp.maximum(eps**1.5 * first, (4 * eps) ** 2 * size))
     closing = jnp.where(gone, DIVERGES, jnp.where(arrived, CONVERGES, NEUTRAL))
     new = new._replace(last=jnp.where(finite, new.last, jnp.inf), verdict=closing.astype(jnp.int32))
-    return jax.tree.map(lambda n, o: jnp.where(old.verdict == NEUTRAL, n, o), new, old)
+    is_open = old.verdict == NEUTRAL
+    return Evidence(*(jnp.where(is_open, n, o) for n, o in zip(new, old, strict=True)))
 
 
 def _concluded(
