@@ -19,6 +19,7 @@ def ids(page):
     return f"{page.parent.name}/{page.name}"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("page", [p for p in pages.PAGES if pages.code_blocks(p)], ids=ids)
 def test_code_of_the_page_runs_and_prints_what_it_says(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
