@@ -82,8 +82,9 @@ def play_lanes(
     distance = jax.vmap(square_distance, (0, None if origin else 0))
     first = distance(start.players, origin or one(start)[0].players)
     zero = jnp.zeros(first.shape, jnp.int32)
-    evidence = Evidence(first, 0 * first, first, zero, zero + NEUTRAL)
-    state, _ = repeated(step, rest, (start, 0 * first))
+    none = jnp.zeros_like(first)
+    evidence = Evidence(first, none, first, zero, zero + NEUTRAL)
+    state, _ = repeated(step, rest, (start, none))
     carry = (jnp.asarray(0, jnp.int32), state, evidence)
     _, state, lane = jax.lax.while_loop(unfinished, play_part, carry)
 
@@ -152,7 +153,7 @@ def _cycle(advance: Callable[[State], State], state: State, max_period: int) -> 
         returned = (back == 0) & (square(later) <= near)
         return later, t + 1, jnp.where(returned, t + 1, back)
 
-    still = 0 * square(state)
+    still = jnp.zeros_like(square(state))
     _, extent = repeated(farther, max_period, (state, still))
     near = rounding(still.dtype) * extent
     zero = jnp.zeros(still.shape, jnp.int32)
