@@ -67,7 +67,7 @@ def test_masks_allow_what_they_say(name):
 @pytest.mark.parametrize(("row_block", "key_block"), [(4, 5), (12, 17), (1, 1), (5, 4)])
 def test_masks_compute_every_block_that_has_a_pair(name, row_block, key_block):
     mask, wanted = MASKS[name]
-    schedule = schedule_of(problem(mask), Grid(T, S, row_block, key_block))
+    schedule = schedule_of(problem(mask), Grid(1, T, S, 1, row_block, key_block))
     for i, count in enumerate(np.asarray(schedule.counts)):
         row = min(i * row_block, T - row_block)
         computed = set(np.asarray(schedule.order)[i, :count].tolist())
@@ -82,10 +82,10 @@ def test_masks_compute_every_block_that_has_a_pair(name, row_block, key_block):
 def test_masks_halve_causal_work_and_bound_window_work():
     mask = attention.causal()
     square = problem(mask)
-    counts = np.asarray(schedule_of(square, Grid(12, 12, 1, 1)).counts)
+    counts = np.asarray(schedule_of(square, Grid(1, 12, 12, 1, 1, 1)).counts)
     assert counts.sum() == 12 * 13 // 2
     counts = np.asarray(
-        schedule_of(problem(mask & attention.sliding_window(2)), Grid(12, 12, 1, 1)).counts
+        schedule_of(problem(mask & attention.sliding_window(2)), Grid(1, 12, 12, 1, 1, 1)).counts
     )
     assert counts.max() == 3
 

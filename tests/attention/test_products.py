@@ -8,6 +8,11 @@ import pytest
 from equipoise.attention import _products
 
 
+@pytest.fixture(autouse=True)
+def _every_sum_is_long(monkeypatch):
+    monkeypatch.setattr(_products, "_LONG", 1)
+
+
 @pytest.mark.parametrize(
     ("equation", "a", "b"),
     [

@@ -15,6 +15,9 @@ from equipoise.attention._problem import Problem
 from equipoise.attention._schedule import _any_of_batch, grid_of, schedule_of
 from equipoise.attention._scores import Block, dropout, scores
 
+# Of (b, t, n, ...): the outputs and what is like them.
+_BY_ROW = Axes(head=2, row=1)
+
 
 def blockwise(problem: Problem, block_size: int | None) -> tuple[Array, Array]:
     """(o, lse) with o (b, t, n, e) and lse (b, t, n) in the dtype of sums."""
@@ -30,20 +33,20 @@ def blockwise(problem: Problem, block_size: int | None) -> tuple[Array, Array]:
 
 
 def _axes(problem: Problem) -> Problem:
-    """For each array of the problem, which of its axes runs over rows and which over keys."""
+    """For each array of the problem, which of its axes run over heads, rows and keys."""
 
     def pairs(x: Any) -> Any:
-        return None if x is None else Axes(*(a if x.shape[a] > 1 else None for a in (2, 3)))
+        return None if x is None else Axes(*(a if x.shape[a] > 1 else None for a in (1, 2, 3)))
 
     everywhere = jax.tree.map(lambda _: Axes(), problem)
     axes: Problem = dataclasses.replace(
         everywhere,
-        query=Axes(row=1),
-        key=Axes(key=1),
-        value=Axes(key=1),
+        query=Axes(head=2, row=1),
+        key=Axes(head=2, key=1),
+        value=Axes(head=2, key=1),
         bias=pairs(problem.bias),
         allowed=pairs(problem.allowed),
-        kept=None if problem.kept is None else (Axes(row=2), Axes(key=0)),
+        kept=None if problem.kept is None else (Axes(head=1, row=2), Axes(key=0)),
     )
     return axes
 
@@ -57,18 +60,19 @@ def _block(problem: Problem, place: Place, grid: Grid) -> tuple[Problem, Block]:
     rows = place.row_start + jnp.arange(grid.row_block, dtype=jnp.int32)
     keys = place.key_start + jnp.arange(grid.key_block, dtype=jnp.int32)
     words = problem.kept or (None, None)
+    first_head = place.head * problem.sizes[-1]
     return problem, Block(
-        problem.query, problem.key, rows, keys, problem.bias, problem.allowed, *words
+        problem.query, problem.key, first_head, rows, keys, problem.bias, problem.allowed, *words
     )
 
 
 def _overlap(place: Place, block: Block, grid: Grid, *, of_rows: bool) -> Array | None:
-    """Pairs that no earlier block had, (1, 1, 1, t or 1, s or 1); None where all are new."""
+    """Pairs that no earlier block had, (1, 1, t or 1, s or 1); None where all are new."""
     fresh = None
     if grid.keys % grid.key_block:
-        fresh = (block.keys >= place.key_first)[None, None, None, None, :]
+        fresh = (block.keys >= place.key_first)[None, None, None, :]
     if of_rows and grid.rows % grid.row_block:
-        rows = (block.rows >= place.row_first)[None, None, None, :, None]
+        rows = (block.rows >= place.row_first)[None, None, :, None]
         fresh = rows if fresh is None else rows & fresh
     return fresh
 
@@ -105,22 +109,15 @@ def _forward(problem: Problem, schedule: Schedule, grid: Grid) -> tuple[Array, A
     zero = zero_like_all((*leaves, *schedule), dtype)
     broken = _any_of_batch(~jnp.isfinite(jnp.max(jnp.abs(problem.value))))
 
-    def cut(x: Array, axis: int | None, start: Any, size: int) -> Array:
-        return x if axis is None else lax.dynamic_slice_in_dim(x, start, size, axis)
-
     def row_block(i: Array, totals: tuple[Array, Array]) -> tuple[Array, Array]:
-        i = jnp.asarray(i, jnp.int32)
-        row_first = i * grid.row_block
-        row = jnp.minimum(row_first, grid.rows - grid.row_block)
-        held = [cut(x, a.row, row, grid.row_block) for x, a in zip(leaves, axes, strict=True)]
+        rows = grid.rows_at(i)
+        held = [grid.read(x, a._replace(key=None), rows) for x, a in zip(leaves, axes, strict=True)]
+        entry = i % len(schedule.order)
 
         def pair(p: Array, carry: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
             top, total, acc = carry
-            p = jnp.asarray(p, jnp.int32)
-            key_first = schedule.order[i, p] * grid.key_block
-            key = jnp.minimum(key_first, grid.keys - grid.key_block)
-            cuts = [cut(x, a.key, key, grid.key_block) for x, a in zip(held, axes, strict=True)]
-            place = Place(row, row_first, key, key_first)
+            place = grid.keys_at(rows, schedule.order[entry, jnp.asarray(p, jnp.int32)])
+            cuts = [grid.read(x, Axes(key=a.key), place) for x, a in zip(held, axes, strict=True)]
             part, block = _block(jax.tree.unflatten(structure, cuts), place, grid)
             score, allowed = scores(part, block)
             allowed = _also(allowed, _overlap(place, block, grid, of_rows=False))
@@ -137,19 +134,19 @@ def _forward(problem: Problem, schedule: Schedule, grid: Grid) -> tuple[Array, A
             acc = acc * shrink[..., None] + _weighted(weight, allowed, part.value, broken)
             return peak, total, acc
 
-        rows = (b, k, g, grid.row_block)
+        shape = (b, grid.head_block * g, grid.row_block)
         start = (
-            jnp.broadcast_to(zero - jnp.inf, rows),
-            jnp.broadcast_to(zero, rows),
-            jnp.broadcast_to(zero, (*rows, e)),
+            jnp.broadcast_to(zero - jnp.inf, shape),
+            jnp.broadcast_to(zero, shape),
+            jnp.broadcast_to(zero, (*shape, e)),
         )
-        top, total, acc = repeat(schedule.counts[i], pair, start, most=schedule.order.shape[1])
+        top, total, acc = repeat(schedule.counts[entry], pair, start, most=schedule.order.shape[1])
         empty = total == 0
         safe = jnp.where(empty, 1, total)
         lse = jnp.where(empty, -jnp.inf, top + jnp.log(safe))
-        parts = _by_row(acc / safe[..., None]), _by_row(lse)
+        parts = jnp.swapaxes(acc / safe[..., None], 1, 2), jnp.swapaxes(lse, 1, 2)
         return tuple(  # type: ignore[return-value]
-            lax.dynamic_update_slice_in_dim(whole, part, row, 1)
+            grid.write(whole, part, _BY_ROW, rows)
             for whole, part in zip(totals, parts, strict=True)
         )
 
@@ -157,30 +154,18 @@ def _forward(problem: Problem, schedule: Schedule, grid: Grid) -> tuple[Array, A
         jnp.broadcast_to(zero, (b, t, k * g, e)),
         jnp.broadcast_to(zero, (b, t, k * g)),
     )
-    out, lse = repeat(len(schedule.order), row_block, whole, most=len(schedule.order))
+    steps = grid.head_blocks * len(schedule.order)
+    out, lse = repeat(steps, row_block, whole, most=steps)
     return out, lse
 
 
-def _by_row(x: Array) -> Array:
-    """(b, k, g, t, ...) as (b, t, n, ...)."""
-    b, k, g, t = x.shape[:4]
-    return jnp.swapaxes(x.reshape(b, k * g, t, *x.shape[4:]), 1, 2)
-
-
-def _by_head(x: Array, problem: Problem) -> Array:
-    """(b, t, n, ...) as (b, k, g, t, ...)."""
-    *_, k, g = problem.sizes
-    b, t = x.shape[:2]
-    return jnp.swapaxes(x, 1, 2).reshape(b, k, g, t, *x.shape[3:])
-
-
 def _times_value(weight: Array, value: Array) -> Array:
-    """(b, k, g, t, s) × (b, s, k, e) → (b, k, g, t, e); query heads of a group share the rows."""
-    b, k, g, t, s = weight.shape
+    """(b, n, t, s) × (b, s, k, e) → (b, n, t, e); query heads of a group share the rows."""
+    b, n, t, s = weight.shape
     keys = jnp.swapaxes(value.astype(weight.dtype), 1, 2)
-    return jnp.einsum("bkrs,bkse->bkre", weight.reshape(b, k, g * t, s), keys).reshape(
-        b, k, g, t, -1
-    )
+    k = keys.shape[1]
+    out = jnp.einsum("bkrs,bkse->bkre", weight.reshape(b, k, n // k * t, s), keys)
+    return out.reshape(b, n, t, -1)
 
 
 def _weighted(weight: Array, allowed: Array | None, value: Array, broken: Array) -> Array:
@@ -265,7 +250,7 @@ def _tangent(
         )
         _, block = _block(part, place, grid)
         allowed = _also(allowed, _overlap(place, block, grid, of_rows=True))
-        lse = _by_head(lse, part)[..., None]
+        lse = jnp.swapaxes(lse, 1, 2)[..., None]
         shifted = score - jnp.where(jnp.isneginf(lse), 0, lse)
         if allowed is not None:
             shifted = jnp.where(allowed, shifted, -jnp.inf)
@@ -277,20 +262,19 @@ def _tangent(
         factor = dropout(part, block)
         if factor is not None:
             weight, change = weight * factor, change * factor
-        out_dot = _times_value(change, part.value) - lse_dot[..., None] * _by_head(out, part)
+        out_dot = _times_value(change, part.value) - lse_dot[..., None] * jnp.swapaxes(out, 1, 2)
         value_dot = jax.tree.unflatten(structure, [x if x is not None else 0 for x in steps]).value
         if not isinstance(value_dot, int):
             out_dot = out_dot + _times_value(weight, value_dot)
-        return _by_row(out_dot), _by_row(lse_dot)
+        return jnp.swapaxes(out_dot, 1, 2), jnp.swapaxes(lse_dot, 1, 2)
 
-    by_row = Axes(row=1)
     shaped: Any = jax.ShapeDtypeStruct
     result = pair_sum(
         body,
         schedule,
         [*leaves, out, lse, *directions],
-        [*axes, by_row, by_row, *(a for a, m in zip(axes, moving, strict=True) if m)],
-        (by_row, by_row),
+        [*axes, _BY_ROW, _BY_ROW, *(a for a, m in zip(axes, moving, strict=True) if m)],
+        (_BY_ROW, _BY_ROW),
         [shaped(x.shape, x.dtype) for x in (out, lse)],
         grid,
     )

@@ -1,13 +1,18 @@
-"""The grid of blocks over rows and keys, and where arrays and blocks lie on it."""
+"""The grid of blocks over heads, rows and keys, and where arrays and blocks lie on it."""
 
 from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
 
 from equipoise._types import Array
 
 
 class Axes(NamedTuple):
-    """Which axis of an array runs over rows and which over keys."""
+    """Which axis of an array runs over heads, which over rows and which over keys."""
 
+    head: int | None = None
     row: int | None = None
     key: int | None = None
 
@@ -16,26 +21,85 @@ class Axes(NamedTuple):
         return Axes(*(None if a is None else a + 1 for a in self))
 
 
-class Grid(NamedTuple):
-    """Lengths of rows and keys, and the sizes of their blocks, none longer than its axis."""
-
-    rows: int
-    keys: int
-    row_block: int
-    key_block: int
-
-
 class Place(NamedTuple):
-    """Where a block lies: the first row and key read, and the first not read by the one before.
+    """Where a block lies: its first key head, and the first row and key read and not yet done.
 
     They differ in the last block of a length that the block size does not divide: it is moved
     back to fit, and the body must leave out the overlap.
     """
 
+    head: Any
     row_start: Any
     row_first: Any
     key_start: Any
     key_first: Any
+
+
+class Grid(NamedTuple):
+    """Numbers of key heads, rows and keys, and of those in a block, none more than there are.
+
+    Blocks divide the heads. An axis over heads may be longer by a factor, the query heads that
+    share a key head, and so are its blocks.
+    """
+
+    heads: int
+    rows: int
+    keys: int
+    head_block: int
+    row_block: int
+    key_block: int
+
+    @property
+    def head_blocks(self) -> int:
+        """How many blocks of heads there are."""
+        return self.heads // self.head_block
+
+    def shape(self, whole: tuple[int, ...], axes: Axes) -> tuple[int, ...]:
+        """The shape of a block of an array of this shape."""
+        size = list(whole)
+        if axes.head is not None:
+            size[axes.head] = whole[axes.head] // self.head_blocks
+        if axes.row is not None:
+            size[axes.row] = self.row_block
+        if axes.key is not None:
+            size[axes.key] = self.key_block
+        return tuple(size)
+
+    def read(self, x: Array, axes: Axes, place: Place) -> Array:
+        """The block of an array at a place."""
+        if axes == Axes():
+            return x
+        corner = self._corner(x, axes, place)
+        return lax.dynamic_slice(x, corner, self.shape(x.shape, axes))
+
+    def write(self, x: Array, block: Array, axes: Axes, place: Place) -> Array:
+        """The array with this block at a place."""
+        return lax.dynamic_update_slice(x, block, self._corner(x, axes, place))
+
+    def _corner(self, x: Array, axes: Axes, place: Place) -> list[Any]:
+        start: list[Any] = [np.int32(0)] * x.ndim
+        if axes.head is not None:
+            start[axes.head] = place.head * (x.shape[axes.head] // self.heads)
+        if axes.row is not None:
+            start[axes.row] = place.row_start
+        if axes.key is not None:
+            start[axes.key] = place.key_start
+        return start
+
+    def rows_at(self, i: Array) -> Place:
+        """The place of the i-th block of heads and rows, heads outermost; keys are not set."""
+        blocks = -(-self.rows // self.row_block)
+        i = jnp.asarray(i, jnp.int32)
+        first = i % blocks * self.row_block
+        start = jnp.minimum(first, self.rows - self.row_block)
+        return Place(i // blocks * self.head_block, start, first, np.int32(0), np.int32(0))
+
+    def keys_at(self, place: Place, block: Array) -> Place:
+        """The same heads and rows with a block of keys."""
+        first = block * self.key_block
+        return place._replace(
+            key_start=jnp.minimum(first, self.keys - self.key_block), key_first=first
+        )
 
 
 class Schedule(NamedTuple):

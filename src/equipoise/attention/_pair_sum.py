@@ -1,11 +1,12 @@
 """Sums over blocks of pairs: one loop, closed under jvp, transposition and vmap.
 
-``pair_sum`` runs a body on each scheduled block (i, j) of a rows × keys grid and adds what the
-body returns: outputs with a row axis into the rows of block i, outputs with a key axis into the
-keys of block j, others into one total. Its tangent is the sum of the body's tangents and its
-transpose the sum of the body's transposes, over the same schedule; so every derivative, of any
-order, computes the same blocks, recomputes what it needs in a block, and stores nothing between
-blocks. ``lax.scan`` would store residuals and add zeros of full size at each read of a block.
+``pair_sum`` runs a body on each scheduled block (i, j) of a rows × keys grid, for one block of
+heads after another, and adds what the body returns: outputs with a row axis into the rows of block
+i, outputs with a key axis into the keys of block j, others into one total. Its tangent is the sum
+of the body's tangents and its transpose the sum of the body's transposes, over the same schedule;
+so every derivative, of any order, computes the same blocks, recomputes what it needs in a block,
+and stores nothing between blocks. ``lax.scan`` would store residuals and add zeros of full size at
+each read of a block.
 """
 
 from collections.abc import Callable, Sequence
@@ -44,9 +45,9 @@ def _bind(
     body: Any, schedule: Any, arrays: Any, axes: Any, out_axes: Any, out_shapes: Any, grid: Any
 ) -> list[Array]:
     start = jax.typeof(jnp.int32(0))
-    place = Place(start, start, *2 * (jax.typeof(schedule.order).update(shape=()),))
+    place = Place(*3 * (start,), *2 * (jax.typeof(schedule.order).update(shape=()),))
     blocks = [
-        jax.typeof(x).update(shape=_block_shape(x.shape, a, grid))
+        jax.typeof(x).update(shape=grid.shape(x.shape, a))
         for x, a in zip(arrays, axes, strict=True)
     ]
     program = jax.make_jaxpr(lambda place, *blocks: list(body(Place(*place), *blocks)))(
@@ -69,33 +70,15 @@ def _bind(
 
 
 def _with_operands(program: Any) -> ClosedJaxpr:
-    """The program with its constants as operands, after the four numbers of the place."""
-    count = len(program.consts)
+    """The program with its constants as operands, after the numbers of the place."""
+    first, count = len(Place._fields), len(program.consts)
 
     def run(*args: Any) -> Any:
-        place, consts, blocks = args[:4], args[4 : 4 + count], args[4 + count :]
+        place, consts, blocks = args[:first], args[first : first + count], args[first + count :]
         return jaxpr_as_fun(program.replace(consts=list(consts)))(*place, *blocks)
 
     avals = program.in_avals
-    return jax.make_jaxpr(run)(*avals[:4], *map(jax.typeof, program.consts), *avals[4:])
-
-
-def _block_shape(shape: tuple[int, ...], axes: Axes, grid: Grid) -> tuple[int, ...]:
-    size = list(shape)
-    if axes.row is not None:
-        size[axes.row] = grid.row_block
-    if axes.key is not None:
-        size[axes.key] = grid.key_block
-    return tuple(size)
-
-
-def _corner(ndim: int, axes: Axes, row: Any, key: Any) -> list[Any]:
-    start: list[Any] = [_ZERO] * ndim
-    if axes.row is not None:
-        start[axes.row] = row
-    if axes.key is not None:
-        start[axes.key] = key
-    return start
+    return jax.make_jaxpr(run)(*avals[:first], *map(jax.typeof, program.consts), *avals[first:])
 
 
 def zero_like_all(arrays: Sequence[Array], dtype: Any) -> Array:
@@ -130,18 +113,10 @@ def _evaluate(
     out_shapes: tuple[jax.ShapeDtypeStruct, ...],
     grid: Grid,
 ) -> list[Array]:
-    def read(x: Array, a: Axes, row: Any, key: Any) -> Array:
-        if a == Axes():
-            return x
-        corner = _corner(x.ndim, a, row, key)
-        return lax.dynamic_slice(x, corner, _block_shape(x.shape, a, grid))
-
-    def add(total: Array, part: Array, a: Axes, row: Any, key: Any) -> Array:
+    def add(total: Array, part: Array, a: Axes, place: Place) -> Array:
         if a == Axes():
             return total + part
-        corner = _corner(total.ndim, a, row, key)
-        old = lax.dynamic_slice(total, corner, part.shape)
-        return lax.dynamic_update_slice(total, old + part, corner)
+        return grid.write(total, grid.read(total, a, place) + part, a, place)
 
     by_row = [a.row is not None and a.key is None for a in axes]
     out_by_row = [a.row is not None and a.key is None for a in out_axes]
@@ -151,39 +126,38 @@ def _evaluate(
         return jnp.broadcast_to(nothing[dtype], shape)
 
     def row_block(i: Array, totals: list[Array]) -> list[Array]:
-        i = jnp.asarray(i, jnp.int32)
-        row_first = i * grid.row_block
-        row = jnp.minimum(row_first, grid.rows - grid.row_block)
+        rows = grid.rows_at(i)
         held = [
-            read(x, a, row, _ZERO) if r else x for x, a, r in zip(arrays, axes, by_row, strict=True)
+            grid.read(x, a, rows) if r else x for x, a, r in zip(arrays, axes, by_row, strict=True)
         ]
         # What belongs to these rows alone gathers in a block, and is written once.
         carry = [
-            zeros(_block_shape(s.shape, a, grid), s.dtype) if r else total
+            zeros(grid.shape(s.shape, a), s.dtype) if r else total
             for total, s, a, r in zip(totals, out_shapes, out_axes, out_by_row, strict=True)
         ]
+        entry = i % order.shape[0]
 
         def pair(p: Array, carry: list[Array]) -> list[Array]:
-            p = jnp.asarray(p, jnp.int32)
-            key_first = order[i, p] * grid.key_block
-            key = jnp.minimum(key_first, grid.keys - grid.key_block)
+            place = grid.keys_at(rows, order[entry, jnp.asarray(p, jnp.int32)])
             blocks = [
-                x if r else read(x, a, row, key) for x, a, r in zip(held, axes, by_row, strict=True)
+                x if r else grid.read(x, a, place)
+                for x, a, r in zip(held, axes, by_row, strict=True)
             ]
-            parts = evaluate(body, row, row_first, key, key_first, *blocks)
+            parts = evaluate(body, *place, *blocks)
             return [
-                total + part if r else add(total, part, a, row, key)
+                total + part if r else add(total, part, a, place)
                 for total, part, a, r in zip(carry, parts, out_axes, out_by_row, strict=True)
             ]
 
-        carry = repeat(counts[i], pair, carry, most=order.shape[1])
+        carry = repeat(counts[entry], pair, carry, most=order.shape[1])
         return [
-            add(total, part, a, row, _ZERO) if r else part
+            add(total, part, a, rows) if r else part
             for total, part, a, r in zip(totals, carry, out_axes, out_by_row, strict=True)
         ]
 
     totals = [zeros(s.shape, s.dtype) for s in out_shapes]
-    return list(repeat(order.shape[0], row_block, totals, most=order.shape[0]))
+    steps = grid.head_blocks * order.shape[0]
+    return list(repeat(steps, row_block, totals, most=steps))
 
 
 def _abstract(order: Any, counts: Any, *arrays: Any, out_shapes: Any, **_: Any) -> Any:
@@ -250,8 +224,7 @@ def _transpose(
             return [out[i] for i in given]
 
         avals = [
-            arrays[i].aval.update(shape=_block_shape(arrays[i].aval.shape, axes[i], grid))
-            for i in linear
+            arrays[i].aval.update(shape=grid.shape(arrays[i].aval.shape, axes[i])) for i in linear
         ]
         return jax.linear_transpose(forward, *avals)(list(cts))
 

@@ -1,7 +1,8 @@
 """A traced program with its matrix products in the layout that CPUs multiply fast.
 
 The transpose of a product sums over rows of both operands. XLA on CPU hands such a product to a
-routine of half the speed; a transposed copy of the smaller operand makes it an ordinary one.
+routine of half the speed; a transposed copy of the smaller operand makes it an ordinary one. The
+copy costs more than it saves where the sum is short.
 """
 
 from collections.abc import Sequence
@@ -12,6 +13,8 @@ from jax import lax
 from jax.extend.core import ClosedJaxpr, Literal
 
 from equipoise._types import Array
+
+_LONG = 512
 
 
 def evaluate(program: ClosedJaxpr, *args: Array) -> Sequence[Array]:
@@ -41,7 +44,7 @@ def evaluate(program: ClosedJaxpr, *args: Array) -> Sequence[Array]:
 def _product(a: Array, b: Array, *, dimension_numbers: Any, **params: Any) -> Array:
     (sum_a, sum_b), (batch_a, batch_b) = dimension_numbers
     summed = [len(axes) == 1 and axes[0] < x.ndim - 1 for axes, x in ((sum_a, a), (sum_b, b))]
-    if not all(summed):
+    if not all(summed) or a.shape[sum_a[0]] < _LONG:
         return lax.dot_general(a, b, dimension_numbers, **params)
     if a.size > b.size:
         out = _product(b, a, dimension_numbers=((sum_b, sum_a), (batch_b, batch_a)), **params)

@@ -19,6 +19,7 @@ def whole_block(problem: Problem) -> Block:
     return Block(
         problem.query,
         problem.key,
+        0,
         jnp.arange(t, dtype=jnp.int32),
         jnp.arange(s, dtype=jnp.int32),
         problem.bias,
@@ -28,7 +29,7 @@ def whole_block(problem: Problem) -> Block:
 
 
 def define(problem: Problem) -> tuple[Array, Array, Array]:
-    """(o, lse, scores): o (b, t, n, e), lse (b, t, n), scores (b, k, g, t, s)."""
+    """(o, lse, scores): o (b, t, n, e), lse (b, t, n), scores (b, n, t, s)."""
     block = whole_block(problem)
     score, allowed = scores(problem, block)
     score = score if allowed is None else jnp.where(allowed, score, -jnp.inf)
@@ -43,17 +44,16 @@ def define(problem: Problem) -> tuple[Array, Array, Array]:
     weight = weight / safe
     factor = dropout(problem, block)
     weight = weight if factor is None else weight * factor
-    value = problem.value.astype(weight.dtype)
+    *_, group = problem.sizes
+    value = jnp.repeat(problem.value.astype(weight.dtype), group, axis=2)
     if allowed is None:
-        out = jnp.einsum("bkgts,bske->btkge", weight, value)
+        out = jnp.einsum("bnts,bsne->btne", weight, value)
     else:
         # Term by term, because 0 · NaN is NaN and a masked value must reach nothing.
         allowed = jnp.broadcast_to(allowed, weight.shape)[..., None]
-        terms = jnp.where(allowed, jnp.moveaxis(value, 1, 2)[:, :, None, None], 0)
-        out = jnp.moveaxis(jnp.sum(weight[..., None] * terms, axis=-2), 3, 1)
-    b, t, _, k, g = problem.sizes
-    lse = jnp.moveaxis(lse, 3, 1).reshape(b, t, k * g)
-    return out.reshape(b, t, k * g, -1), lse, score
+        terms = jnp.where(allowed, jnp.swapaxes(value, 1, 2)[:, :, None], 0)
+        out = jnp.swapaxes(jnp.sum(weight[..., None] * terms, axis=-2), 1, 2)
+    return out, jnp.swapaxes(lse, 1, 2), score
 
 
 def with_sinks(out: Array, lse: Array, sinks: Array | None) -> tuple[Array, Array]:

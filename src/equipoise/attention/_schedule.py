@@ -13,21 +13,33 @@ from equipoise.attention._problem import Problem
 # Blocks are long enough for XLA on CPU to share out their products between cores; what is held at
 # once, over batch and heads, is at most so many scores.
 _BLOCK, _SMALLEST, _SCORES = 512, 128, 2**24
+# On CPU a product of one head is shared out between cores, and products of several heads go one
+# after another: heads are taken together only while their scores are few enough to stay in cache.
+_IN_CACHE = 2**19
 
 
 def grid_of(problem: Problem, block_size: int | None) -> Grid:
     """Blocks of nearly equal length, none longer than asked for."""
     b, t, s, k, g = problem.sizes
+    on_cpu = jax.default_backend() == "cpu"
+    row_block = key_block = block_size or _BLOCK
     if block_size is None:
-        block_size = _BLOCK
-        while block_size > _SMALLEST and block_size**2 * b * k * g > _SCORES:
-            block_size //= 2
+        # Where no block is skipped, long ones waste nothing and pass over the sums less often.
+        row_block *= 4 if on_cpu and problem.mask is None else 1
+        together = b * g * (1 if on_cpu else k)
+        while key_block > _SMALLEST and row_block * key_block * together > _SCORES:
+            row_block, key_block = row_block // 2, key_block // 2
+    row_block, key_block = _fitted(t, row_block), _fitted(s, key_block)
+    head_block = k
+    if on_cpu:
+        limit = max(_IN_CACHE // (b * g * row_block * key_block), 1)
+        head_block = max(n for n in range(1, k + 1) if k % n == 0 and n <= limit)
+    return Grid(k, t, s, head_block, row_block, key_block)
 
-    def fitted(length: int) -> int:
-        count = -(-length // block_size)
-        return -(-length // count)
 
-    return Grid(t, s, fitted(t), fitted(s))
+def _fitted(length: int, block_size: int) -> int:
+    count = -(-length // block_size)
+    return -(-length // count)
 
 
 def _ends(length: int, block: int) -> tuple[np.ndarray, np.ndarray]:

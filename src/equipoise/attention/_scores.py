@@ -12,25 +12,20 @@ from equipoise.attention._problem import Problem
 class Block(NamedTuple):
     """The rows and keys of a block, with what belongs to its pairs.
 
-    ``query`` (b, t, n, h), ``key`` (b, s, k, h), ``rows`` (t,), ``keys`` (s,), ``bias`` and
-    ``allowed`` as in :class:`Problem`, ``row_words`` (b, n, t) and ``key_words`` (s,) or None.
+    ``query`` (b, t, n, h), ``key`` (b, s, k, h), ``first_head`` the index of the first query head,
+    ``rows`` (t,), ``keys`` (s,), ``bias`` and ``allowed`` as in :class:`Problem`, ``row_words``
+    (b, n, t) and ``key_words`` (s,) or None.
     """
 
     query: Any
     key: Any
+    first_head: Any
     rows: Any
     keys: Any
     bias: Any
     allowed: Any
     row_words: Any
     key_words: Any
-
-
-def grouped(x: Array, problem: Problem) -> Array:
-    """(b, n, t, s) as (b, k, g, t, s); an axis of size 1 stays."""
-    *_, k, g = problem.sizes
-    b, n, t, s = x.shape
-    return x.reshape((b, k, g, t, s) if n > 1 else (b, 1, 1, t, s))
 
 
 def indices(problem: Problem, block: Block) -> Indices:
@@ -40,7 +35,7 @@ def indices(problem: Problem, block: Block) -> Indices:
     offset = jnp.asarray(problem.offset, jnp.int32).reshape(-1, 1, 1, 1)
     return Indices(
         jnp.arange(b, dtype=jnp.int32)[:, None, None, None],
-        jnp.arange(k * g, dtype=jnp.int32)[None, :, None, None],
+        (block.first_head + jnp.arange(k * g, dtype=jnp.int32))[None, :, None, None],
         row,
         row + offset,
         block.keys[None, None, None, :],
@@ -48,7 +43,7 @@ def indices(problem: Problem, block: Block) -> Indices:
 
 
 def scores(problem: Problem, block: Block) -> tuple[Array, Array | None]:
-    """(scores, permission), the first (b, k, g, t, s), the second broadcasting to it or None.
+    """(scores, permission), the first (b, n, t, s), the second broadcasting to it or None.
 
     Scores of pairs that may not attend are finite and mean nothing.
     """
@@ -59,16 +54,16 @@ def scores(problem: Problem, block: Block) -> tuple[Array, Array | None]:
     key = jnp.swapaxes(block.key.astype(dtype), 1, 2)
     # Query heads that share a key head are further rows of one product.
     score = jnp.einsum("bkrh,bksh->bkrs", query.reshape(b, k, g * t, -1), key)
-    score = score.reshape(b, k, g, t, s)
+    score = score.reshape(b, k * g, t, s)
     at = indices(problem, block)
     parts = []
     if block.allowed is not None:
-        parts.append(grouped(block.allowed, problem))
+        parts.append(block.allowed)
     if problem.mask is not None:
-        parts.append(grouped(problem.mask.allowed(at), problem))
+        parts.append(problem.mask.allowed(at))
     bias = None
     if block.bias is not None:
-        bias = grouped(block.bias.astype(dtype), problem)
+        bias = block.bias.astype(dtype)
         parts.append(~jnp.isneginf(bias))
         bias = jnp.where(parts[-1], bias, 0)
     allowed = None
@@ -82,9 +77,8 @@ def scores(problem: Problem, block: Block) -> tuple[Array, Array | None]:
     if problem.soft_cap is not None:
         score = problem.soft_cap * jnp.tanh(score / problem.soft_cap)
     if problem.score_fn is not None:
-        flat = score.reshape(b, k * g, t, s)
-        flat = problem.score_fn(problem.captured, (flat, at.batch, at.head, at.query, at.key))
-        score = jnp.broadcast_to(flat, (b, k * g, t, s)).reshape(score.shape).astype(dtype)
+        scalars = (score, at.batch, at.head, at.query, at.key)
+        score = problem.score_fn(problem.captured, scalars).astype(dtype)
         reached = ~jnp.isneginf(score)
         score = jnp.where(reached, score, 0)
         allowed = reached if allowed is None else allowed & reached
@@ -92,7 +86,7 @@ def scores(problem: Problem, block: Block) -> tuple[Array, Array | None]:
 
 
 def dropout(problem: Problem, block: Block) -> Array | None:
-    """What each weight of the block is multiplied by: 0 or 1 / (1 - rate), (b, k, g, t, s)."""
+    """What each weight of the block is multiplied by: 0 or 1 / (1 - rate), (b, n, t, s)."""
     if block.row_words is None:
         return None
     word = block.row_words[..., None] ^ block.key_words[None, None, None]
@@ -101,5 +95,4 @@ def dropout(problem: Problem, block: Block) -> Array | None:
         word = (word ^ (word >> 16)) * jnp.uint32(factor)
         word = word ^ (word >> shift)
     threshold = jnp.uint32(min(int(problem.dropout_rate * 2**32), 2**32 - 1))
-    keep = grouped(word >= threshold, problem)
-    return jnp.where(keep, 1 / (1 - problem.dropout_rate), 0).astype(problem.dtype)
+    return jnp.where(word >= threshold, 1 / (1 - problem.dropout_rate), 0).astype(problem.dtype)

@@ -204,6 +204,7 @@ def _rows(problem: Problem, first: Array, size: int) -> tuple[Array, Array | Non
     block = Block(
         cut(problem.query, 1),
         problem.key,
+        0,
         first + jnp.arange(size, dtype=jnp.int32),
         jnp.arange(s, dtype=jnp.int32),
         cut(problem.bias, 2),
@@ -214,8 +215,7 @@ def _rows(problem: Problem, first: Array, size: int) -> tuple[Array, Array | Non
     shape = (b, heads * group, size, s)
     score, allowed = scores(problem, block)
     if allowed is not None:
-        allowed = jnp.broadcast_to(allowed, score.shape).reshape(shape)
-    score = score.reshape(shape)
+        allowed = jnp.broadcast_to(allowed, shape)
     masked = score if allowed is None else jnp.where(allowed, score, -jnp.inf)
     if problem.sinks is not None:
         sink = problem.sinks.astype(score.dtype)[None, :, None, None]
