@@ -5,6 +5,8 @@ in one process, so that what else the machine does falls on all alike; ratios of
 printed.
 """
 
+import dataclasses
+import functools
 import json
 import statistics
 import time
@@ -16,7 +18,7 @@ import numpy as np
 from equipoise import attention
 from tests.benchmarks import _report
 
-HEADS, SIZE, REPEATS = 8, 64, 5
+HEADS, SIZE, REPEATS = 8, 64, 9
 
 
 def with_gradient(f):
@@ -118,6 +120,34 @@ def reported(row):
     )
 
 
+def windows(length, width):
+    """Title and times of attention with a window and without."""
+    keys = jax.random.split(jax.random.key(0), 3)
+    arrays = [jax.random.normal(k, (1, length, HEADS, SIZE), jnp.float32) for k in keys]
+    options = {"full": {}, f"window {width}": {"local_window_size": width}}
+    calls = {}
+    for name, option in options.items():
+        attend = functools.partial(attention.dot_product_attention, **option)
+        calls[name] = compiled(attend, arrays)[0]
+    title = f"forward, {length} positions, full beside a window"
+    return title, medians(calls)
+
+
+def decoding(capacity, filled, width=None):
+    """Seconds of one token, the cache donated: median and spread."""
+    cache = attention.init_cache(capacity, HEADS, SIZE, batch=(1,))
+    cache = dataclasses.replace(cache, length=jnp.asarray(filled, jnp.int32))
+    step = functools.partial(attention.decode_step, local_window_size=width)
+    step = jax.jit(step, donate_argnums=0)
+    token = jnp.ones((1, 1, HEADS, SIZE))
+    times = []
+    for _ in range(101):
+        start = time.perf_counter()
+        out, cache = jax.block_until_ready(step(cache, token, token, token))
+        times.append(time.perf_counter() - start)
+    return statistics.median(times[1:]), max(times[1:]) - min(times[1:])
+
+
 if __name__ == "__main__":
     found = []
     for length in [int(x) for x in _report.arguments()] or [256, 1024, 4096]:
@@ -125,4 +155,21 @@ if __name__ == "__main__":
             for row in compare(length, is_causal=is_causal):
                 print(json.dumps(row), flush=True)
                 found.append(reported(row))
+    title, measured = windows(16384, 512)
+    for name, (median, spread) in measured.items():
+        print(f"{title}: {name} {median:.3f} s")
+        found.append(_report.row(title, f"ours, {name}", median, spread=spread))
+    for capacity, filled, width in (
+        (1024, 512, None),
+        (16384, 512, None),
+        (65536, 512, None),
+        (16384, 16000, None),
+        (16384, 16000, (511, 0)),
+        (65536, 16000, (511, 0)),
+    ):
+        median, spread = decoding(capacity, filled, width)
+        title = f"one token after {filled}{', window 512' if width else ''}"
+        print(f"{title}, capacity {capacity}: {median * 1e6:.0f} µs")
+        name = f"ours, capacity {capacity}"
+        found.append(_report.row(title, name, median, spread=spread))
     _report.save("attention", found)

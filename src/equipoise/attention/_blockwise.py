@@ -105,19 +105,22 @@ def _forward(problem: Problem, schedule: Schedule, grid: Grid) -> tuple[Array, A
     b, t, _, k, g = problem.sizes
     e, dtype = problem.value.shape[-1], problem.dtype
     leaves, structure = jax.tree.flatten(problem)
-    axes = _leaf_axes(problem)
+    # What runs over keys is read pair by pair, anything else once for the rows.
+    by_key = [(x, a, a.key is not None) for x, a in zip(leaves, _leaf_axes(problem), strict=True)]
     zero = zero_like_all((*leaves, *schedule), dtype)
-    broken = _any_of_batch(~jnp.isfinite(jnp.max(jnp.abs(problem.value))))
 
     def row_block(i: Array, totals: tuple[Array, Array]) -> tuple[Array, Array]:
         rows = grid.rows_at(i)
-        held = [grid.read(x, a._replace(key=None), rows) for x, a in zip(leaves, axes, strict=True)]
+        held = [x if k else grid.read(x, a, rows) for x, a, k in by_key]
         entry = i % len(schedule.order)
 
         def pair(p: Array, carry: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
             top, total, acc = carry
             place = grid.keys_at(rows, schedule.order[entry, jnp.asarray(p, jnp.int32)])
-            cuts = [grid.read(x, Axes(key=a.key), place) for x, a in zip(held, axes, strict=True)]
+            cuts = [
+                grid.read(x, a, place) if k else x
+                for x, (_, a, k) in zip(held, by_key, strict=True)
+            ]
             part, block = _block(jax.tree.unflatten(structure, cuts), place, grid)
             score, allowed = scores(part, block)
             allowed = _also(allowed, _overlap(place, block, grid, of_rows=False))
@@ -131,7 +134,7 @@ def _forward(problem: Problem, schedule: Schedule, grid: Grid) -> tuple[Array, A
             factor = dropout(part, block)
             if factor is not None:
                 weight = weight * factor
-            acc = acc * shrink[..., None] + _weighted(weight, allowed, part.value, broken)
+            acc = acc * shrink[..., None] + _weighted(weight, allowed, part.value)
             return peak, total, acc
 
         shape = (b, grid.head_block * g, grid.row_block)
@@ -168,7 +171,7 @@ def _times_value(weight: Array, value: Array) -> Array:
     return out.reshape(b, n, t, -1)
 
 
-def _weighted(weight: Array, allowed: Array | None, value: Array, broken: Array) -> Array:
+def _weighted(weight: Array, allowed: Array | None, value: Array) -> Array:
     """The weighted sum of values; what is not finite counts only where it may be read."""
     if allowed is None:
         return _times_value(weight, value)
@@ -184,6 +187,7 @@ def _weighted(weight: Array, allowed: Array | None, value: Array, broken: Array)
             out = out + jnp.where(_times_value(reads, test(value)) > 0, result, 0).astype(out.dtype)
         return out
 
+    broken = _any_of_batch(~jnp.isfinite(jnp.max(jnp.abs(value))))
     out: Array = lax.cond(broken, exact, _times_value, weight, value)
     return out
 

@@ -154,14 +154,28 @@ def _append(where: str, cache: KVCache, key: Any, value: Any) -> KVCache:
         raise _check.value_error(
             where, "key", f"must hold at most {cache.capacity} tokens, the cache's capacity", key
         )
-    slots = cache.length + jnp.arange(t, dtype=jnp.int32)
-    if cache.ring:
-        slots = slots % cache.capacity
+    # In a ring the tokens that pass the end come in again at the front.
+    first = cache.length % cache.capacity if cache.ring else cache.length
+    starts = (first, first - cache.capacity) if cache.ring and t > 1 else (first,)
 
     def write(old: Array, new: Array) -> Array:
-        return old.at[..., slots, :, :].set(new.astype(old.dtype), mode="drop")
+        for start in starts:
+            old = _put(old, new.astype(old.dtype), start)
+        return old
 
     return KVCache(write(cache.key, key), write(cache.value, value), cache.length + t, cache.ring)
+
+
+def _put(old: Array, new: Array, start: Array) -> Array:
+    """New tokens from slot ``start`` on, where there are slots; a slice, so written in place."""
+    capacity, t = old.shape[-3], new.shape[-3]
+    fits = jnp.clip(start, 0, capacity - t)
+    token = fits - start + jnp.arange(t, dtype=jnp.int32)
+    there = jax.lax.dynamic_slice_in_dim(old, fits, t, axis=-3)
+    chosen = jnp.take(new, token, axis=-3, mode="clip")
+    inside = (token >= 0) & (token < t)
+    block = jnp.where(inside[:, None, None], chosen, there)
+    return jax.lax.dynamic_update_slice_in_dim(old, block, fits, axis=-3)
 
 
 def decode_step(
@@ -193,8 +207,7 @@ def decode_step(
         key: k of the new tokens. Shape ``(*batch, t, k, h)``.
         value: v of the new tokens. Shape ``(*batch, t, k, e)``.
         scale: Factor on q·k. Default 1/√h.
-        local_window_size: (left, right) of positions around each; right is 0 in effect. A full
-            cache then reads left + t keys, whatever its capacity.
+        local_window_size: (left, right) of positions around each; right is 0 in effect.
         logits_soft_cap: x ↦ cap·tanh(x/cap) on the scores.
         sinks: Logit per head that takes weight.
         score_fn: ``f(score, batch, head, q_index, k_index)``, indices are positions.
@@ -210,7 +223,8 @@ def decode_step(
         ValueError: If shapes do not fit the cache, or a ring is too small for the window.
         TypeError: If an array is not floating-point.
 
-    Cost: 2·n·t·C·(h + e) FLOPs, C the capacity, or left + t with a window.
+    Cost: 2·n·t·L·(h + e) FLOPs, L the tokens so far, or left + t with a window, in whole blocks of
+        keys; whatever the capacity of the cache, if it is donated.
 
     Examples:
         >>> cache = attention.init_cache(8, 1, 1)
@@ -248,20 +262,14 @@ def decode_step(
         # The last position that went into each slot; negative where there was none.
         slots = jnp.arange(cache.capacity, dtype=jnp.int32)
         positions = slots + (cache.length - 1 - slots) // cache.capacity * cache.capacity
-    elif left is not None and left + t < cache.capacity:
-        width = left + t
-        first = jnp.clip(start - left, 0, cache.capacity - width)
-        keys, values = (
-            jax.lax.dynamic_slice_in_dim(x, first, width, axis=-3) for x in (keys, values)
-        )
-        positions = first + jnp.arange(width, dtype=jnp.int32)
+        options = _at_positions(positions, left, score_fn, mask_fn)
     else:
-        positions = None
-    options: dict[str, Any] = {"query_offset": start, "score_fn": score_fn, "mask_fn": mask_fn}
-    if positions is None:
-        options |= {"is_causal": True, "local_window_size": local_window_size}
-    else:
-        options |= _at_positions(positions, left, score_fn, mask_fn)
+        options = {
+            "is_causal": True,
+            "local_window_size": local_window_size,
+            "score_fn": score_fn,
+            "mask_fn": mask_fn,
+        }
     y = dot_product_attention(
         query,
         keys,
@@ -269,6 +277,7 @@ def decode_step(
         scale=scale,
         logits_soft_cap=logits_soft_cap,
         sinks=sinks,
+        query_offset=start,
         implementation=implementation,
         **options,
     )
