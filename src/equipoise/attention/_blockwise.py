@@ -12,7 +12,7 @@ from equipoise._types import Array
 from equipoise.attention._grid import Axes, Grid, Place, Schedule
 from equipoise.attention._pair_sum import pair_sum, repeat, zero_like_all
 from equipoise.attention._problem import Problem
-from equipoise.attention._schedule import _any_of_batch, grid_of, schedule_of
+from equipoise.attention._schedule import any_of_batch, grid_of, schedule_of
 from equipoise.attention._scores import Block, dropout, scores
 
 # Of (b, t, n, ...): the outputs and what is like them.
@@ -187,7 +187,7 @@ def _weighted(weight: Array, allowed: Array | None, value: Array) -> Array:
             out = out + jnp.where(_times_value(reads, test(value)) > 0, result, 0).astype(out.dtype)
         return out
 
-    broken = _any_of_batch(~jnp.isfinite(jnp.max(jnp.abs(value))))
+    broken = any_of_batch(~jnp.isfinite(jnp.max(jnp.abs(value))))
     out: Array = lax.cond(broken, exact, _times_value, weight, value)
     return out
 

@@ -10,6 +10,7 @@ from equipoise import _check
 from equipoise._types import Array, Bool, Float, Int, result, static_field
 from equipoise.attention._dot_product import dot_product_attention
 from equipoise.attention._masks import window_sides
+from equipoise.attention._schedule import any_of_batch
 
 
 @result
@@ -154,28 +155,27 @@ def _append(where: str, cache: KVCache, key: Any, value: Any) -> KVCache:
         raise _check.value_error(
             where, "key", f"must hold at most {cache.capacity} tokens, the cache's capacity", key
         )
-    # In a ring the tokens that pass the end come in again at the front.
-    first = cache.length % cache.capacity if cache.ring else cache.length
-    starts = (first, first - cache.capacity) if cache.ring and t > 1 else (first,)
+    slots = cache.length + jnp.arange(t, dtype=jnp.int32)
+    if cache.ring:
+        slots = slots % cache.capacity
+    # A branch, because otherwise XLA would write once for every reader, each time to a copy of the
+    # whole cache.
+    room = any_of_batch(slots[0] < cache.capacity)
 
     def write(old: Array, new: Array) -> Array:
-        for start in starts:
-            old = _put(old, new.astype(old.dtype), start)
-        return old
+        written: Array = jax.lax.cond(room, _write, _keep, old, new.astype(old.dtype), slots)
+        return written
 
     return KVCache(write(cache.key, key), write(cache.value, value), cache.length + t, cache.ring)
 
 
-def _put(old: Array, new: Array, start: Array) -> Array:
-    """New tokens from slot ``start`` on, where there are slots; a slice, so written in place."""
-    capacity, t = old.shape[-3], new.shape[-3]
-    fits = jnp.clip(start, 0, capacity - t)
-    token = fits - start + jnp.arange(t, dtype=jnp.int32)
-    there = jax.lax.dynamic_slice_in_dim(old, fits, t, axis=-3)
-    chosen = jnp.take(new, token, axis=-3, mode="clip")
-    inside = (token >= 0) & (token < t)
-    block = jnp.where(inside[:, None, None], chosen, there)
-    return jax.lax.dynamic_update_slice_in_dim(old, block, fits, axis=-3)
+def _write(old: Array, new: Array, slots: Array) -> Array:
+    return old.at[..., slots, :, :].set(new, mode="drop")
+
+
+def _keep(old: Array, new: Array, slots: Array) -> Array:
+    del new, slots
+    return old
 
 
 def decode_step(
@@ -224,7 +224,8 @@ def decode_step(
         TypeError: If an array is not floating-point.
 
     Cost: 2·n·t·L·(h + e) FLOPs, L the tokens so far, or left + t with a window, in whole blocks of
-        keys; whatever the capacity of the cache, if it is donated.
+        keys; whatever the capacity of the cache, if it is donated. Under ``vmap`` over caches the
+        whole capacity is copied.
 
     Examples:
         >>> cache = attention.init_cache(8, 1, 1)

@@ -67,18 +67,18 @@ def schedule_of(problem: Problem, grid: Grid) -> Schedule:
     if isinstance(possible, np.ndarray):
         first = np.argsort(~possible, axis=1, kind="stable")
         return Schedule(jnp.asarray(first, jnp.int32), jnp.asarray(possible.sum(1), jnp.int32))
-    possible = _any_of_batch(possible)
+    possible = any_of_batch(possible)
     order = jnp.argsort(~possible, axis=1, stable=True).astype(jnp.int32)
     return Schedule(order, possible.sum(axis=1, dtype=jnp.int32))
 
 
 @jax.custom_batching.custom_vmap
-def _any_of_batch(flags: Any) -> Any:
+def any_of_batch(flags: Any) -> Any:
     """The flags; under vmap, whether any entry has them, so that a loop keeps one trip count."""
     return flags
 
 
-@_any_of_batch.def_vmap
-def _any_of_batch_rule(axis_size: int, in_batched: Any, flags: Any) -> Any:
+@any_of_batch.def_vmap
+def any_of_batch_rule(axis_size: int, in_batched: Any, flags: Any) -> Any:
     del axis_size, in_batched
-    return _any_of_batch(flags.any(axis=0)), False
+    return any_of_batch(flags.any(axis=0)), False
