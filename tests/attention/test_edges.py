@@ -166,13 +166,13 @@ def test_dot_product_attention_cudnn_says_why_it_cannot_serve():
     for options, reason in (
         ({"logits_soft_cap": 1.0}, "`logits_soft_cap` None"),
         ({"return_residual": True}, "log-sum-exp has no gradient"),
-        ({"local_window_size": 3}, "`mask` causal"),
+        ({"local_window_size": 3}, r"`mask` causal.*got windows.*\(3, 3\)"),
         ({"query_offset": 2}, "`query_offset` the integer 0"),
         ({}, "needs an NVIDIA GPU"),
     ):
         with pytest.raises(ValueError, match=reason):
             attention.dot_product_attention(*half, implementation="cudnn", **options)
-    with pytest.raises(ValueError, match="`query` float16 or bfloat16"):
+    with pytest.raises(ValueError, match="`query` float16 or bfloat16; got float64"):
         attention.dot_product_attention(*ARRAYS, implementation="cudnn")
 
 

@@ -255,6 +255,12 @@ def test_elbo_rejects_mistakes(key):
         bound(num_samples=6, draws="quasi_random")
     with pytest.raises(ValueError, match=r"two independent blocks of draws for a leave-one-out"):
         bound(num_samples=1, gradient="score_function")
+    scalar = params | {"log_scale": jnp.zeros(())}  # would broadcast, and count once as entropy
+    for wrong in (None, {"mean": params["mean"]}, scalar):
+        with pytest.raises(ValueError, match=r"`params` must look like those of family.init"):
+            vi.elbo(log_density, family, wrong, key, num_samples=2)
+        with pytest.raises(ValueError, match=r"`params` must look like those of family.init"):
+            family.sample(wrong, key, 2)
     for wrong in (lambda z: z, lambda z: 1, lambda z: jnp.sum(z)[None]):
         with pytest.raises(ValueError, match=r"vi.elbo: `log_density` must return one floating"):
             vi.elbo(wrong, family, params, key, num_samples=2)

@@ -13,33 +13,40 @@ from equipoise.attention._masks import BAND, BOTH, PREFIX, ROWS, Mask
 from equipoise.attention._problem import Problem
 
 
-def _refusal(problem: Problem, parts: list[Mask], *, return_residual: bool) -> tuple[str, str]:
-    """(argument, reason) of what the kernel cannot serve, or empty strings."""
-    bands = [part for part in parts if part.rule == BAND]
-    sides = [part.static for part in bands]
-    reasons = {
-        "query": ("float16 or bfloat16", problem.query.dtype.itemsize == 2),
-        "value": (
-            "the head size of `query`",
-            problem.value.shape[-1] == problem.query.shape[-1],
+def _refusal(
+    problem: Problem, parts: list[Mask], *, return_residual: bool
+) -> tuple[str, str, object] | None:
+    """(argument, what the kernel serves, what came) of the first thing that it cannot serve."""
+    windows = [part.static for part in parts if part.rule == BAND]
+    known = all(part.rule in (BAND, PREFIX, ROWS) for part in parts)
+    masks = "causal, a window with a causal mask, lengths or a boolean array"
+    mask = f"windows (left, right) {windows}" if known else "a mask of another kind"
+    h, e = problem.query.shape[-1], problem.value.shape[-1]
+    offset = "a traced one" if problem.static_offset is None else problem.static_offset
+    conditions: list[tuple[bool, str, str, object]] = [
+        (problem.query.dtype.itemsize == 2, "query", "float16 or bfloat16", problem.query),
+        (h == e, "value", f"the head size of `query`, {h}", e),
+        (problem.score_fn is None, "score_fn", "None", "a function"),
+        (problem.soft_cap is None, "logits_soft_cap", "None", problem.soft_cap),
+        (
+            problem.kept is None,
+            "dropout_rate",
+            "0, its random numbers are its own",
+            problem.dropout_rate,
         ),
-        "score_fn": ("None", problem.score_fn is None),
-        "logits_soft_cap": ("None", problem.soft_cap is None),
-        "dropout_rate": ("0, its random numbers are its own", problem.kept is None),
-        "query_offset": ("the integer 0", problem.static_offset == 0),
-        "scale": ("a Python number", not _check.is_traced(problem.scale)),
-        "mask": (
-            "causal, a window with a causal mask, lengths or a boolean array",
-            all(part.rule in (BAND, PREFIX, ROWS) for part in parts)
-            and all(right == 0 for _, right in sides),
+        (problem.static_offset == 0, "query_offset", "the integer 0", offset),
+        (not _check.is_traced(problem.scale), "scale", "a Python number", problem.scale),
+        (known and all(right == 0 for _, right in windows), "mask", masks, mask),
+        (problem.sinks is None, "sinks", "None", problem.sinks),
+        (
+            not return_residual,
+            "return_residual",
+            "False, as its log-sum-exp has no gradient",
+            return_residual,
         ),
-        "sinks": ("None", problem.sinks is None),
-        "return_residual": ("False, as its log-sum-exp has no gradient", not return_residual),
-    }
-    for argument, (expected, served) in reasons.items():
-        if not served:
-            return argument, expected
-    return "", ""
+    ]
+    refused = (condition[1:] for condition in conditions if not condition[0])
+    return next(refused, None)
 
 
 def _conjuncts(mask: Mask | None) -> list[Mask]:
@@ -54,13 +61,14 @@ def _conjuncts(mask: Mask | None) -> list[Mask]:
 def fused(where: str, problem: Problem, *, return_residual: bool) -> tuple[Array, Array]:
     """(o, lse) from cuDNN, or an error that says why not; lse is not to be used."""
     parts = _conjuncts(problem.mask)
-    argument, expected = _refusal(problem, parts, return_residual=return_residual)
-    if argument:
+    refusal = _refusal(problem, parts, return_residual=return_residual)
+    if refusal is not None:
+        argument, expected, came = refusal
         raise _check.value_error(
             where,
             "implementation",
             f"'cudnn' serves only requests with `{argument}` {expected}",
-            "another",
+            came,
             "Use implementation=None, which serves all.",
         )
     if jax.default_backend() != "gpu":

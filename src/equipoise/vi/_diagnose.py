@@ -9,11 +9,11 @@ import jax.numpy as jnp
 from equipoise._check import positive_integer
 from equipoise._types import Array, PRNGKeyArray, PyTree, Scalar
 from equipoise.vi._draws import independent
-from equipoise.vi._family import Family
+from equipoise.vi._family import Family, check_params
 from equipoise.vi._fit_result import Diagnostics
 from equipoise.vi._fit_target import flat_log_density
 from equipoise.vi._psis import threshold
-from equipoise.vi._terms import checked_density
+from equipoise.vi._terms import checked_density, dtype_of
 from equipoise.vi._weighted import Weighted, evaluate, moments, weigh
 
 MIN_DRAWS = 100  # fewer leave no tail to fit
@@ -49,8 +49,7 @@ def draw(family: Family, params: Any, key: PRNGKeyArray, num_samples: int) -> tu
         draws = jax.vmap(family.ravel)(positions)
         log_q = jax.vmap(lambda z: family.log_prob(params, z))(positions)
         return draws, log_q + jax.vmap(family.log_volume)(draws)
-    dtype = jax.tree.leaves(params)[0].dtype
-    noise = independent(key, num_samples, family.noise_size, dtype)
+    noise = independent(key, num_samples, family.noise_size, dtype_of(params))
     draws = jax.vmap(lambda e: family.transform_flat(params, e))(noise)
     return draws, jax.vmap(lambda z: family.log_prob_flat(params, z))(draws)
 
@@ -100,7 +99,8 @@ def diagnose(
         :cite:t:`vehtari2024`, section 3; :cite:t:`yao2018`.
     """
     positive_integer("vi.diagnose", "num_samples", num_samples, minimum=MIN_DRAWS)
-    dtype = jax.tree.leaves(params)[0].dtype
+    check_params("vi.diagnose", family.init, params)
+    dtype = dtype_of(params)
     density = checked_density("vi.diagnose", "log_density", log_density, dtype)
     log_p = flat_log_density(density, family)
     draws, log_q = draw(family, params, key, num_samples)

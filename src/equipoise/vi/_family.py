@@ -133,6 +133,24 @@ def layout(where: str, example: Any, support: Any) -> Layout:
     )
 
 
+def check_params(where: str, init: Callable[..., Any], params: Any) -> None:
+    """Raises where the params do not have the structure and shapes that ``init`` gives."""
+    expected = jax.eval_shape(lambda: init(jax.random.key(0)))
+
+    def outline(tree: Any) -> str:
+        shapes = [jnp.shape(leaf) for leaf in jax.tree.leaves(tree)]
+        return f"{jax.tree.structure(tree)} with shapes {shapes}"
+
+    if outline(params) != outline(expected):
+        raise value_error(
+            where,
+            "params",
+            f"must look like those of family.init, {outline(expected)}",
+            outline(params),
+            "Several params go through jax.vmap.",
+        )
+
+
 class Core(NamedTuple):
     """A family of flat vectors; the functions are as in :class:`Family`."""
 
@@ -198,11 +216,13 @@ def assemble(core: Core, shape: Layout) -> Family:
         return unravel(core.transform(params, noise))
 
     def sample(params: Any, key: Any, num_samples: int) -> PyTree:
+        check_params(where, init, params)
         positive_integer(where, "num_samples", num_samples)
         noise = independent(key, num_samples, core.noise_size, shape.dtype)
         return jax.vmap(transform, in_axes=(None, 0))(params, noise)
 
     def log_prob(params: Any, position: PyTree) -> Scalar:
+        check_params(where, init, params)
         leaves = checked(position)
         inside = jnp.stack([s.contains(x) for s, x in zip(supports, leaves, strict=True)]).all()
         # The inverse outside its set is nan, which would reach the gradient through `where`.

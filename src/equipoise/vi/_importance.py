@@ -10,7 +10,7 @@ from equipoise._check import choice, positive_integer, value_error
 from equipoise._types import Array, PRNGKeyArray, Scalar
 from equipoise.vi._draws import independent
 from equipoise.vi._estimate import Estimate, standard_error
-from equipoise.vi._family import Family
+from equipoise.vi._family import Family, check_params
 from equipoise.vi._terms import LogDensity, checked_density, dtype_of, require_path
 
 GRADIENTS = ("doubly_reparameterized", "pathwise")
@@ -171,6 +171,7 @@ def _bound(
     positive_integer(where, "num_samples", copies)
     choice(where, "gradient", gradient, GRADIENTS)
     require_path(where, family, "for an importance-weighted bound", family.name)
+    check_params(where, family.init, params)
     dtype = dtype_of(params)
     log_p = checked_density(where, "log_density", log_density, dtype)
     fixed = jax.lax.stop_gradient(params)

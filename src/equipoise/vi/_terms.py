@@ -10,7 +10,7 @@ from equipoise._check import choice, value_error
 from equipoise._types import Array, PRNGKeyArray, PyTree, Scalar
 from equipoise.vi._draws import block_shape, noise_blocks
 from equipoise.vi._estimate import Estimate, standard_error
-from equipoise.vi._family import Family
+from equipoise.vi._family import Family, check_params
 
 GRADIENTS = ("closed_form_entropy", "sticking_the_landing", "score_function")
 LogDensity = Callable[[PyTree], Scalar]
@@ -36,7 +36,7 @@ def checked_density(where: str, argument: str, log_density: LogDensity, dtype: A
 
 def dtype_of(params: Any) -> Any:
     """Dtype of the params, which is that of the noise and of every sum."""
-    return jax.tree.leaves(params)[0].dtype
+    return jnp.asarray(jax.tree.leaves(params)[0]).dtype
 
 
 def estimate(blocks: Array) -> Estimate:
@@ -85,6 +85,7 @@ def draw(
     replications: int,
 ) -> Draws:
     """Draws from q whose derivative is that of the chosen gradient estimator."""
+    check_params(where, family.init, params)
     shape = check(where, family, num_samples, gradient, draws, replications=replications)
     return transform(
         family, params, variates(family, key, shape, dtype_of(params), draws), gradient
