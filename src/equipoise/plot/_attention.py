@@ -180,7 +180,8 @@ def attention_costs(
             panel.set(xscale="log", yscale="log", xlabel="sequence length T", ylabel=label)
             panel.set_xticks(lengths, [f"{n:,}" for n in lengths])
             panel.xaxis.set_minor_locator(NullLocator())
-            panel.legend()
+            if series:
+                panel.legend()
             panel.set_title(_least(lengths, scaled, least))
     return figure
 
