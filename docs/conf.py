@@ -3,6 +3,7 @@
 import importlib
 import inspect
 import pathlib
+import re
 import sys
 
 from sphinx.pycode import ModuleAnalyzer
@@ -161,7 +162,18 @@ def describe_constant(app, what, name, _obj, _options, lines):
     logging.getLogger(__name__).warning("%s has no #: comment where it is defined", name)
 
 
+def break_long_names(_app, _page, _template, context, _doctree):
+    """A name may break after a dot or an underscore, rather than within a word."""
+
+    def breakable(literal):
+        return re.sub(r"(?<=[^\W\d])([._])(?=[^\W\d])", r"\1<wbr>", literal[0])
+
+    if "body" in context:
+        context["body"] = re.sub(r'(?<=<span class="pre">)[^<]+', breakable, context["body"])
+
+
 def setup(app):
     """Connect the hooks above."""
+    app.connect("html-page-context", break_long_names)
     app.connect("autodoc-process-signature", hide_constructor)
     app.connect("autodoc-process-docstring", describe_constant)
