@@ -94,6 +94,8 @@ sphinx_gallery_conf = {
     "remove_config_comments": True,
     "doc_module": ("equipoise",),
     "backreferences_dir": "gallery/backreferences",
+    "ignore_repr_types": r"matplotlib\.",  # a picture, not the name of its last part
+    "thumbnail_size": (640, 448),
     "show_memory": False,
     "show_signature": False,
     "download_all_examples": False,
@@ -169,7 +171,13 @@ def break_long_names(_app, _page, _template, context, _doctree):
         return re.sub(r"(?<=[^\W\d])([._])(?=[^\W\d])", r"\1<wbr>", literal[0])
 
     if "body" in context:
-        context["body"] = re.sub(r'(?<=<span class="pre">)[^<]+', breakable, context["body"])
+        names = r'(?<=<span class="pre">)[^<]+|(?<=<h1>)[^<]+'
+        context["body"] = re.sub(names, breakable, context["body"])
+
+
+def keep_symbols(_app, _what, _name, _obj, _options, lines):
+    """The symbol that begins a description, ``query: q. Shape …``, does not number a list."""
+    lines[:] = [re.sub(r"^(:\w[^:]*: )(\w\. )", r"\1\\\2", line) for line in lines]
 
 
 def setup(app):
@@ -177,3 +185,4 @@ def setup(app):
     app.connect("html-page-context", break_long_names)
     app.connect("autodoc-process-signature", hide_constructor)
     app.connect("autodoc-process-docstring", describe_constant)
+    app.connect("autodoc-process-docstring", keep_symbols, priority=900)  # after napoleon
