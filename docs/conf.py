@@ -177,7 +177,8 @@ def break_long_names(_app, _page, _template, context, _doctree):
 
 def keep_symbols(_app, _what, _name, _obj, _options, lines):
     """The symbol that begins a description, ``query: q. Shape …``, does not number a list."""
-    lines[:] = [re.sub(r"^(:\w[^:]*: )(\w\. )", r"\1\\\2", line) for line in lines]
+    text = re.sub(r"^(:\w[^:]*:\s+)(\w\.\s)", r"\1\\\2", "\n".join(lines), flags=re.MULTILINE)
+    lines[:] = text.split("\n")
 
 
 def setup(app):
