@@ -3,6 +3,7 @@
 import importlib
 import inspect
 import pathlib
+import re
 import sys
 
 from sphinx.pycode import ModuleAnalyzer
@@ -93,6 +94,8 @@ sphinx_gallery_conf = {
     "remove_config_comments": True,
     "doc_module": ("equipoise",),
     "backreferences_dir": "gallery/backreferences",
+    "ignore_repr_types": r"matplotlib\.",  # a picture, not the name of its last part
+    "thumbnail_size": (640, 448),
     "show_memory": False,
     "show_signature": False,
     "download_all_examples": False,
@@ -161,7 +164,26 @@ def describe_constant(app, what, name, _obj, _options, lines):
     logging.getLogger(__name__).warning("%s has no #: comment where it is defined", name)
 
 
+def break_long_names(_app, _page, _template, context, _doctree):
+    """A name may break after a dot or an underscore, rather than within a word."""
+
+    def breakable(literal):
+        return re.sub(r"(?<=[^\W\d])([._])(?=[^\W\d])", r"\1<wbr>", literal[0])
+
+    if "body" in context:
+        names = r'(?<=<span class="pre">)[^<]+|(?<=<h1>)[^<]+'
+        context["body"] = re.sub(names, breakable, context["body"])
+
+
+def keep_symbols(_app, _what, _name, _obj, _options, lines):
+    """The symbol that begins a description, ``query: q. Shape …``, does not number a list."""
+    text = re.sub(r"^(:\w[^:]*:\s+)(\w\.\s)", r"\1\\\2", "\n".join(lines), flags=re.MULTILINE)
+    lines[:] = text.split("\n")
+
+
 def setup(app):
     """Connect the hooks above."""
+    app.connect("html-page-context", break_long_names)
     app.connect("autodoc-process-signature", hide_constructor)
     app.connect("autodoc-process-docstring", describe_constant)
+    app.connect("autodoc-process-docstring", keep_symbols, priority=900)  # after napoleon

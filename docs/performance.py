@@ -84,7 +84,16 @@ def page(results: dict[str, dict]) -> str:
         machine, rows = results[area]["machine"], results[area]["rows"]
         versions = ", ".join(f"{name} {number}" for name, number in machine["versions"].items())
         where = f"{machine['processor']}, {machine['cores']} cores, Python {machine['python']}"
-        lines += [f"On {where}, with {versions}.", "", *table(rows), ""]
+        lines += [
+            f"On {where}, with {versions}.",
+            "",
+            ":::{div} equipoise-results",
+            "",
+            *table(rows),
+            "",
+            ":::",
+            "",
+        ]
         if any(against(row, rows) is not None for row in rows):
             lines += ["**Where we lose.**", "", *(losses(rows) or ["Nowhere in this table."]), ""]
     return "\n".join(lines)
