@@ -22,7 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from equipoise import attention
-from equipoise.plot._style import new_grid
+from equipoise.plot import new_grid
 
 n = 8
 angles = 2 * jnp.pi * jnp.arange(n) / n
