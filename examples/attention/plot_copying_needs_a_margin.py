@@ -22,7 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from equipoise import attention
-from equipoise.plot._style import new_grid
+from equipoise.plot import new_grid
 
 n, d = 12, 16
 keys = jax.random.normal(jax.random.key(0), (n, d)) / jnp.sqrt(d)

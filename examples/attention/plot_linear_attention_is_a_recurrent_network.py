@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from equipoise import attention, plot
-from equipoise.plot._style import new_grid
+from equipoise.plot import new_grid
 
 t, h = 48, 8
 q, k, v = jax.random.normal(jax.random.key(0), (3, t, 1, h))

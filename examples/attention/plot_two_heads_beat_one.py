@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from equipoise import attention
-from equipoise.plot._style import new_grid
+from equipoise.plot import new_grid
 
 n = 4
 keys = jnp.eye(n)

@@ -13,8 +13,14 @@ from equipoise.games._rule import Rule, checked_step_size, common_step
 from equipoise.games._simulate import check_rule
 from equipoise.games._spectrum import cluster, eigenvalue_gap, linearization, step_residual
 
-#: How an equilibrium is lost: not at all, or by an eigenvalue at 1, at −1, or elsewhere.
-NOT_LOST, FOLD, FLIP, NEIMARK_SACKER = 0, 1, 2, 3
+#: Kind of a critical step: the equilibrium is not lost up to the largest step size.
+NOT_LOST = 0
+#: Kind of a critical step: an eigenvalue reaches 1.
+FOLD = 1
+#: Kind of a critical step: an eigenvalue reaches −1.
+FLIP = 2
+#: Kind of a critical step: an eigenvalue reaches the unit circle elsewhere.
+NEIMARK_SACKER = 3
 KINDS = {NOT_LOST: "not lost", FOLD: "fold", FLIP: "flip", NEIMARK_SACKER: "Neimark-Sacker"}
 LARGEST_RESONANCE = 12
 

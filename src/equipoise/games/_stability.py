@@ -22,8 +22,12 @@ from equipoise.games._spectrum import (
     step_residual,
 )
 
-#: Verdicts on play near an equilibrium: it returns, keeps its distance, or leaves.
-CONVERGES, NEUTRAL, DIVERGES = -1, 0, 1
+#: Verdict on play near an equilibrium: it returns.
+CONVERGES = -1
+#: Verdict on play near an equilibrium: to rounding, it neither returns nor leaves.
+NEUTRAL = 0
+#: Verdict on play near an equilibrium: it leaves.
+DIVERGES = 1
 VERDICTS = {CONVERGES: "converges", NEUTRAL: "neutral", DIVERGES: "diverges"}
 
 

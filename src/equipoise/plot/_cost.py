@@ -71,7 +71,7 @@ def cost_curves(
         ax.xaxis.set_minor_locator(NullLocator())
         fixed = ", ".join(f"{key} = {value:,}" for key, value in sizes.items())
         ax.set_xlabel(f"{name} ({fixed})" if fixed else name)
-        ax.set_title(_finding(values, met, name))
+        ax.set_title(_finding(values, met, name), wrap=True)
         ax.legend(loc="upper left")
     return ax
 
