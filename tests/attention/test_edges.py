@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from equipoise import attention
+from equipoise.attention import _fused
 from tests.attention.problems import KEY, QUERY, VALUE, B, E, N, S, T
 
 ARRAYS = (QUERY, KEY, VALUE)
@@ -190,7 +191,8 @@ def test_dot_product_attention_cudnn_passes_the_request_on(monkeypatch):
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     monkeypatch.setattr(jax.nn, "dot_product_attention", kernel)
     options = {"is_causal": True, "local_window_size": (4, 0)}
-    out = attention.dot_product_attention(*half, implementation="cudnn", **options)
+    attend = functools.partial(attention.dot_product_attention, implementation="cudnn", **options)
+    out = jax.jit(attend)(*half)
     assert asked["implementation"] == "cudnn"
     assert asked["is_causal"]
     assert asked["local_window_size"] == (4, 0)
@@ -199,3 +201,45 @@ def test_dot_product_attention_cudnn_passes_the_request_on(monkeypatch):
     np.testing.assert_allclose(
         np.asarray(out, np.float64), np.asarray(wanted, np.float64), rtol=0.02, atol=0.02
     )
+
+
+@pytest.mark.parametrize("broken", [False, True])
+def test_dot_product_attention_takes_the_kernel_for_plain_values_alone(monkeypatch, broken):
+    """On a machine that claims a GPU, with a stand-in for the kernel that counts its calls."""
+    calls = []
+
+    def kernel(query, key, value, **options):
+        if options.pop("implementation") == "cudnn":
+            calls.append(query.shape)
+            if broken:
+                raise RuntimeError("no such kernel")
+        with jax.numpy_dtype_promotion("standard"):  # jax.nn mixes dtypes
+            return original(query, key, value, **options)
+
+    original = jax.nn.dot_product_attention
+    half = [x.astype(jnp.bfloat16) for x in (QUERY, KEY, KEY)]
+    wanted = attention.dot_product_attention(*half)
+    slopes = jax.grad(lambda *x: attention.dot_product_attention(*x).sum().astype(float))(*half)
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    monkeypatch.setattr(jax.nn, "dot_product_attention", kernel)
+    _fused._works.cache_clear()
+
+    out = jax.jit(lambda *x: attention.dot_product_attention(*x))(*half)
+    # A look whether it works, and the call; one look where it does not.
+    assert calls == [(1, 128, 2, QUERY.shape[-1])] + [QUERY.shape] * (not broken)
+    np.testing.assert_allclose(*(np.asarray(x, float) for x in (out, wanted)), rtol=0.02, atol=0.02)
+
+    calls.clear()
+    found = jax.grad(lambda *x: attention.dot_product_attention(*x).sum().astype(float))(*half)
+    np.testing.assert_array_equal(found, slopes)
+    for options in (
+        {"is_causal": True},
+        {"bias": jnp.zeros((1, 1, 1, 1), jnp.bfloat16)},
+        {"return_residual": True},
+        {"implementation": "blockwise"},
+        {"logits_soft_cap": 3.0},
+    ):
+        attention.dot_product_attention(*half, **options)
+    attention.dot_product_attention(*ARRAYS)
+    assert not calls
+    _fused._works.cache_clear()

@@ -9,6 +9,7 @@ from jax import lax
 from jax.custom_derivatives import SymbolicZero
 
 from equipoise._types import Array
+from equipoise.attention._fused import Kernel
 from equipoise.attention._grid import Axes, Grid, Place, Schedule
 from equipoise.attention._pair_sum import pair_sum, repeat, zero_like_all
 from equipoise.attention._problem import Problem
@@ -19,17 +20,22 @@ from equipoise.attention._scores import Block, dropout, scores
 _BY_ROW = Axes(head=2, row=1)
 
 
-def blockwise(problem: Problem, block_size: int | None) -> tuple[Array, Array]:
-    """(o, lse) with o (b, t, n, e) and lse (b, t, n) in the dtype of sums."""
+def blockwise(
+    problem: Problem, block_size: int | None, kernel: Kernel | None = None
+) -> tuple[Array, Array]:
+    """(o, lse) with o (b, t, n, e) and lse (b, t, n) in the dtype of sums.
+
+    A kernel gives the value of o where nothing is differentiated; lse is then not to be used.
+    """
     b, t, s, k, g = problem.sizes
     if 0 in (b, t, s, g):
         shape = (b, t, k * g)
         zero = zero_like_all(jax.tree.leaves(problem), problem.dtype)
         out = jnp.broadcast_to(zero, (*shape, problem.value.shape[-1]))
         return out, jnp.broadcast_to(zero - jnp.inf, shape)
-    problem = dataclasses.replace(problem, sinks=None)
+    problem = dataclasses.replace(problem, sinks=None, static_scale=None)
     grid = grid_of(problem, block_size)
-    return _attend(problem, schedule_of(problem, grid), grid)
+    return _attend(problem, schedule_of(problem, grid), _Static(grid, kernel))
 
 
 def _axes(problem: Problem) -> Problem:
@@ -81,19 +87,18 @@ def _also(a: Array | None, b: Array | None) -> Array | None:
     return b if a is None else a if b is None else a & b
 
 
-@jax.custom_jvp
-def _attend_impl(problem: Problem, schedule: Schedule, grid: Any) -> tuple[Array, Array]:
-    return _forward(problem, schedule, grid.value)
-
-
 @jax.tree_util.register_static
 @dataclasses.dataclass(frozen=True)
 class _Static:
-    value: Grid
+    grid: Grid
+    kernel: Kernel | None = None
 
 
-def _attend(problem: Problem, schedule: Schedule, grid: Grid) -> tuple[Array, Array]:
-    return _attend_impl(problem, schedule, _Static(grid))
+@jax.custom_jvp
+def _attend(problem: Problem, schedule: Schedule, static: Any) -> tuple[Array, Array]:
+    if static.kernel is not None:
+        return static.kernel(problem)  # type: ignore[no-any-return]
+    return _forward(problem, schedule, static.grid)
 
 
 def _clean(x: Array) -> Array:
@@ -193,22 +198,22 @@ def _weighted(weight: Array, allowed: Array | None, value: Array) -> Array:
 
 
 def _attend_jvp(primals: Any, tangents: Any) -> Any:
-    problem, schedule, grid = primals
-    out, lse = _attend_impl(problem, schedule, grid)
+    problem, schedule, static = primals
+    out, lse = _attend(problem, schedule, _Static(static.grid))
     moving = [
         not isinstance(x, SymbolicZero) for x in jax.tree.leaves(tangents[0], is_leaf=_is_zero)
     ]
     directions = [
         x for x in jax.tree.leaves(tangents[0], is_leaf=_is_zero) if not isinstance(x, SymbolicZero)
     ]
-    return (out, lse), _tangent(problem, schedule, grid.value, out, lse, moving, directions)
+    return (out, lse), _tangent(problem, schedule, static.grid, out, lse, moving, directions)
 
 
 def _is_zero(x: Any) -> bool:
     return isinstance(x, SymbolicZero)
 
 
-_attend_impl.defjvp(_attend_jvp, symbolic_zeros=True)
+_attend.defjvp(_attend_jvp, symbolic_zeros=True)
 
 
 def _tangent(

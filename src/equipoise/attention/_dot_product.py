@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from equipoise import _check
 from equipoise._types import Array, Bool, Float, Int, PRNGKeyArray
 from equipoise.attention._blockwise import blockwise
-from equipoise.attention._fused import fused
+from equipoise.attention._fused import fused, kernel_for
 from equipoise.attention._masks import Mask
 from equipoise.attention._reference import define, with_sinks
 from equipoise.attention._request import problem_from
@@ -72,9 +72,11 @@ def dot_product_attention(
         mask_fn: ``f(batch, head, q_index, k_index)`` on scalars; true attends.
         dropout_rate: Probability that a weight is dropped; the others grow by 1/(1 − rate).
         dropout_key: Random key of the dropout, which does not depend on the block size.
-        implementation: ``"blockwise"`` (or ``"xla"``, or None) is this library's,
-            ``"cudnn"`` the fused kernel of NVIDIA GPUs, which has first derivatives in reverse
-            mode alone, ``"reference"`` the whole matrix.
+        implementation: ``"blockwise"`` (or ``"xla"``) is this library's, ``"cudnn"`` the fused
+            kernel of NVIDIA GPUs, which has first derivatives in reverse mode alone,
+            ``"reference"`` the whole matrix. None takes the kernel for the values of unmasked
+            attention in half precision, where a GPU has it, and this library's for all else,
+            every derivative included.
         block_size: Rows and keys of a block. Affects time and memory, not the result beyond
             rounding.
         return_residual: Whether to return the log-sum-exp of the scores (and sink) too.
@@ -135,7 +137,8 @@ def dot_product_attention(
     elif implementation == "cudnn":
         out, lse = fused(_WHERE, problem, return_residual=return_residual)
     else:
-        out, lse = blockwise(problem, block_size)
+        free = implementation is None and block_size is None and not return_residual
+        out, lse = blockwise(problem, block_size, kernel_for(problem) if free else None)
     out, lse = with_sinks(out, lse, problem.sinks)
     shape = jnp.shape(query)
     out = out.reshape(*shape[:-1], out.shape[-1]).astype(problem.value.dtype)

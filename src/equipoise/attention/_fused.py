@@ -1,11 +1,17 @@
 """The fused kernel of NVIDIA GPUs, through ``jax.nn``, for the requests that it can serve.
 
-It is taken only where it is asked for: it has one reverse-mode derivative and no forward mode,
-and a function cannot know while it is traced how often it will be differentiated.
+Asked for by name it serves what it can: it has one reverse-mode derivative and no forward mode.
+Unasked it is taken for values alone, since a function cannot know while it is traced how often it
+will be differentiated; and only where nothing is masked, since what masked keys hold reaches its
+outputs.
 """
+
+import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from equipoise import _check
 from equipoise._types import Array
@@ -35,7 +41,7 @@ def _refusal(
             problem.dropout_rate,
         ),
         (problem.static_offset == 0, "query_offset", "the integer 0", offset),
-        (not _check.is_traced(problem.scale), "scale", "a Python number", problem.scale),
+        (problem.static_scale is not None, "scale", "a Python number", problem.scale),
         (known and all(right == 0 for _, right in windows), "mask", masks, mask),
         (problem.sinks is None, "sinks", "None", problem.sinks),
         (
@@ -56,6 +62,49 @@ def _conjuncts(mask: Mask | None) -> list[Mask]:
     if mask.rule == BOTH:
         return [part for operand in mask.operands for part in _conjuncts(operand)]
     return [mask]
+
+
+@dataclasses.dataclass(frozen=True)
+class Kernel:
+    """Values of unmasked attention from cuDNN, its scale fixed while tracing."""
+
+    scale: float
+
+    def __call__(self, problem: Problem) -> tuple[Array, Array]:
+        """(o, lse) in the dtype of sums; lse is not to be used."""
+        out = jax.nn.dot_product_attention(
+            problem.query, problem.key, problem.value, scale=self.scale, implementation="cudnn"
+        )
+        b, t, _, k, g = problem.sizes
+        return out.astype(problem.dtype), jnp.zeros((b, t, k * g), problem.dtype)
+
+
+def kernel_for(problem: Problem) -> Kernel | None:
+    """The kernel, where it serves the request to the letter and works on this machine."""
+    if jax.default_backend() != "gpu" or _refusal(problem, [], return_residual=False) is not None:
+        return None
+    if not (problem.bias is problem.allowed is problem.mask is None):
+        return None
+    dtype, size = problem.query.dtype, problem.query.shape[-1]
+    scale = problem.static_scale
+    return Kernel(scale) if scale is not None and _works(dtype, size) else None
+
+
+@functools.cache
+def _works(dtype: np.dtype, head_size: int) -> bool:
+    """Whether the kernel runs on this machine and gives the numbers of the definition."""
+    rng = np.random.default_rng(0)
+    with jax.ensure_compile_time_eval():
+        arrays = [jnp.asarray(rng.normal(size=(1, 128, 2, head_size)), dtype) for _ in range(3)]
+        try:
+            found = jax.nn.dot_product_attention(*arrays, implementation="cudnn")
+        # Whatever it raises where a driver, a library or a shape does not suit it.
+        except Exception:
+            return False
+        wide = [x.astype(jnp.float32) for x in arrays]
+        wanted = jax.nn.dot_product_attention(*wide, implementation="xla")
+        # Weighted means of standard normals, a few roundings to half precision.
+        return bool(jnp.max(jnp.abs(found.astype(jnp.float32) - wanted)) < 0.05)
 
 
 def fused(where: str, problem: Problem, *, return_residual: bool) -> tuple[Array, Array]:
@@ -98,7 +147,7 @@ def fused(where: str, problem: Problem, *, return_residual: bool) -> tuple[Array
         problem.value,
         None if problem.bias is None else grown(problem.bias.astype(problem.query.dtype)),
         grown(problem.allowed),
-        scale=float(problem.scale),
+        scale=problem.static_scale,
         is_causal=any(part.rule == BAND for part in parts),
         query_seq_lengths=lengths(ROWS, t),
         key_value_seq_lengths=lengths(PREFIX, s),

@@ -33,6 +33,7 @@ class Problem:
         score_fn: The score function, or None.
         dropout_rate: The probability that a weight is dropped.
         static_offset: The offset where it is known while tracing, otherwise None.
+        static_scale: The scale likewise.
     """
 
     query: Any
@@ -50,6 +51,7 @@ class Problem:
     score_fn: Hoisted | None = static_field()
     dropout_rate: float = static_field()
     static_offset: int | None = static_field()
+    static_scale: float | None = static_field()
 
     @property
     def sizes(self) -> tuple[int, int, int, int, int]:

@@ -86,6 +86,7 @@ def problem_from(
     else:
         query_offset = _per_batch(where, "query_offset", query_offset, batch)
     dtype = wide(query.dtype)
+    scale = 1 / math.sqrt(h) if scale is None else scale
     captured: tuple[Any, ...] = ()
     program = None
     if score_fn is not None:
@@ -95,7 +96,7 @@ def problem_from(
         query=query.reshape(b, t, n, h),
         key=key.reshape(b, s, k, h),
         value=value.reshape(b, s, k, value.shape[-1]),
-        scale=_scalar(where, "scale", 1 / math.sqrt(h) if scale is None else scale, dtype),
+        scale=_scalar(where, "scale", scale, dtype),
         offset=query_offset,
         bias=bias,
         allowed=mask,
@@ -109,6 +110,7 @@ def problem_from(
         score_fn=program,
         dropout_rate=float(dropout_rate),
         static_offset=static_offset,
+        static_scale=None if _check.is_traced(scale) else float(scale),
     )
 
 
