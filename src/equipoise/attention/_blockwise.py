@@ -110,21 +110,23 @@ def _forward(problem: Problem, schedule: Schedule, grid: Grid) -> tuple[Array, A
     b, t, _, k, g = problem.sizes
     e, dtype = problem.value.shape[-1], problem.dtype
     leaves, structure = jax.tree.flatten(problem)
-    # What runs over keys is read pair by pair, anything else once for the rows.
-    by_key = [(x, a, a.key is not None) for x, a in zip(leaves, _leaf_axes(problem), strict=True)]
+    axes = _leaf_axes(problem)
     zero = zero_like_all((*leaves, *schedule), dtype)
 
     def row_block(i: Array, totals: tuple[Array, Array]) -> tuple[Array, Array]:
         rows = grid.rows_at(i)
-        held = [x if k else grid.read(x, a, rows) for x, a, k in by_key]
+        # What runs over keys is read pair by pair, anything else once for the rows.
+        held = [
+            grid.read(x, a, rows) if a.key is None else x for x, a in zip(leaves, axes, strict=True)
+        ]
         entry = i % len(schedule.order)
 
         def pair(p: Array, carry: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
             top, total, acc = carry
             place = grid.keys_at(rows, schedule.order[entry, jnp.asarray(p, jnp.int32)])
             cuts = [
-                grid.read(x, a, place) if k else x
-                for x, (_, a, k) in zip(held, by_key, strict=True)
+                x if a.key is None else grid.read(x, a, place)
+                for x, a in zip(held, axes, strict=True)
             ]
             part, block = _block(jax.tree.unflatten(structure, cuts), place, grid)
             score, allowed = scores(part, block)
