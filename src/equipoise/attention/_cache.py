@@ -155,12 +155,13 @@ def _append(where: str, cache: KVCache, key: Any, value: Any) -> KVCache:
         raise _check.value_error(
             where, "key", f"must hold at most {cache.capacity} tokens, the cache's capacity", key
         )
+    first = cache.length % cache.capacity if cache.ring else cache.length
     slots = cache.length + jnp.arange(t, dtype=jnp.int32)
     if cache.ring:
         slots = slots % cache.capacity
     # A branch, because otherwise XLA would write once for every reader, each time to a copy of the
     # whole cache.
-    room = any_of_batch(slots[0] < cache.capacity)
+    room = any_of_batch(first < cache.capacity)
 
     def write(old: Array, new: Array) -> Array:
         written: Array = jax.lax.cond(room, _write, _keep, old, new.astype(old.dtype), slots)
@@ -224,8 +225,8 @@ def decode_step(
         TypeError: If an array is not floating-point.
 
     Cost: 2·n·t·L·(h + e) FLOPs, L the tokens so far, or left + t with a window, in whole blocks of
-        keys; whatever the capacity of the cache, if it is donated. Under ``vmap`` over caches the
-        whole capacity is copied.
+        keys; whatever the capacity of the cache, if it is donated and has the dtype of ``query``.
+        A ring reads its whole capacity; ``vmap`` over caches copies it.
 
     Examples:
         >>> cache = attention.init_cache(8, 1, 1)

@@ -8,6 +8,7 @@ outputs.
 
 import dataclasses
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -85,19 +86,23 @@ def kernel_for(problem: Problem) -> Kernel | None:
         return None
     if not (problem.bias is problem.allowed is problem.mask is None):
         return None
-    dtype, size = problem.query.dtype, problem.query.shape[-1]
-    scale = problem.static_scale
-    return Kernel(scale) if scale is not None and _works(dtype, size) else None
+    scale, query, key = problem.static_scale, problem.query, problem.key
+    works = scale is not None and _works(query.shape, key.shape, query.dtype)
+    return Kernel(scale) if scale is not None and works else None
 
 
 @functools.cache
-def _works(dtype: np.dtype, head_size: int) -> bool:
-    """Whether the kernel runs on this machine and gives the numbers of the definition."""
+def _works(query: tuple[int, ...], key: tuple[int, ...], dtype: np.dtype) -> bool:
+    """Whether the kernel takes these shapes here and gives the numbers of the definition."""
     rng = np.random.default_rng(0)
+    kernel = functools.partial(jax.nn.dot_product_attention, implementation="cudnn")
+    shaped: Any = jax.ShapeDtypeStruct
+    asked = [shaped(shape, dtype) for shape in (query, key, key)]
     with jax.ensure_compile_time_eval():
-        arrays = [jnp.asarray(rng.normal(size=(1, 128, 2, head_size)), dtype) for _ in range(3)]
+        arrays = [jnp.asarray(rng.normal(size=(1, 128, 2, query[-1])), dtype) for _ in range(3)]
         try:
-            found = jax.nn.dot_product_attention(*arrays, implementation="cudnn")
+            jax.jit(kernel).lower(*asked).compile()
+            found = kernel(*arrays)
         # Whatever it raises where a driver, a library or a shape does not suit it.
         except Exception:
             return False
