@@ -1,4 +1,4 @@
-"""The direction of imports, late matplotlib, and what the package shows at its top."""
+"""The direction of imports between areas, rooms and files, and where what may stand."""
 
 import ast
 import pathlib
@@ -10,7 +10,8 @@ import pytest
 import equipoise
 
 SOURCE = pathlib.Path(equipoise.__file__).parent
-ALLOWED = {
+SHARED = {"_check", "_types", "_jax"}
+AREAS = {
     "attention": set(),
     "vi": set(),
     "games": set(),
@@ -18,35 +19,134 @@ ALLOWED = {
     "layers": {"attention"},
     "plot": {"attention", "vi", "games", "cost", "layers"},
 }
-SHARED = {"_check", "_types"}
+# Which rooms of its area a room may import; files beside the rooms may import all of them, and no
+# room imports such a file.
+ROOMS = {
+    "attention": {"_masks": set(), "_kernel": {"_masks"}, "_lookup": set()},
+    "vi": {
+        "_supports": set(),
+        "_families": {"_supports"},
+        "_bounds": {"_supports", "_families"},
+        "_weights": {"_supports", "_families", "_bounds"},
+        "_fit": {"_supports", "_families", "_bounds", "_weights"},
+    },
+    "games": {
+        "_rules": set(),
+        "_spectrum": {"_rules"},
+        "_play": {"_rules"},
+        "_critical": {"_rules", "_spectrum", "_play"},
+        "_maps": set(),
+    },
+    "cost": {
+        "_expression": set(),
+        "_program": {"_expression"},
+        "_count": {"_expression", "_program"},
+        "_reads": {"_expression", "_program"},
+    },
+    "layers": {},
+    "plot": {},
+}
+# What lies below JAX's documented surface, and the adapter that alone imports it.
+BELOW = {
+    "jax.extend": {"programs", "primitives"},
+    "jax.interpreters": {"primitives"},
+    "jax.custom_derivatives": {"zeros"},
+    "jax._src": set(),
+}
+LARGEST_FOLDER = 12
 
 
-def imported_areas(path):
-    """First component below ``equipoise`` of everything a file imports from the package."""
+def module_of(path):
+    """The dotted name of a file of the package."""
+    parts = path.relative_to(SOURCE.parent).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+FILES = {module_of(path): path for path in sorted(SOURCE.rglob("*.py"))}
+
+
+def imported(path):
+    """Every module that a file imports, wherever in the file; names of a package as modules."""
     found = set()
     for node in ast.walk(ast.parse(path.read_text())):
-        modules = []
         if isinstance(node, ast.Import):
-            modules = [alias.name for alias in node.names]
+            found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path}: imports are absolute"
-            base = node.module or ""
-            modules = (
-                [f"{base}.{alias.name}" for alias in node.names] if base == "equipoise" else [base]
-            )
-        found |= {module.split(".")[1] for module in modules if module.startswith("equipoise.")}
+            names = {f"{node.module}.{alias.name}" for alias in node.names}
+            inside = names & set(FILES)
+            found |= inside if inside else {node.module}
     return found
 
 
-@pytest.mark.parametrize("area", sorted(ALLOWED))
-def test_imports_point_one_way(area):
-    for path in (SOURCE / area).rglob("*.py"):
-        assert imported_areas(path) <= SHARED | {area} | ALLOWED[area], path
+def first_below(modules, above):
+    """The names right below a package, of the modules that lie in it."""
+    return {m[len(above) + 1 :].split(".")[0] for m in modules if m.startswith(above + ".")}
+
+
+@pytest.mark.parametrize("area", sorted(AREAS))
+def test_imports_point_one_way_between_areas(area):
+    for module, path in FILES.items():
+        if module.startswith(f"equipoise.{area}"):
+            reached = first_below(imported(path), "equipoise")
+            for other in reached - SHARED - {area} - AREAS[area]:
+                pytest.fail(f"{module} → {other}")
+
+
+@pytest.mark.parametrize("area", sorted(AREAS))
+def test_imports_point_one_way_between_rooms(area):
+    here, rooms = f"equipoise.{area}", ROOMS[area]
+    assert {path.name for path in (SOURCE / area).iterdir() if (path / "__init__.py").exists()} == (
+        set(rooms)
+    )
+    for room, allowed in rooms.items():
+        for module, path in FILES.items():
+            if module.startswith(f"{here}.{room}"):
+                reached = first_below(imported(path), here)
+                for other in reached - {room} - allowed:
+                    pytest.fail(f"{module} → {other}")
+
+
+def test_no_imports_go_in_a_circle():
+    edges = {module: imported(path) & set(FILES) for module, path in FILES.items()}
+    done = set()
+
+    def visit(module, trail):
+        assert module not in trail, " → ".join([*trail, module])
+        if module not in done:
+            for other in sorted(edges[module]):
+                visit(other, [*trail, module])
+            done.add(module)
+
+    for module in FILES:
+        visit(module, [])
 
 
 @pytest.mark.parametrize("name", sorted(SHARED))
 def test_shared_code_imports_no_area(name):
-    assert imported_areas(SOURCE / f"{name}.py") <= SHARED
+    for module, path in FILES.items():
+        if module.startswith(f"equipoise.{name}"):
+            assert first_below(imported(path), "equipoise") <= SHARED, module
+
+
+def test_what_lies_below_jax_is_imported_by_its_adapter_alone():
+    for module, path in FILES.items():
+        for name in imported(path):
+            for below, adapters in BELOW.items():
+                if name == below or name.startswith(below + "."):
+                    assert module in {f"equipoise._jax.{a}" for a in adapters}, (module, name)
+
+
+def test_folders_hold_few_files():
+    for folder in {path.parent for path in FILES.values()}:
+        assert len(list(folder.glob("*.py"))) <= LARGEST_FOLDER, folder
+
+
+def test_files_hold_one_idea_and_say_which():
+    for path in FILES.values():
+        text = path.read_text()
+        assert len(text.splitlines()) <= 360, path
+        assert ast.get_docstring(ast.parse(text)), path
 
 
 @pytest.mark.parametrize("area", ["attention", "vi", "games", "cost", "layers"])
@@ -59,8 +159,3 @@ def test_package_shows_the_areas_and_nothing_else():
     assert sorted(dir(equipoise)) == ["__version__", "attention", "cost", "games", "layers", "vi"]
     with pytest.raises(AttributeError, match="no attribute 'plots'"):
         equipoise.plots  # noqa: B018
-
-
-def test_files_hold_one_idea():
-    for path in SOURCE.rglob("*.py"):
-        assert len(path.read_text().splitlines()) <= 360, path

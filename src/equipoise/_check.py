@@ -1,15 +1,35 @@
 """Argument checks: every message names the argument, what was expected, what came, what to do.
 
-A check either returns the checked value in a normal form or raises while tracing. None of them
-looks at the *values* of traced arrays; a pathology there has a result that the docstring defines.
+A public function says once where it is, ``@at("area.function")``; whatever raises below it names
+that place. A check either returns the checked value in a normal form or raises while tracing. None
+of them looks at the *values* of traced arrays; a pathology there has a result that the docstring
+defines.
 """
 
-from collections.abc import Collection
-from typing import Any
+import contextlib
+import contextvars
+from collections.abc import Collection, Iterator
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+
+from equipoise._types import PyTree
+
+_place: contextvars.ContextVar[str] = contextvars.ContextVar("place", default="equipoise")
+
+
+@contextlib.contextmanager
+def at(place: str) -> Iterator[None]:
+    """Errors raised within name this place; decorates a public function, or opens a block.
+
+    Functions call each other, and an argument belongs to the innermost that says where it is.
+    """
+    token = _place.set(place)
+    try:
+        yield
+    finally:
+        _place.reset(token)
 
 
 def describe(value: object) -> str:
@@ -20,24 +40,20 @@ def describe(value: object) -> str:
     return f"{type(value).__name__} {text if len(text) <= 60 else text[:57] + '...'}"
 
 
-def message(where: str, argument: str, expected: str, got: object, advice: str = "") -> str:
-    """``<where>: `<argument>` <expected>; got <actual>. <advice>``, the one format of errors."""
+def message(argument: str, expected: str, got: object, advice: str = "") -> str:
+    """``<place>: `<argument>` <expected>; got <actual>. <advice>``, the one format of errors."""
     actual = got if isinstance(got, str) else describe(got)
-    return f"{where}: `{argument}` {expected}; got {actual}. {advice}".rstrip()
+    return f"{_place.get()}: `{argument}` {expected}; got {actual}. {advice}".rstrip()
 
 
-def value_error(
-    where: str, argument: str, expected: str, got: object, advice: str = ""
-) -> ValueError:
+def value_error(argument: str, expected: str, got: object, advice: str = "") -> ValueError:
     """The :class:`ValueError` to raise; strings in ``got`` are printed as they are."""
-    return ValueError(message(where, argument, expected, got, advice))
+    return ValueError(message(argument, expected, got, advice))
 
 
-def type_error(
-    where: str, argument: str, expected: str, got: object, advice: str = ""
-) -> TypeError:
+def type_error(argument: str, expected: str, got: object, advice: str = "") -> TypeError:
     """The :class:`TypeError` to raise; strings in ``got`` are printed as they are."""
-    return TypeError(message(where, argument, expected, got, advice))
+    return TypeError(message(argument, expected, got, advice))
 
 
 def is_traced(value: object) -> bool:
@@ -45,14 +61,13 @@ def is_traced(value: object) -> bool:
     return isinstance(value, jax.core.Tracer)
 
 
-def floating_array(where: str, argument: str, value: Any) -> jax.Array:
+def floating_array(argument: str, value: object) -> jax.Array:
     """The value as a real floating-point array."""
     if not hasattr(value, "dtype") and not isinstance(value, (bool, int, float, complex, list)):
-        raise type_error(where, argument, "must be a floating-point array", value)
+        raise type_error(argument, "must be a floating-point array", value)
     array = jnp.asarray(value)
     if not jnp.issubdtype(array.dtype, jnp.floating):
         raise type_error(
-            where,
             argument,
             "must be a floating-point array",
             array,
@@ -61,42 +76,41 @@ def floating_array(where: str, argument: str, value: Any) -> jax.Array:
     return array
 
 
-def floating_tree(where: str, argument: str, tree: Any) -> Any:
+def floating_tree(argument: str, tree: PyTree) -> PyTree:
     """The pytree with every leaf as a real floating-point array; it has one leaf at least."""
-    leaves = jax.tree.leaves(tree)
-    if not leaves:
-        raise value_error(where, argument, "must have at least one array leaf", "an empty pytree")
-    return jax.tree.map(lambda leaf: floating_array(where, argument, leaf), tree)
+    if not jax.tree.leaves(tree):
+        raise value_error(argument, "must have at least one array leaf", "an empty pytree")
+    return jax.tree.map(lambda leaf: floating_array(argument, leaf), tree)
 
 
-def positive_integer(where: str, argument: str, value: Any, *, minimum: int = 1) -> int:
+def positive_integer(argument: str, value: object, *, minimum: int = 1) -> int:
     """The value as a Python integer, at least ``minimum``."""
     if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
         raise type_error(
-            where, argument, "must be a Python integer", value, "It sets a shape, so it is static."
+            argument, "must be a Python integer", value, "It sets a shape, so it is static."
         )
     if value < minimum:
-        raise value_error(where, argument, f"must be at least {minimum}", value)
+        raise value_error(argument, f"must be at least {minimum}", value)
     return int(value)
 
 
-def choice(where: str, argument: str, value: Any, options: Collection[str]) -> str:
+def choice(argument: str, value: object, options: Collection[str]) -> str:
     """The value, one of the options."""
     if value not in options:
-        raise value_error(where, argument, f"must be one of {', '.join(map(repr, options))}", value)
+        raise value_error(argument, f"must be one of {', '.join(map(repr, options))}", value)
     return str(value)
 
 
-def same_structure(where: str, argument: str, value: Any, example: Any, example_name: str) -> None:
+def same_structure(argument: str, value: PyTree, example: PyTree, example_name: str) -> None:
     """Both pytrees have the same structure and the same leaf shapes."""
     expected, actual = jax.tree.structure(example), jax.tree.structure(value)
     if expected != actual:  # type: ignore[operator]
         raise value_error(
-            where, argument, f"must have the structure of `{example_name}`, {expected}", str(actual)
+            argument, f"must have the structure of `{example_name}`, {expected}", str(actual)
         )
     shapes = [np.shape(leaf) for leaf in jax.tree.leaves(example)]
     got = [np.shape(leaf) for leaf in jax.tree.leaves(value)]
     if shapes != got:
         raise value_error(
-            where, argument, f"must have the leaf shapes of `{example_name}`, {shapes}", str(got)
+            argument, f"must have the leaf shapes of `{example_name}`, {shapes}", str(got)
         )

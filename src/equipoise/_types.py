@@ -19,6 +19,7 @@ __all__ = [
     "Scalar",
     "Shaped",
     "aligned",
+    "record",
     "result",
     "short",
     "static_field",
@@ -34,15 +35,18 @@ def static_field(**keywords: Any) -> Any:
 
 
 @dataclass_transform(frozen_default=True, field_specifiers=(static_field, dataclasses.field))
-def result(cls: type[T]) -> type[T]:
-    """A frozen dataclass, registered as a pytree, whose ``str`` is an aligned summary.
+def record(cls: type[T]) -> type[T]:
+    """A frozen dataclass that is a pytree; like :func:`chex.dataclass`, with static fields."""
+    return jax.tree_util.register_dataclass(dataclasses.dataclass(frozen=True)(cls))
 
-    Like :func:`chex.dataclass`, but with static fields, which it does not offer.
-    """
-    frozen = dataclasses.dataclass(frozen=True)(cls)
+
+@dataclass_transform(frozen_default=True, field_specifiers=(static_field, dataclasses.field))
+def result(cls: type[T]) -> type[T]:
+    """A record that is the answer to a question: its ``str`` is an aligned summary."""
+    frozen = record(cls)
     if "__str__" not in cls.__dict__:
         frozen.__str__ = _summary  # type: ignore[method-assign]
-    return jax.tree_util.register_dataclass(frozen)
+    return frozen
 
 
 def short(value: Any) -> str:

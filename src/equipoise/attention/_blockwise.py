@@ -97,7 +97,7 @@ class _Static:
 @jax.custom_jvp
 def _attend(problem: Problem, schedule: Schedule, static: Any) -> tuple[Array, Array]:
     if static.kernel is not None:
-        return static.kernel(problem)  # type: ignore[no-any-return]
+        return static.kernel(problem)
     return _forward(problem, schedule, static.grid)
 
 

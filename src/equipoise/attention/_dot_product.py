@@ -5,7 +5,7 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from equipoise import _check
+from equipoise import _check_old as _check
 from equipoise._types import Array, Bool, Float, Int, PRNGKeyArray
 from equipoise.attention._blockwise import blockwise
 from equipoise.attention._fused import fused, kernel_for

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax.extend.core import jaxpr_as_fun
 
-from equipoise import _check
+from equipoise import _check_old as _check
 
 
 class Hoisted(NamedTuple):

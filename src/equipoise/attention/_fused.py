@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from equipoise import _check
+from equipoise import _check_old as _check
 from equipoise._types import Array
 from equipoise.attention._masks import BAND, BOTH, PREFIX, ROWS, Mask
 from equipoise.attention._problem import Problem

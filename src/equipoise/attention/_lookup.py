@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from equipoise import _check
+from equipoise import _check_old as _check
 from equipoise._types import Array, Float, Int, Scalar, result
 from equipoise.attention import _least_norm
 

@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from equipoise import _check
+from equipoise import _check_old as _check
 from equipoise._types import Array, Float, Scalar, result
 from equipoise.attention._lookup import checked, mixture, scalar
 

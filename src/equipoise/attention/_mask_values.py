@@ -5,7 +5,7 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from equipoise import _check
+from equipoise import _check_old as _check
 from equipoise._types import Array, Bool, Int
 from equipoise.attention._masks import (
     BAND,

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, TypeAlias
 import jax.numpy as jnp
 import numpy as np
 
-from equipoise import _check
+from equipoise import _check_old as _check
 from equipoise._types import result, static_field
 from equipoise.attention._functions import hoist
 

@@ -5,7 +5,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from equipoise import _check
+from equipoise import _check_old as _check
 from equipoise._types import Array, Bool, Float, Int, PRNGKeyArray, result, static_field
 from equipoise.attention._cache import KVCache, decode_step, init_cache
 from equipoise.attention._dot_product import dot_product_attention

@@ -5,7 +5,7 @@ import math
 import jax.numpy as jnp
 import numpy as np
 
-from equipoise import _check
+from equipoise import _check_old as _check
 from equipoise._types import Array, Float, Int, Scalar, result
 
 

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from equipoise import _check
+from equipoise import _check_old as _check
 from equipoise._types import Array
 from equipoise.attention import _masks
 from equipoise.attention._functions import hoist

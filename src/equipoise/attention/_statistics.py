@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from equipoise import _check
+from equipoise import _check_old as _check
 from equipoise._types import Array, Bool, Float, Int, result
 from equipoise.attention._masks import Mask
 from equipoise.attention._problem import Problem

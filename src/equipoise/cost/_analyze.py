@@ -3,7 +3,7 @@ from typing import Any
 
 import jax
 
-from equipoise import _check
+from equipoise import _check_old as _check
 from equipoise._types import PyTree, result, static_field
 from equipoise.cost import _depth, _order, _shapes, _trace
 from equipoise.cost._depth import AT_START, START

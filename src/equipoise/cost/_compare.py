@@ -1,6 +1,6 @@
 from collections.abc import Mapping, Sequence
 
-from equipoise import _check
+from equipoise import _check_old as _check
 from equipoise._types import aligned, result, static_field
 from equipoise.cost._analyze import Cost
 from equipoise.cost._atoms import Number

@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable, Sequence
 from fractions import Fraction
 
-from equipoise import _check
+from equipoise import _check_old as _check
 from equipoise._types import result, static_field
 from equipoise.cost._atoms import Number
 from equipoise.cost._expression import Expression, as_expression

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from equipoise import _check
+from equipoise import _check_old as _check
 from equipoise._types import Array, Bool, result, static_field
 from equipoise.cost._implementation import names
 from equipoise.cost._reach import NONE, Reach

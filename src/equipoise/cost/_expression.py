@@ -9,7 +9,7 @@ import functools
 from collections.abc import Mapping
 from fractions import Fraction
 
-from equipoise import _check
+from equipoise import _check_old as _check
 from equipoise.cost import _atoms, _printing
 from equipoise.cost._atoms import FUNCTIONS, Atom, Monomial, Number
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from equipoise import _check
+from equipoise import _check_old as _check
 from equipoise.cost._atoms import Atom, Monomial, Number
 from equipoise.cost._expression import ZERO, Expression, apply, from_terms
 

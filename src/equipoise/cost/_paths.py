@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from equipoise import _check
+from equipoise import _check_old as _check
 from equipoise._types import Array
 from equipoise.cost._dependencies import reached, traced
 from equipoise.cost._reach import NONE

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax import export
 
-from equipoise import _check
+from equipoise import _check_old as _check
 from equipoise._types import PyTree
 from equipoise.cost._expression import ONE, Expression, apply
 

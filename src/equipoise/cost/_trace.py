@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from equipoise import _check
+from equipoise import _check_old as _check
 from equipoise.cost import _shapes
 
 # Sizes for a second trace with numbers: all different, with a common factor for heads and blocks.

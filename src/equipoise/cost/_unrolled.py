@@ -42,7 +42,7 @@ class Walk:
         name = eqn.primitive.name
         if name in ("scan", "while", "cond"):
             if any(isinstance(x, Reach) for x in xs):
-                return getattr(self, name + "_")(eqn, xs)  # type: ignore[no-any-return]
+                return getattr(self, name + "_")(eqn, xs)
         elif name != "shard_map":
             for parameter in CALLS:
                 if parameter in eqn.params and eqn.params[parameter] is not None:

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from equipoise._check import positive_integer, value_error
+from equipoise._check_old import positive_integer, value_error
 from equipoise._types import Array, Bool, Float, Int, PRNGKeyArray, Shaped, result
 
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 
-from equipoise._check import type_error, value_error
+from equipoise._check_old import type_error, value_error
 from equipoise._types import Array, aligned, result, static_field
 from equipoise.games._critical import KINDS, CriticalStep, critical_step_size
 from equipoise.games._game import Game, Players

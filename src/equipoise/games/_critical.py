@@ -3,7 +3,7 @@ from collections.abc import Callable, Sequence
 import jax
 import jax.numpy as jnp
 
-from equipoise._check import positive_integer
+from equipoise._check_old import positive_integer
 from equipoise._types import Array, Bool, Float, Int, Shaped, aligned, result
 from equipoise.games._crossing import Bracket, bound_slack, explore, polish
 from equipoise.games._derivative import fixed_matrix, implicit
@@ -170,7 +170,7 @@ def _critical(
     limit = jax.lax.stop_gradient(limit)
 
     def family(eta: Array) -> Array:
-        return hoisted(eta, *parameters)  # type: ignore[no-any-return]
+        return hoisted(eta, *parameters)
 
     _, slope = jax.jvp(family, (jnp.zeros_like(limit),), (jnp.ones_like(limit),))
     scale = 1 / jnp.linalg.norm(slope)

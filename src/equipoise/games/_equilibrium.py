@@ -2,7 +2,7 @@ import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
-from equipoise._check import positive_integer
+from equipoise._check_old import positive_integer
 from equipoise._types import Array, Bool, Float, PyTree, result
 from equipoise.games._game import Game, Players, checked_players, field
 from equipoise.games._newton import newton_root, rounding

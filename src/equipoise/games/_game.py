@@ -4,7 +4,7 @@ from typing import Any, TypeAlias
 import jax
 import jax.numpy as jnp
 
-from equipoise._check import floating_tree, type_error, value_error
+from equipoise._check_old import floating_tree, type_error, value_error
 from equipoise._types import Array, PyTree, Scalar, result, static_field
 
 Players: TypeAlias = tuple[PyTree[Array], ...]

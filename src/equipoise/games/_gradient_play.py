@@ -4,7 +4,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from equipoise._check import type_error, value_error
+from equipoise._check_old import type_error, value_error
 from equipoise.games._game import Game, Players, field, partial_gradient
 from equipoise.games._rule import (
     Projections,

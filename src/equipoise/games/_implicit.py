@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
-from equipoise._check import positive_integer
+from equipoise._check_old import positive_integer
 from equipoise.games._game import Game, Players, field, partial_gradient
 from equipoise.games._newton import newton_root, solve_linear
 from equipoise.games._rule import Projections, Rule, Steps, axpy, descend, make_rule, projector

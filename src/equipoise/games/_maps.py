@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
-from equipoise._check import (
+from equipoise._check_old import (
     floating_tree,
     positive_integer,
     same_structure,

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
-from equipoise._check import floating_array, positive_integer, value_error
+from equipoise._check_old import floating_array, positive_integer, value_error
 from equipoise._types import Array, Float, Int, PyTree, aligned, result
 from equipoise.games._maps import flat_step, orbit
 from equipoise.games._maps_orbits import close, default_tolerance

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from equipoise._check import positive_integer
+from equipoise._check_old import positive_integer
 from equipoise._types import Array, Bool, PyTree, Scalar, Shaped, result
 from equipoise.games._maps import advance, flat_step, orbit
 

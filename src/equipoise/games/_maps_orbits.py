@@ -6,7 +6,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from equipoise._check import floating_tree, positive_integer, value_error
+from equipoise._check_old import floating_tree, positive_integer, value_error
 from equipoise._types import Array, Int, PyTree, Scalar, result
 from equipoise.games._maps import advance, flat_step, orbit
 

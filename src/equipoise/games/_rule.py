@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from equipoise._check import is_traced, type_error, value_error
+from equipoise._check_old import is_traced, type_error, value_error
 from equipoise._types import Array, PyTree, Scalar, result, static_field
 from equipoise.games._game import Game, Players, checked_players
 

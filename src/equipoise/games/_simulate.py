@@ -1,7 +1,7 @@
 import jax
 import jax.numpy as jnp
 
-from equipoise._check import positive_integer, type_error
+from equipoise._check_old import positive_integer, type_error
 from equipoise.games._game import Game, Players
 from equipoise.games._rule import Rule, StepSize
 

@@ -4,7 +4,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from equipoise._check import positive_integer
+from equipoise._check_old import positive_integer
 from equipoise._types import Array, Float, result
 from equipoise.games._game import Game, Players, checked_players
 from equipoise.games._rule import Rule, checked_step_size

@@ -3,7 +3,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from equipoise._check import choice
+from equipoise._check_old import choice
 from equipoise._types import Array, Bool, Float, Int, PRNGKeyArray, Shaped, aligned, result
 from equipoise.games._arnoldi import dominant_eigenvalues
 from equipoise.games._game import Game, Players, checked_players

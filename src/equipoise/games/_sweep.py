@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from equipoise._check import floating_array, positive_integer
+from equipoise._check_old import floating_array, positive_integer
 from equipoise._types import Array, Float, Int, aligned, result
 from equipoise.games._game import Game, Players, checked_players
 from equipoise.games._lanes import NUM_PARTS, play_lanes

@@ -4,7 +4,7 @@ from typing import Any
 import jax
 import optax
 
-from equipoise._check import positive_integer, type_error, value_error
+from equipoise._check_old import positive_integer, type_error, value_error
 from equipoise._types import Array, PyTree
 from equipoise.games._game import Game, Players, field, partial_gradient
 from equipoise.games._gradient_play import checked_order, order_of_play, replaced

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax import export
 
-from equipoise import _check
+from equipoise import _check_old as _check
 from equipoise._types import Array, Float, PRNGKeyArray, PyTree
 
 Size: TypeAlias = int | str

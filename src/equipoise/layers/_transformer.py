@@ -2,7 +2,7 @@
 
 import jax
 
-from equipoise import _check
+from equipoise import _check_old as _check
 from equipoise._types import Array, PRNGKeyArray, PyTree
 from equipoise.layers._attention import self_attention
 from equipoise.layers._layer import Layer, Size, Weight, is_weight, size

@@ -9,7 +9,7 @@ from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 
-from equipoise import _check
+from equipoise import _check_old as _check
 from equipoise.attention import AttentionStatistics
 from equipoise.plot._style import COLORS, SEQUENTIAL, new_axes, pair_of_axes, styled
 

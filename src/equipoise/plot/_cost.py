@@ -5,7 +5,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import LogLocator, NullLocator
 
-from equipoise import _check
+from equipoise import _check_old as _check
 from equipoise.cost import Expression, crossover
 from equipoise.plot._style import COLORS, new_axes, styled
 

@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from equipoise._check import value_error
+from equipoise._check_old import value_error
 from equipoise._types import Array, PyTree, Scalar
 from equipoise.vi._family import Core, Family, Layout, assemble, layout
 from equipoise.vi._full_rank import from_scale_tril, scale_tril

@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from equipoise._check import positive_integer, type_error
+from equipoise._check_old import positive_integer, type_error
 from equipoise._types import Array, Scalar
 from equipoise.vi._family import Family
 

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from equipoise._check import choice, positive_integer, value_error
+from equipoise._check_old import choice, positive_integer, value_error
 from equipoise._types import Array, PRNGKeyArray
 
 DRAWS = ("iid", "antithetic", "quasi_random")

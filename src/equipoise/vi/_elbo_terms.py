@@ -5,7 +5,7 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from equipoise._check import floating_array, positive_integer, type_error, value_error
+from equipoise._check_old import floating_array, positive_integer, type_error, value_error
 from equipoise._types import Array, PRNGKeyArray, Scalar, result
 from equipoise.vi._estimate import Estimate
 from equipoise.vi._family import Family

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from equipoise._check import describe, positive_integer, type_error, value_error
+from equipoise._check_old import describe, positive_integer, type_error, value_error
 from equipoise._types import Array, PyTree, Scalar, result, static_field
 from equipoise.vi._draws import independent
 from equipoise.vi._support import REAL, Support, match

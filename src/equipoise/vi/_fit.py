@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import optax
 
-from equipoise._check import positive_integer, type_error, value_error
+from equipoise._check_old import positive_integer, type_error, value_error
 from equipoise._types import PRNGKeyArray, PyTree, Scalar
 from equipoise.vi._family import Family
 from equipoise.vi._fit_judge import judge

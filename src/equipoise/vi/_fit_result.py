@@ -5,7 +5,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from equipoise._check import positive_integer
+from equipoise._check_old import positive_integer
 from equipoise._types import Array, PRNGKeyArray, PyTree, Scalar, aligned, result, static_field
 from equipoise.vi._estimate import Estimate
 from equipoise.vi._family import Family

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from equipoise._check import value_error
+from equipoise._check_old import value_error
 from equipoise._types import Array, PRNGKeyArray, PyTree
 from equipoise.vi import _fit_gradient, _fit_normal, _fit_stages
 from equipoise.vi._cubature import sparse_grid

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from equipoise._check import positive_integer
+from equipoise._check_old import positive_integer
 from equipoise._types import Array, PyTree, Scalar
 from equipoise.vi._family import Core, Family, Layout, assemble, layout
 from equipoise.vi._full_rank import from_scale_tril, scale_tril

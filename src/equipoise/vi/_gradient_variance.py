@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from equipoise._check import positive_integer, value_error
+from equipoise._check_old import positive_integer, value_error
 from equipoise._types import Array, PRNGKeyArray, PyTree, Scalar, result
 from equipoise.vi._estimate import Estimate
 

@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from equipoise._check import choice, positive_integer, value_error
+from equipoise._check_old import choice, positive_integer, value_error
 from equipoise._types import Array, PRNGKeyArray, Scalar
 from equipoise.vi._draws import independent
 from equipoise.vi._estimate import Estimate, standard_error

@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from equipoise._check import positive_integer
+from equipoise._check_old import positive_integer
 from equipoise._types import Array, PyTree, Scalar
 from equipoise.vi._family import Core, Family, Layout, assemble, layout
 from equipoise.vi._mean_field import LOG_2PI, normal_log_prob

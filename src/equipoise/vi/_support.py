@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from equipoise._check import value_error
+from equipoise._check_old import value_error
 from equipoise._types import PyTree
 
 

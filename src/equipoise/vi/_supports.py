@@ -6,7 +6,7 @@ import math
 import jax
 import jax.numpy as jnp
 
-from equipoise._check import value_error
+from equipoise._check_old import value_error
 from equipoise._types import Array
 from equipoise.vi._support import REAL, Support, same_shape
 

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from equipoise._check import choice, value_error
+from equipoise._check_old import choice, value_error
 from equipoise._types import Array, PRNGKeyArray, PyTree, Scalar
 from equipoise.vi._draws import block_shape, noise_blocks
 from equipoise.vi._estimate import Estimate, standard_error
