@@ -63,7 +63,7 @@ def newton_root(f: Flat, start: Array, *, max_steps: int, least_squares: bool = 
         return solve_linear(g, y, least_squares=least_squares)
 
     start = jax.lax.stop_gradient(start)
-    return jax.lax.custom_root(f, start, solve, tangent_solve)  # type: ignore[no-any-return]
+    return jax.lax.custom_root(f, start, solve, tangent_solve)
 
 
 def _iterate(f: Flat, start: Array, *, max_steps: int, least_squares: bool) -> Array:
