@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+from collections.abc import Sequence
 from typing import Any, TypeAlias, TypeVar, dataclass_transform
 
 import jax
@@ -26,7 +27,7 @@ __all__ = [
 ]
 
 Scalar: TypeAlias = Float[Array, ""]
-T = TypeVar("T")
+_T = TypeVar("_T")
 
 
 def static_field(**keywords: Any) -> Any:
@@ -35,13 +36,13 @@ def static_field(**keywords: Any) -> Any:
 
 
 @dataclass_transform(frozen_default=True, field_specifiers=(static_field, dataclasses.field))
-def record(cls: type[T]) -> type[T]:
+def record(cls: type[_T]) -> type[_T]:
     """A frozen dataclass that is a pytree; like :func:`chex.dataclass`, with static fields."""
     return jax.tree_util.register_dataclass(dataclasses.dataclass(frozen=True)(cls))
 
 
 @dataclass_transform(frozen_default=True, field_specifiers=(static_field, dataclasses.field))
-def result(cls: type[T]) -> type[T]:
+def result(cls: type[_T]) -> type[_T]:
     """A record that is the answer to a question: its ``str`` is an aligned summary."""
     frozen = record(cls)
     if "__str__" not in cls.__dict__:
@@ -49,7 +50,7 @@ def result(cls: type[T]) -> type[T]:
     return frozen
 
 
-def short(value: Any) -> str:
+def short(value: object) -> str:
     """A value in a few characters: scalars in six digits, arrays by shape and range."""
     if isinstance(value, (str, bool, int, type(None))):
         return str(value)
@@ -70,7 +71,7 @@ def short(value: Any) -> str:
     if dataclasses.is_dataclass(value):
         text = str(value)
         return type(value).__name__ if "\n" in text else text
-    if type(value) in (tuple, list) and len(value) <= 4:
+    if isinstance(value, (tuple, list)) and type(value) in (tuple, list) and len(value) <= 4:
         return ", ".join(map(short, value)) or "none"
     leaves = jax.tree_util.tree_leaves_with_path(value)
     if leaves and leaves[0][0] == ():
@@ -81,11 +82,11 @@ def short(value: Any) -> str:
     return ", ".join(f"{name(path)}: {short(leaf)}" for path, leaf in leaves) or "none"
 
 
-def aligned(rows: list[list[Any]], *, header: list[str] | None = None) -> str:
+def aligned(rows: Sequence[Sequence[object]], *, header: Sequence[str] | None = None) -> str:
     """Rows as text in columns; every cell through :func:`short`."""
     cells = [[short(cell) for cell in row] for row in rows]
     if header is not None:
-        cells.insert(0, header)
+        cells.insert(0, list(header))
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     return "\n".join(
         "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
@@ -93,6 +94,7 @@ def aligned(rows: list[list[Any]], *, header: list[str] | None = None) -> str:
     )
 
 
-def _summary(self: Any) -> str:
-    rows = [[f"  {field.name}", getattr(self, field.name)] for field in dataclasses.fields(self)]
+def _summary(self: object) -> str:
+    fields = dataclasses.fields(self)  # type: ignore[arg-type]
+    rows = [[f"  {field.name}", getattr(self, field.name)] for field in fields]
     return f"{type(self).__name__}\n{aligned(rows)}"

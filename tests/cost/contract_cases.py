@@ -4,7 +4,7 @@ from equipoise import cost
 from tests.contract import Case, Pytree, Static  # noqa: F401
 
 PROGRAM = "takes a program, not arrays; tests/cost holds it on many programs and sizes"
-SYMBOLIC = "takes symbolic expressions, not arrays; held by tests/cost/test_expression.py"
+SYMBOLIC = "takes symbolic expressions, no arrays; held by tests/cost/expression/test_expression.py"
 
 SMALL = cost.analyze(lambda w, x: x @ w, "f32[d,d]", "f32[n,d]")
 
@@ -22,5 +22,7 @@ CASES: dict = {
     "compare": Static("takes costs, not arrays; held by tests/cost/test_compare.py"),
     "Comparison": Pytree(lambda: cost.compare({"dense": SMALL})),
     "crossover": Static("takes symbolic expressions; held by tests/cost/test_crossover.py"),
+    "Larger": Static("the words of Crossover.larger; held by tests/cost/test_crossover.py"),
+    "Pattern": Static("the words of Dependencies.kind; held by tests/cost/test_dependencies.py"),
     "Crossover": Pytree(lambda: cost.crossover(SMALL.flops, 6, "n", d=1)),
 }

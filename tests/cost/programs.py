@@ -10,7 +10,8 @@ import optax
 from flax import linen
 from jax import lax
 
-from equipoise.cost import _shapes
+from equipoise.cost._program.arguments import DTYPES
+from equipoise.cost._program.sizes import parse
 
 
 def mlp(params, x):
@@ -158,7 +159,7 @@ def with_sizes(args, sizes):
         if not isinstance(leaf, str):
             return leaf
         dims = re.fullmatch(r"\w+\[(.*)\]", leaf)[1]
-        shape = [int(_shapes.parse(size).at(sizes)) for size in dims.split(",") if size]
-        return jax.ShapeDtypeStruct(tuple(shape), _shapes.DTYPES[leaf.split("[")[0]])
+        shape = [int(parse(size).at(sizes)) for size in dims.split(",") if size]
+        return jax.ShapeDtypeStruct(tuple(shape), DTYPES[leaf.split("[")[0]])
 
     return jax.tree.map(concrete, args)

@@ -50,10 +50,9 @@ def test_analyze_flops_match_xla(name):
         assert symbolic(name).flops.evaluate(**sizes) == pytest.approx(expected, rel=0.05)
 
 
-@pytest.mark.parametrize("name", ["mlp", "attention", "rnn", "convolution_net"])
-def test_analyze_agrees_with_concrete_traces(name, rng):
+def assert_agrees_with_concrete_traces(name, rng, draws):
     fn, *args = programs.ALL[name]
-    for _ in range(20):
+    for _ in range(draws):
         sizes = programs.random_sizes(rng)
         concrete = cost.analyze(fn, *programs.with_sizes(tuple(args), sizes))
         for measure in MEASURES:
@@ -61,10 +60,16 @@ def test_analyze_agrees_with_concrete_traces(name, rng):
             assert getattr(symbolic(name), measure).evaluate(**sizes) == expected, measure
 
 
+@pytest.mark.parametrize("name", ["mlp", "attention", "rnn", "convolution_net"])
+def test_analyze_agrees_with_concrete_traces(name, rng):
+    assert_agrees_with_concrete_traces(name, rng, draws=20)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["gru", "block", "mlp_gradient", "attention_gradient", "adam"])
 def test_analyze_agrees_with_concrete_traces_of_larger_programs(name, rng):
-    test_analyze_agrees_with_concrete_traces(name, rng)
+    # Each draw traces and walks the whole program: a few of them find a wrong formula.
+    assert_agrees_with_concrete_traces(name, rng, draws=8)
 
 
 def test_analyze_scan_counts_every_body():

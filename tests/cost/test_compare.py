@@ -1,3 +1,5 @@
+import pickle
+
 import jax
 import jax.numpy as jnp
 import pytest
@@ -22,6 +24,18 @@ def test_compare_prints_numbers():
     table = cost.compare({"dense": DENSE}, measures=("flops", "peak_bytes"), n=2, d=3)
     assert table.values == ((42, DENSE.peak_bytes.evaluate(n=2, d=3)),)
     assert "42" in str(table)
+
+
+def test_compare_has_a_column_for_each_measure():
+    costs = {"dense": DENSE, "loop": LOOP}
+    table = cost.compare(costs, measures=("flops", "depth"))
+    assert table.names == ("dense", "loop")
+    assert table.flops == (DENSE.flops, LOOP.flops)
+    assert cost.compare({"dense": DENSE}, measures=("depth", "flops"), n=2, d=3).flops == (42,)
+    assert pickle.loads(pickle.dumps(table)) == table
+    for absent in ("peak_bytes", "branches", "median"):
+        with pytest.raises(AttributeError, match=absent):
+            getattr(table, absent)
 
 
 def test_compare_shows_a_measure_that_does_not_exist():

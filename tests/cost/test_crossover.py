@@ -1,10 +1,12 @@
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from equipoise import cost
-from equipoise.cost import Expression, _order
+from equipoise.cost import Expression
+from equipoise.cost._expression.extremes import largest
 
 n, d = Expression("n"), Expression("d")
 
@@ -56,7 +58,7 @@ def test_crossover_finds_an_even_root_between_integers():
 
 
 def test_crossover_of_expressions_that_round():
-    found = cost.crossover(_order.largest([n // 2, d]), 100, "n", d=7)
+    found = cost.crossover(largest([n // 2, d]), 100, "n", d=7)
     assert found.crossings == (202,)
     assert cost.crossover(n // 3, 10**9, "n").size == 3 * (10**9 + 1)
     found = cost.crossover(1000 / n, 1, "n")
@@ -74,3 +76,22 @@ def test_crossover_rejects_bad_input():
         cost.crossover("n", n, "n")
     with pytest.raises(TypeError, match="`d` must be a Python integer"):
         cost.crossover(n * d, n, "n", d=1.5)
+
+
+def test_sizes_may_have_the_names_of_arguments():
+    a, b, name, self = map(Expression, ("a", "b", "name", "self"))
+    found = cost.crossover(name * a, b * self, "name", a=2, b=3, self=6)
+    assert (found.root, found.size, found.larger) == (9, 10, "a")
+    assert (a * b * name * self).evaluate(a=2, b=3, name=4, self=5) == 120
+    assert (a + self).substitute(a=b, self=2) == b + 2
+    table = cost.compare(
+        {"loop": cost.analyze(jnp.sin, "f32[costs,a]")}, measures=("flops",), costs=3, a=2
+    )
+    assert table.flops == (6,)
+
+
+def test_larger_is_a_word_and_a_sentence():
+    for word in cost.Larger:
+        assert word == str(word) == word.value
+        assert word.sentence.endswith(".")
+    assert cost.Larger("a").sentence == "The first cost is larger from some size on."

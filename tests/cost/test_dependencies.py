@@ -4,8 +4,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax import lax
 
 from equipoise import cost, layers
+from tests.layers.zoo import attention_layer
 
 N, D = 5, 2
 FULL = np.ones((N, N), bool)
@@ -27,11 +29,11 @@ X = jax.random.normal(jax.random.key(1), (N, D))
 LAYERS = {
     "feed_forward": (layers.feed_forward(D), "identity", np.eye(N, dtype=bool)),
     "layer_norm": (layers.layer_norm(D), "identity", np.eye(N, dtype=bool)),
-    "attention": (layers.self_attention(D), "all-to-all", FULL),
-    "attention_causal": (layers.self_attention(D, is_causal=True), "lower triangular", LOWER),
-    "attention_window": (layers.self_attention(D, window=2), "banded", band(-1, 1)),
+    "attention": (attention_layer(D), "all-to-all", FULL),
+    "attention_causal": (attention_layer(D, is_causal=True), "lower triangular", LOWER),
+    "attention_window": (attention_layer(D, window=2), "banded", band(-1, 1)),
     "attention_causal_window": (
-        layers.self_attention(D, is_causal=True, window=3),
+        attention_layer(D, is_causal=True, window=3),
         "banded",
         band(0, 2),
     ),
@@ -47,7 +49,7 @@ LAYERS = {
 @pytest.mark.slow
 def test_dependencies_of_blockwise_attention_are_never_below_those_measured():
     # It branches on whether all values are finite, so each output position does read all values.
-    layer = layers.self_attention(D, is_causal=True, implementation="blockwise")
+    layer = attention_layer(D, is_causal=True, implementation="blockwise")
     found = cost.dependencies(applied(layer), X)
     np.testing.assert_array_equal(found.measured, LOWER)
     assert not np.any(found.measured & ~found.structural)
@@ -175,3 +177,19 @@ def test_dependencies_prints_its_pattern():
 def test_dependencies_rejects_a_mistake(call, error, text):
     with pytest.raises(error, match=text):
         call()
+
+
+def test_dependencies_of_a_reduction_by_a_program_read_all():
+    def fn(x):
+        return lax.reduce(x, 0.0, lambda a, b: a + b + a * b, (1,))
+
+    found = cost.dependencies(fn, jnp.ones((3, 2)))
+    assert found.structural.all()
+    assert found.assumptions == ("reduce: not known, every result reads every operand",)
+
+
+def test_pattern_is_a_word_and_a_sentence():
+    found = cost.dependencies(jnp.cumsum, jnp.ones(3))
+    assert found.kind is cost.Pattern.LOWER_TRIANGULAR
+    assert found.kind == "lower triangular"
+    assert all(word == str(word) and word.sentence.endswith(".") for word in cost.Pattern)

@@ -4,7 +4,8 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from equipoise import cost, layers
+from equipoise import attention, cost, layers
+from tests.layers.zoo import attention_layer
 
 n, d = cost.Expression("n"), cost.Expression("d")
 CAUSAL = layers.transformer_block("d", is_causal=True)
@@ -20,7 +21,7 @@ def trained(layer):
 
 
 def test_products_of_a_block_and_of_a_recurrent_layer():
-    mixing = whole(layers.self_attention("d")).matmul_flops
+    mixing = whole(attention_layer("d")).matmul_flops
     inner = whole(layers.feed_forward("d")).matmul_flops
     assert mixing == 8 * n * d**2 + 4 * n**2 * d
     assert inner == 16 * n * d**2
@@ -44,14 +45,14 @@ def test_bytes_kept_grow_with_the_length_or_its_square():
     # The blockwise implementation has loops that need numbers for sizes.
     kept = []
     for length in (2048, 4096):
-        layer = layers.self_attention(8, is_causal=True, implementation="blockwise")
+        layer = attention_layer(8, is_causal=True, implementation="blockwise")
         found = cost.analyze_training(layer.apply, layer.shapes(), f"f32[{length},8]")
         kept.append(found.residual_bytes.evaluate())
     assert kept[1] <= 2 * kept[0]
 
 
 def test_a_step_of_use_costs_what_the_state_holds():
-    cache = ("f32[m,1,d]", "f32[m,1,d]", "i32[]")
+    cache = attention.KVCache("f32[m,1,d]", "f32[m,1,d]", "i32[]", ring=False)
     step = cost.analyze(CAUSAL.step, CAUSAL.shapes(), cache, "f32[d]")
     assert step.matmul_flops == 24 * d**2 + 4 * cost.Expression("m") * d
     assert step.depth.degree("m") == 0

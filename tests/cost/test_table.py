@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 
 from equipoise import cost, layers
+from tests.layers.zoo import attention_layer
 
 NAMED = {
-    "self-attention": layers.self_attention("d"),
+    "self-attention": attention_layer("d"),
     "recurrent": layers.elman_rnn("d"),
     "convolutional": layers.convolution("d", kernel_size="k"),
-    "restricted": layers.self_attention("d", window="r"),
+    "restricted": attention_layer("d", window="r"),
 }
 PROJECTIONS = 8 * cost.Expression("n") * cost.Expression("d") ** 2
 
@@ -58,7 +59,7 @@ LENGTHS = (4, 8, 12)
 
 
 def test_table_path_length_of_self_attention_is_one():
-    f = applied(layers.self_attention(1))
+    f = applied(attention_layer(1))
     assert [cost.path_length(f, jnp.ones((n, 1))) for n in LENGTHS] == [1, 1, 1]
 
 
@@ -69,7 +70,7 @@ def test_table_path_length_of_recurrent_is_n():
 
 @pytest.mark.parametrize("r", [2, 3])
 def test_table_path_length_of_restricted_is_n_over_r(r):
-    f = applied(layers.self_attention(1, window=r))
+    f = applied(attention_layer(1, window=r))
     found = [cost.path_length(f, jnp.ones((n, 1))) for n in LENGTHS]
     # One application reaches r − 1 positions to either side.
     assert found == [math.ceil((n - 1) / (r - 1)) for n in LENGTHS]
@@ -94,7 +95,7 @@ def test_table_path_lengths_have_the_degrees_of_the_table():
     slopes = {}
     for name, layer in (
         ("recurrent", layers.elman_rnn(1)),
-        ("self-attention", layers.self_attention(1)),
+        ("self-attention", attention_layer(1)),
     ):
         found = [cost.path_length(applied(layer), jnp.ones((int(m), 1))) for m in n]
         slopes[name] = np.polyfit(np.log(n), np.log(found), 1)[0]

@@ -2,22 +2,33 @@
 
 from collections.abc import Callable, Sequence
 
+import jax
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
 from equipoise._types import PyTree
 
-Values = Sequence[PyTree]
-Rule = Callable[..., PyTree]
+_Values = Sequence[PyTree]
+_Rule = Callable[..., PyTree]
 
 
 def primitive(
-    name: str, *, evaluate: Rule, shapes: Rule, jvp: Rule, transpose: Rule, batch: Rule
+    name: str,
+    *,
+    evaluate: _Rule,
+    shapes: _Rule,
+    jvp: _Rule,
+    transpose: _Rule,
+    batch: _Rule,
+    static: Sequence[str] = (),
 ) -> Primitive:
-    """A primitive with many results, compiled as what ``evaluate`` traces to."""
+    """A primitive with many results, compiled as what ``evaluate`` traces to.
+
+    ``static`` are the names of its parameters, which are no arrays.
+    """
     made = Primitive(name)
     made.multiple_results = True
-    made.def_impl(evaluate)  # type: ignore[no-untyped-call]
+    made.def_impl(jax.jit(evaluate, static_argnames=static))  # type: ignore[no-untyped-call]
     made.def_abstract_eval(shapes)  # type: ignore[no-untyped-call]
     ad.primitive_jvps[made] = jvp
     ad.primitive_transposes[made] = transpose

@@ -6,33 +6,62 @@ called, and where they keep what they hold, is known here and nowhere else.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple, TypeAlias
+from typing import NamedTuple, Protocol, SupportsInt, TypeAlias, TypeGuard, TypeVar
 
 import jax
+import numpy as np
 from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal, Var, jaxpr_as_fun
 
 from equipoise._types import Array, PyTree
 
 Program: TypeAlias = ClosedJaxpr | Jaxpr
+OpenProgram: TypeAlias = Jaxpr  # without what it captured
+ClosedProgram: TypeAlias = ClosedJaxpr  # with it
 Equation: TypeAlias = JaxprEqn
 Atom: TypeAlias = Literal | Var
 Value: TypeAlias = PyTree  # an array, a tracer, or what an abstract interpreter puts in its place
+_V = TypeVar("_V")
+Size: TypeAlias = SupportsInt  # a number, or one of JAX's symbolic dimensions
 
 SCAN, WHILE, COND, SOLVE, SHARD_MAP = "scan", "while", "cond", "custom_linear_solve", "shard_map"
-# Under which names a call keeps its program.
+# Under which names a primitive keeps a program.
 _CALLED = ("jaxpr", "call_jaxpr", "fun_jaxpr")
 _HELD = (*_CALLED, "cond_jaxpr", "body_jaxpr")
+# Primitives that keep a program under such a name and do not call it once.
+_NO_CALLS = (SCAN, WHILE, COND, "reduce", "reduce_window")
 
 
-def is_literal(atom: object) -> bool:
-    """Whether an operand is a number in the program's text."""
+class Aval(Protocol):
+    """What is known of an array while tracing."""
+
+    @property
+    def shape(self) -> tuple[Size, ...]:
+        """Its sizes."""
+
+    @property
+    def dtype(self) -> np.dtype:
+        """Its type of numbers."""
+
+
+def aval(atom: Atom) -> Aval:
+    """Shape and dtype of an operand or result; a token has neither (:func:`is_array`)."""
+    found: PyTree = atom.aval
+    return found
+
+
+def is_array(atom: Atom) -> bool:
+    """Whether an operand or result is an array, and no token."""
+    return hasattr(atom.aval, "shape") and hasattr(atom.aval, "dtype")
+
+
+def is_literal(atom: object) -> TypeGuard[Literal]:
+    """Whether an operand is a number in the program's text, its ``val``."""
     return isinstance(atom, Literal)
 
 
 def rank(atom: Atom) -> int:
     """The number of axes of a variable or number."""
-    aval: PyTree = atom.aval
-    return len(aval.shape)
+    return len(aval(atom).shape) if is_array(atom) else 0
 
 
 def opened(program: Program) -> Jaxpr:
@@ -56,25 +85,44 @@ def as_function(program: ClosedJaxpr) -> Callable[..., list[Array]]:
 
 
 def called(equation: Equation) -> Program | None:
-    """The one program of a call, under whichever name the primitive keeps it."""
-    if equation.primitive.name in (SCAN, WHILE, COND):
+    """The program that an equation runs once on its operands; None where it is no call.
+
+    Calls are told by their form: they take a program with as many inputs and results as the
+    equation has. So are ``jit``, checkpoints, functions with derivatives of their own, and
+    ``shard_map``, whose program sees the shards of one device.
+    """
+    if equation.primitive.name in _NO_CALLS:
         return None
     for name in _CALLED:
-        held = equation.params.get(name)
-        if isinstance(held, (ClosedJaxpr, Jaxpr)):
-            return held
+        found = equation.params.get(name)
+        if isinstance(found, (ClosedJaxpr, Jaxpr)):
+            body = opened(found)
+            inside, outside = (len(body.invars), len(body.outvars)), _arity(equation)
+            return found if inside == outside else None
     return None
 
 
+def _arity(equation: Equation) -> tuple[int, int]:
+    return len(equation.invars), len(equation.outvars)
+
+
+def plain_call(equation: Equation) -> ClosedJaxpr | None:
+    """The program of a call that computes it and no more, whatever its rules of derivation."""
+    p = equation.params
+    program = p.get("call_jaxpr", p.get("jaxpr") if equation.primitive.name == "jit" else None)
+    return program if isinstance(program, ClosedJaxpr) else None
+
+
 def held(equation: Equation) -> Iterator[Program]:
-    """Every program that an equation holds."""
+    """Every program that an equation runs, however often; of a solve the one that solves."""
     for name in _HELD:
         program = equation.params.get(name)
         if isinstance(program, (ClosedJaxpr, Jaxpr)):
             yield program
-    yield from equation.params.get("branches", ())
+    if equation.primitive.name == COND:
+        yield from branches(equation)
     if equation.primitive.name == SOLVE:
-        yield equation.params["jaxprs"].solve
+        yield linear_solve(equation).program
 
 
 def primitive_names(program: Program) -> Iterator[str]:
@@ -86,17 +134,19 @@ def primitive_names(program: Program) -> Iterator[str]:
 
 
 def run(
-    program: Program,
-    operands: Sequence[Value],
-    apply: Callable[[Equation, list[Value]], Sequence[Value]],
-) -> list[Value]:
-    """The results of a program, each of whose equations is evaluated by ``apply``."""
+    program: Program, operands: Sequence[_V], apply: Callable[[Equation, list[_V]], Sequence[_V]]
+) -> list[_V]:
+    """The results of a program, each of whose equations is evaluated by ``apply``.
+
+    Numbers in the program's text and arrays that it captured are taken for values as they are.
+    """
     jaxpr = opened(program)
-    known = dict(zip(jaxpr.constvars, constants(program), strict=True))
+    captured: Sequence[PyTree] = constants(program)
+    known: dict[Atom, _V] = dict(zip(jaxpr.constvars, captured, strict=True))
     known.update(zip(jaxpr.invars, operands, strict=True))
 
-    def read(atom: Atom) -> Value:
-        return atom.val if isinstance(atom, Literal) else known[atom]
+    def read(atom: Atom) -> _V:
+        return atom.val if is_literal(atom) else known[atom]
 
     for equation in jaxpr.eqns:
         results = apply(equation, [read(atom) for atom in equation.invars])
@@ -104,28 +154,32 @@ def run(
     return [read(atom) for atom in jaxpr.outvars]
 
 
-def bind(equation: Equation, operands: Sequence[Value]) -> list[Value]:
-    """The results of an equation's primitive on other operands."""
-    found = equation.primitive.bind(*operands, **equation.params)  # type: ignore[no-untyped-call]
+def bind(equation: Equation, operands: Sequence[Value], **changed: object) -> list[Value]:
+    """The results of an equation's primitive on other operands, some parameters changed."""
+    params = {**equation.params, **changed}
+    found = equation.primitive.bind(*operands, **params)  # type: ignore[no-untyped-call]
     return list(found) if equation.primitive.multiple_results else [found]
 
 
-class Scan(NamedTuple):
-    """A scan: its operands are constants, then the carry, then the arrays it runs along."""
+class _Scan(NamedTuple):
+    """A scan: operands are constants, the carry, and the arrays that it runs along.
+
+    Results are the carry, and what each iteration adds to the arrays that it builds.
+    """
 
     body: Program
-    length: int
+    length: Size
     reverse: bool
     num_constants: int
     num_carried: int
 
 
-def scan(equation: Equation) -> Scan:
-    """The layout of a scan. Arrays that it runs along have one axis more outside than inside."""
+def scan(equation: Equation) -> _Scan:
+    """The layout of a scan: what it runs along has one axis more outside than inside."""
     body = opened(equation.params["jaxpr"])
     num_carried = len(body.outvars) - _num_sliced(equation.outvars, body.outvars)
     num_scanned = _num_sliced(equation.invars, body.invars)
-    return Scan(
+    return _Scan(
         equation.params["jaxpr"],
         equation.params["length"],
         equation.params["reverse"],
@@ -140,7 +194,10 @@ def _num_sliced(outside: Sequence[Atom], inside: Sequence[Atom]) -> int:
 
 
 class While(NamedTuple):
-    """A while loop: operands are constants of the test, those of the body, then the carry."""
+    """A while loop: operands are constants of the test, those of the body, then the carry.
+
+    Test and body read each its constants and the carry; results are the carry.
+    """
 
     test: Program
     body: Program
@@ -159,20 +216,25 @@ def branches(equation: Equation) -> Sequence[Program]:
     return equation.params["branches"]
 
 
-class Solve(NamedTuple):
-    """The program of a linear solve, and which operands of the equation it reads."""
+class _Solve(NamedTuple):
+    """A linear solve: its program, and which operands of the equation that reads."""
 
     program: Program
     operands: list[int]
 
 
-def linear_solve(equation: Equation) -> Solve:
+def linear_solve(equation: Equation) -> _Solve:
     """The program that solves; those that only serve its derivatives are not run."""
     lengths = equation.params["const_lengths"]
     first = lengths.matvec + lengths.vecmat
     sides = first + lengths.solve + lengths.transpose_solve
     reads = [*range(first, first + lengths.solve), *range(sides, len(equation.invars))]
-    return Solve(equation.params["jaxprs"].solve, reads)
+    return _Solve(equation.params["jaxprs"].solve, reads)
+
+
+def num_devices(equation: Equation) -> int:
+    """On how many devices a ``shard_map`` runs its program."""
+    return int(equation.params["mesh"].size)
 
 
 def implementation(equation: Equation) -> ClosedJaxpr | None:
@@ -184,8 +246,7 @@ def implementation(equation: Equation) -> ClosedJaxpr | None:
         return found if primitive.multiple_results else [found]
 
     structure: Callable[..., PyTree] = jax.ShapeDtypeStruct  # it is left untyped
-    avals: list[PyTree] = [v.aval for v in equation.invars]
-    shapes = [structure(aval.shape, aval.dtype) for aval in avals]
+    shapes = [structure(a.shape, a.dtype) for a in map(aval, equation.invars)]
     try:
         traced = jax.make_jaxpr(computed)(*shapes)
     except Exception:  # whatever an implementation raises that wants values

@@ -15,7 +15,8 @@ from equipoise.cost._analyze import Cost, analyze
 from equipoise.cost._compare import Comparison, compare
 from equipoise.cost._crossover import Crossover, crossover
 from equipoise.cost._dependencies import Dependencies, dependencies
-from equipoise.cost._expression import Expression
+from equipoise.cost._expression.expression import Expression
+from equipoise.cost._kinds import Larger, Pattern
 from equipoise.cost._paths import path_length
 from equipoise.cost._training import TrainingCost, analyze_training
 
@@ -30,7 +31,9 @@ __all__ = [  # noqa: RUF022
     "Comparison",
     "crossover",
     "Crossover",
+    "Larger",
     "dependencies",
     "Dependencies",
+    "Pattern",
     "path_length",
 ]

@@ -1,14 +1,21 @@
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+"""The cost of one function: operations, depth and memory."""
+
+from collections.abc import Sequence
 
 import jax
 
-from equipoise import _check_old as _check
+from equipoise._check import at, type_error
+from equipoise._jax.programs import Atom, ClosedProgram, Program, opened
 from equipoise._types import PyTree, result, static_field
-from equipoise.cost import _depth, _order, _shapes, _trace
-from equipoise.cost._depth import AT_START, START
-from equipoise.cost._expression import ZERO, Expression
-from equipoise.cost._walk import Ledger, Walked, walk
+from equipoise.cost._count.control import ledger_of
+from equipoise.cost._count.depth import EMPTY, START
+from equipoise.cost._count.scope import Walked
+from equipoise.cost._count.walk import Ledger, walk_whole
+from equipoise.cost._expression.expression import Expression
+from equipoise.cost._expression.extremes import largest
+from equipoise.cost._program.arguments import structures
+from equipoise.cost._program.sizes import array_bytes, total_bytes
+from equipoise.cost._program.trace import Function, Pullback, forward, trace, with_numbers
 
 
 @result
@@ -55,8 +62,9 @@ class Cost:
     assumptions: tuple[str, ...] = static_field()
 
 
+@at("cost.analyze")
 def analyze(
-    fn: Callable[..., Any],
+    fn: Function,
     *args: PyTree,
     trips: Sequence[int | str | Expression] = (),
     constraints: Sequence[str] = (),
@@ -105,46 +113,35 @@ def analyze(
         Work and depth are those of :cite:t:`blelloch1996`; reverse mode and what it keeps,
         :cite:t:`griewank2008`.
     """
-    where = "cost.analyze"
-    shapes = _shapes.structures(where, args, constraints)
-    counts = trip_counts(where, trips)
-    program = _trace.trace(where, fn, shapes).closed
-    ledger = Ledger(counts)
+    shapes = structures(args, constraints)
+    ledger = ledger_of(trip_counts(trips))
+    program = trace(fn, shapes).program
     walked = walk_whole(program, ledger)
-    residual = _residual_bytes(where, fn, shapes, ledger)
-    return summary(walked, ledger, program.jaxpr, program.jaxpr.outvars, residual)
+    residual = _residual_bytes(fn, shapes, ledger)
+    return summary(walked, ledger, program, opened(program).outvars, residual)
 
 
-def trip_counts(where: str, trips: Sequence[int | str | Expression]) -> list[Expression]:
+def trip_counts(trips: Sequence[int | str | Expression]) -> list[Expression]:
     """The stated trip counts as expressions."""
     for trip in trips:
         if not isinstance(trip, (int, str, Expression)):
-            raise _check.type_error(where, "trips", "must hold numbers, names or expressions", trip)
+            raise type_error("trips", "must hold numbers, names or expressions", trip)
     return [Expression(trip) for trip in trips]
-
-
-def walk_whole(closed: Any, ledger: Ledger) -> Walked:
-    """The walk over a whole program, whose arguments belong to the caller."""
-    jaxpr = closed.jaxpr
-    inputs, results = len(jaxpr.invars), len(jaxpr.outvars)
-    return walk(
-        jaxpr, ledger, [AT_START] * inputs, [None] * inputs, [False] * inputs, [True] * results
-    )
 
 
 def summary(
     walked: Walked,
     ledger: Ledger,
-    jaxpr: Any,
-    results: Sequence[Any],
+    program: Program,
+    results: Sequence[Atom],
     residual: Expression | None,
     *,
     start: int = START,
 ) -> Cost:
     """The cost of a walk that began with the inputs of a program and ended with these results."""
-    work = walked.work
-    inputs, parameters = total_bytes(jaxpr.invars), total_bytes(jaxpr.constvars)
-    ends = [depth[start] for depth in walked.depths if start in depth] or [_depth.EMPTY]
+    work, body = walked.work, opened(program)
+    inputs, parameters = total_bytes(body.invars), total_bytes(body.constvars)
+    ends = [depth[start] for depth in walked.depths if start in depth] or [EMPTY]
     return Cost(
         flops=work.flops,
         matmul_flops=work.matmul,
@@ -152,11 +149,11 @@ def summary(
         transcendental_flops=work.transcendental,
         reduction_flops=work.reduction,
         other_flops=work.other,
-        depth=_order.largest(length for end in ends for length in end.unit),
-        log_depth=_order.largest(length for end in ends for length in end.log),
+        depth=largest(length for end in ends for length in end.unit),
+        log_depth=largest(length for end in ends for length in end.log),
         bytes_read=work.read,
         bytes_written=work.written,
-        peak_bytes=inputs + parameters + _order.largest(walked.extra),
+        peak_bytes=inputs + parameters + largest(walked.extra),
         residual_bytes=residual,
         input_bytes=inputs,
         output_bytes=total_bytes(results),
@@ -166,31 +163,24 @@ def summary(
     )
 
 
-def total_bytes(variables: Iterable[Any]) -> Expression:
-    """Bytes of some variables of a program."""
-    return sum((_shapes.array_bytes(v.aval) for v in variables), ZERO)
-
-
-def _residual_bytes(
-    where: str, fn: Callable[..., Any], shapes: Any, ledger: Ledger
-) -> Expression | None:
+def _residual_bytes(fn: Function, shapes: Sequence[PyTree], ledger: Ledger) -> Expression | None:
     """Bytes that the function's vjp holds, or None and the reason why among the assumptions."""
     try:
-        program, (_, pullback) = _trace.forward(where, fn, shapes)
+        program, (_, pullback) = forward(fn, shapes)
     except (ValueError, TypeError, NotImplementedError) as error:
         reason = str(error).splitlines()[0]
-        ledger.notes[f"no residual bytes, as there is no reverse derivative: {reason}"] = None
+        ledger.note(f"no residual bytes, as there is no reverse derivative: {reason}")
         return None
-    walked = walk_whole(program, Ledger([]))
+    walked = walk_whole(program, ledger_of([]))
     return residual_bytes(fn, shapes, program, walked, pullback, ledger)
 
 
 def residual_bytes(
-    fn: Callable[..., Any],
-    shapes: Any,
-    program: Any,
+    fn: Function,
+    shapes: Sequence[PyTree],
+    program: ClosedProgram,
     walked: Walked,
-    pullback: Any,
+    pullback: Pullback,
     ledger: Ledger,
 ) -> Expression:
     """Bytes of the last results of a forward program, which are the leaves of its pullback.
@@ -200,16 +190,16 @@ def residual_bytes(
     function that closes over named sizes has none: each of these scalars then counts as kept, and
     a note says so.
     """
-    first = len(program.jaxpr.outvars) - len(jax.tree.leaves(pullback))
-    pairs = list(zip(program.jaxpr.outvars[first:], walked.known[first:], strict=True))
+    results, count = opened(program).outvars, len(jax.tree.leaves(pullback))
+    first = len(results) - count
+    pairs = list(zip(results[first:], walked.known[first:], strict=True))
     arrays = total_bytes(v for v, known in pairs if known is None)
     if all(known is None for _, known in pairs):
         return arrays
-    sizes, numbers = _trace.with_numbers(shapes)
+    sizes, numbers = with_numbers(shapes)
     try:
         kept = jax.eval_shape(lambda *xs: jax.vjp(fn, *xs)[1], *numbers)
     except (TypeError, ValueError):
-        ledger.notes["scalars that follow from sizes alone: all counted as residuals"] = None
+        ledger.note("scalars that follow from sizes alone: all counted as residuals")
         return total_bytes(v for v, _ in pairs)
-    total = sum((_shapes.array_bytes(leaf) for leaf in jax.tree.leaves(kept)), ZERO)
-    return arrays + total - arrays.at(sizes)
+    return arrays + array_bytes(*jax.tree.leaves(kept)) - arrays.at(sizes)

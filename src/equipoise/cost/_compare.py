@@ -1,17 +1,23 @@
+"""Costs side by side, as formulas or at given sizes."""
+
 from collections.abc import Mapping, Sequence
 
-from equipoise import _check_old as _check
+from equipoise._check import at, choice, value_error
 from equipoise._types import aligned, result, static_field
 from equipoise.cost._analyze import Cost
-from equipoise.cost._atoms import Number
-from equipoise.cost._expression import Expression
+from equipoise.cost._expression.expression import Expression
+from equipoise.cost._expression.polynomial import Number
 
-MEASURES = ("flops", "depth", "log_depth", "peak_bytes", "residual_bytes")
+_MEASURES = ("flops", "depth", "log_depth", "peak_bytes", "residual_bytes")
+_COLUMNS = tuple(name for name in Cost.__annotations__ if name not in ("branches", "assumptions"))
 
 
 @result
 class Comparison:
-    """Costs side by side; printed as a table.
+    """Costs side by side; printed as a table, a row a name.
+
+    Each measure is an attribute too, such as ``comparison.flops``: its column, in the order of
+    ``names``, of numbers where sizes were given and of expressions otherwise.
 
     Attributes:
         names: What is compared, one row each.
@@ -25,17 +31,27 @@ class Comparison:
     expressions: tuple[tuple[Expression | None, ...], ...] = static_field()
     values: tuple[tuple[Number | None, ...], ...] = static_field()
 
+    def __getattr__(self, measure: str) -> tuple[Expression | Number | None, ...]:
+        if measure not in _COLUMNS or measure not in self.measures:
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {measure!r}")
+        column = self.measures.index(measure)
+        return tuple(row[column] for row in self._rows)
+
+    @property
+    def _rows(self) -> tuple[tuple[Expression | Number | None, ...], ...]:
+        return self.values or self.expressions
+
     def __str__(self) -> str:
-        rows = self.values or self.expressions
         cells = [
             [name, *("-" if cell is None else str(cell) for cell in row)]
-            for name, row in zip(self.names, rows, strict=True)
+            for name, row in zip(self.names, self._rows, strict=True)
         ]
         return aligned(cells, header=["", *self.measures])
 
 
+@at("cost.compare")
 def compare(
-    costs: Mapping[str, Cost], *, measures: Sequence[str] = MEASURES, **sizes: int
+    costs: Mapping[str, Cost], /, *, measures: Sequence[str] = _MEASURES, **sizes: int
 ) -> Comparison:
     r"""Costs of several functions side by side, as formulas or at given sizes.
 
@@ -61,6 +77,8 @@ def compare(
         >>> dense = cost.analyze(lambda w, x: x @ w, "f32[d,d]", "f32[n,d]")
         >>> scores = cost.analyze(lambda x: x @ x.T, "f32[n,d]")
         >>> table = cost.compare({"dense": dense, "scores": scores}, measures=("flops", "depth"))
+        >>> print(table.flops[0] / table.flops[1])
+        d/n
         >>> print(table)
                 flops    depth
         dense   2*d^2*n  1
@@ -69,12 +87,10 @@ def compare(
     References:
         Laid out as table 1 of :cite:t:`vaswani2017`.
     """
-    where = "cost.compare"
     if not costs:
-        raise _check.value_error(where, "costs", "must have at least one entry", "none")
-    known = [name for name in Cost.__dataclass_fields__ if name not in ("branches", "assumptions")]
+        raise value_error("costs", "must have at least one entry", "none")
     for measure in measures:
-        _check.choice(where, "measures", measure, known)
+        choice("measures", measure, _COLUMNS)
     expressions = tuple(tuple(getattr(c, m) for m in measures) for c in costs.values())
     values = tuple(
         tuple(None if cell is None else cell.evaluate(**sizes) for cell in row)

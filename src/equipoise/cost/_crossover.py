@@ -1,16 +1,19 @@
+"""The sizes at which one cost overtakes another."""
+
 import bisect
 import itertools
 import math
 from collections.abc import Callable, Sequence
 from fractions import Fraction
 
-from equipoise import _check_old as _check
+from equipoise._check import at, type_error, value_error
 from equipoise._types import result, static_field
-from equipoise.cost._atoms import Number
-from equipoise.cost._expression import Expression, as_expression
+from equipoise.cost._expression.expression import Expression, as_expression
+from equipoise.cost._expression.polynomial import Number
+from equipoise.cost._kinds import Larger
 
-# Expressions that round are tried at each size up to the first, and at doublings up to the second.
-EVERY_SIZE, LARGEST = 4096, 2**62
+# Expressions that round are tried at each size up to the first, and at so many doublings of it.
+_EVERY_SIZE, _NUM_DOUBLINGS = 4096, 51
 
 
 @result
@@ -23,7 +26,8 @@ class Crossover:
         size: The size from which on the cost that was smaller before is larger for good: the last
             of ``crossings``. None if there is none.
         root: The real number, between ``size`` − 1 and ``size``, at which the costs are equal.
-        larger: The larger of the two in the end, ``"a"`` or ``"b"``; ``"neither"`` if equal.
+        larger: The larger of the two in the end, a :class:`Larger`: ``"a"``, ``"b"``, or
+            ``"neither"`` if they are equal.
         crossings: Each size at which the order is the opposite of what it was before.
     """
 
@@ -31,11 +35,14 @@ class Crossover:
     exists: bool = static_field()
     size: int | None = static_field()
     root: float | None = static_field()
-    larger: str = static_field()
+    larger: Larger = static_field()
     crossings: tuple[int, ...] = static_field()
 
 
-def crossover(a: Expression | Number, b: Expression | Number, name: str, **sizes: int) -> Crossover:
+@at("cost.crossover")
+def crossover(
+    a: Expression | Number, b: Expression | Number, name: str, /, **sizes: int
+) -> Crossover:
     r"""Where one cost overtakes another as one size grows, or that it never does.
 
     .. math::
@@ -47,7 +54,7 @@ def crossover(a: Expression | Number, b: Expression | Number, name: str, **sizes
         a: A cost, such as ``analyze(...).flops``.
         b: The cost to compare it with.
         name: The size that grows from 1.
-        sizes: All other sizes that occur in a or b.
+        sizes: All other sizes that occur in a or b, whatever their names.
 
     Returns:
         :class:`Crossover`. Costs that are equal everywhere, or never change order, have
@@ -76,34 +83,34 @@ def crossover(a: Expression | Number, b: Expression | Number, name: str, **sizes
     References:
         The comparison of layers in :cite:t:`vaswani2017`, section 4.
     """
-    where = "cost.crossover"
     for argument, value in (("a", a), ("b", b)):
         if not isinstance(value, (Expression, int, Fraction)):
-            raise _check.type_error(where, argument, "must be an expression or a number", value)
+            raise type_error(argument, "must be an expression or a number", value)
     if name in sizes:
-        raise _check.value_error(
-            where, name, "must be left open, as the size that grows", f"{name}={sizes[name]}"
+        raise value_error(
+            name, "must be left open, as the size that grows", f"{name}={sizes[name]}"
         )
     difference = as_expression(a) - as_expression(b)
     difference.evaluate(**sizes, **{name: 1})
     of_one = difference.substitute(**sizes)
 
-    def at(size: Number) -> Number:
+    def of(size: Number) -> Number:
         return of_one.at({name: size})
 
     polynomial = _coefficients(of_one, name)
     if polynomial is None:
-        points = [*range(1, EVERY_SIZE), *(EVERY_SIZE * 2**k for k in range(51))]
+        doublings = (_EVERY_SIZE * 2**k for k in range(_NUM_DOUBLINGS))
+        points = [*range(1, _EVERY_SIZE), *doublings]
     else:
         points = _monotone_points(polynomial)
-    crossings = _changes(at, points)
-    last = next((sign for p in reversed(points) if (sign := _sign(at(p)))), 0)
+    crossings = _changes(of, points)
+    last = next((sign for p in reversed(points) if (sign := _sign(of(p)))), 0)
     return Crossover(
         name=name,
         exists=bool(crossings),
         size=crossings[-1] if crossings else None,
-        root=_root(at, crossings[-1]) if crossings else None,
-        larger=("neither", "a", "b")[last],
+        root=_root(of, crossings[-1]) if crossings else None,
+        larger=(Larger.NEITHER, Larger.A, Larger.B)[last],
         crossings=tuple(crossings),
     )
 
@@ -149,28 +156,28 @@ def _horner(coefficients: Sequence[Number], point: Number) -> Number:
     return value
 
 
-def _changes(at: Callable[[Number], Number], points: Sequence[int]) -> list[int]:
+def _changes(of: Callable[[Number], Number], points: Sequence[int]) -> list[int]:
     """The integers at which the sign is the opposite of the last that was not zero."""
     found: list[int] = []
     sign = 0
     for low, high in itertools.pairwise([points[0], *points]):
-        new = _sign(at(high))
+        new = _sign(of(high))
         if new and sign and new != sign:
             span = range(low, high + 1)
             found.append(
-                span[bisect.bisect_left(span, new * new, key=lambda n: _sign(at(n)) * new)]
+                span[bisect.bisect_left(span, new * new, key=lambda n: _sign(of(n)) * new)]
             )
         sign = new or sign
     return found
 
 
-def _root(at: Callable[[Number], Number], size: int) -> float:
+def _root(of: Callable[[Number], Number], size: int) -> float:
     """The real zero between two integers, where the expression has values between them."""
     low, high = Fraction(size - 1), Fraction(size)
-    rising = _sign(at(high))
+    rising = _sign(of(high))
     for _ in range(60):
         middle = (low + high) / 2
-        if _sign(at(middle)) == rising:
+        if _sign(of(middle)) == rising:
             high = middle
         else:
             low = middle

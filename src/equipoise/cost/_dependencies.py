@@ -1,19 +1,15 @@
 """Which output positions read which input positions: from the program, confirmed by derivatives."""
 
-from collections.abc import Callable
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from equipoise import _check_old as _check
+from equipoise._check import at
+from equipoise._jax.programs import Program, primitive_names
 from equipoise._types import Array, Bool, result, static_field
-from equipoise.cost._implementation import names
-from equipoise.cost._reach import NONE, Reach
-from equipoise.cost._unrolled import Walk
-
-LARGEST = 256
+from equipoise.cost._kinds import Pattern
+from equipoise.cost._reads.positions import Layer, Point, reached, traced
+from equipoise.cost._reads.reach import NONE
 
 
 @result
@@ -23,9 +19,9 @@ class Dependencies:
     Attributes:
         structural: Entry (i, j) is true if the program has a way from input j to output i.
         measured: Entry (i, j) is true if a derivative of output i by input j was not zero.
-        kind: ``"identity"``, ``"lower triangular"``, ``"upper triangular"``, ``"all-to-all"``,
-            ``"banded"`` (all of a range of offsets i − j), ``"dilated"`` (a set of offsets that
-            is no range), ``"none"`` or ``"other"``.
+        kind: A :class:`Pattern`: ``"identity"``, ``"lower triangular"``, ``"upper triangular"``,
+            ``"all-to-all"``, ``"banded"`` (all of a range of offsets i − j), ``"dilated"`` (a set
+            of offsets that is no range), ``"none"`` or ``"other"``.
         offsets: The offsets i − j that occur, in order.
         confirmed: Whether both matrices are equal.
         assumptions: What the analysis took for granted about operations that it does not know.
@@ -33,7 +29,7 @@ class Dependencies:
 
     structural: Bool[Array, "m n"]
     measured: Bool[Array, "m n"]
-    kind: str = static_field()
+    kind: Pattern = static_field()
     offsets: tuple[int, ...] = static_field()
     confirmed: bool = static_field()
     assumptions: tuple[str, ...] = static_field(default=())
@@ -49,7 +45,8 @@ class Dependencies:
         return "\n".join(lines)
 
 
-def dependencies(fn: Callable[[Array], Array], x: Any, axis: int = 0) -> Dependencies:
+@at("cost.dependencies")
+def dependencies(fn: Layer, x: Point, axis: int = 0) -> Dependencies:
     r"""Which output positions along an axis can read which input positions.
 
     .. math::
@@ -83,7 +80,7 @@ def dependencies(fn: Callable[[Array], Array], x: Any, axis: int = 0) -> Depende
     Cost: n times the work of ``fn`` in NumPy, and n derivatives; seconds at n = 16.
 
     Examples:
-        >>> layer = layers.self_attention(4, is_causal=True)
+        >>> layer = layers.linear_attention(4, is_causal=True)
         >>> params = layer.init(jax.random.key(0))
         >>> found = cost.dependencies(lambda x: layer.apply(params, x), jnp.ones((4, 4)))
         >>> print(found)
@@ -97,10 +94,10 @@ def dependencies(fn: Callable[[Array], Array], x: Any, axis: int = 0) -> Depende
     References:
         :cite:t:`griewank2008`, chapter 7, on sparsity from the program.
     """
-    program, x, axis = traced("cost.dependencies", fn, x, axis)
-    steps, notes = reached(program, x, axis, counts=False)
+    program, point, axis = traced(fn, x, axis)
+    steps, notes = reached(program, point, axis, counts=False)
     structural = steps < NONE
-    measured = _measured(fn, program, x, axis)
+    measured = _measured(fn, program, point, axis)
     return Dependencies(
         structural=jnp.asarray(structural),
         measured=jnp.asarray(measured),
@@ -111,60 +108,7 @@ def dependencies(fn: Callable[[Array], Array], x: Any, axis: int = 0) -> Depende
     )
 
 
-def traced(where: str, fn: Callable[[Array], Array], x: Any, axis: int) -> tuple[Any, Array, int]:
-    """The program of fn at the sizes of x, a point of that shape, and the axis from the front."""
-    if _check.is_traced(x):
-        raise _check.type_error(
-            where,
-            "x",
-            "must be known",
-            x,
-            "Call it outside of jit: it reads a program, not values.",
-        )
-    if isinstance(x, jax.ShapeDtypeStruct):
-        x = jnp.asarray(np.random.default_rng(0).normal(size=x.shape), x.dtype)
-    x = _check.floating_array(where, "x", x)
-    if not isinstance(axis, int) or not -x.ndim <= axis < x.ndim:
-        raise _check.value_error(where, "axis", f"must be an axis of `x` {list(x.shape)}", axis)
-    axis %= x.ndim
-    if not 1 <= x.shape[axis] <= LARGEST:
-        raise _check.value_error(
-            where,
-            "x",
-            f"must have 1 to {LARGEST} positions",
-            x,
-            "The pattern of a small size does.",
-        )
-    program, out = jax.make_jaxpr(fn, return_shape=True)(x)
-    if not isinstance(out, jax.ShapeDtypeStruct):
-        raise _check.type_error(
-            where, "fn", "must return one array", out, "Take the output that is meant inside of it."
-        )
-    if len(out.shape) <= axis:
-        raise _check.value_error(
-            where, "axis", "must be an axis of the result of `fn`", f"shape {list(out.shape)}"
-        )
-    return program, x, axis
-
-
-def reached(
-    program: Any, x: Array, axis: int, *, counts: bool
-) -> tuple[np.ndarray, tuple[str, ...]]:
-    """Fewest iterations from input j to output i, or ``NONE``; and what was assumed."""
-    n = x.shape[axis]
-    steps = np.full((*x.shape, n), NONE)
-    for j in range(n):
-        steps[(slice(None),) * axis + (j, ..., j)] = 0
-    start = Reach(np.zeros(x.shape, x.dtype), np.zeros(x.shape, bool), steps)
-    walk = Walk(n, counts=counts)
-    (y,) = walk.run(program, [start])
-    if not isinstance(y, Reach):
-        return np.full((np.shape(y)[axis], n), NONE), tuple(walk.notes)
-    others = tuple(i for i in range(len(y.shape)) if i != axis)
-    return np.asarray(y.steps.min(axis=others)), tuple(walk.notes)
-
-
-def _measured(fn: Callable[[Array], Array], program: Any, x: Array, axis: int) -> np.ndarray:
+def _measured(fn: Layer, program: Program, x: Array, axis: int) -> np.ndarray:
     """Where directional derivatives in random directions are not zero, at three points."""
     rng = np.random.default_rng(1)
     n, y = x.shape[axis], jax.eval_shape(fn, x)
@@ -177,10 +121,10 @@ def _measured(fn: Callable[[Array], Array], program: Any, x: Array, axis: int) -
         return jnp.asarray(mask * values)
 
     # A loop without a known length has no reverse mode, a custom_vjp has no forward mode.
-    reverse = "custom_vjp_call" in names(program)
+    reverse = "custom_vjp_call" in primitive_names(program)
 
     @jax.jit
-    def derivatives(point: Array) -> Any:
+    def derivatives(point: Array) -> Array:
         if reverse:
             return jax.vmap(jax.vjp(fn, point)[1])(directions(y.shape).astype(y.dtype))[0]
         tangents = directions(x.shape).astype(x.dtype)
@@ -200,22 +144,22 @@ def _offsets(pattern: np.ndarray) -> tuple[int, ...]:
     return tuple(int(offset) for offset in np.unique(i - j))
 
 
-def _kind(pattern: np.ndarray) -> str:
+def _kind(pattern: np.ndarray) -> Pattern:
     rows, columns = pattern.shape
     offsets = _offsets(pattern)
     if not offsets:
-        return "none"
+        return Pattern.NONE
     if pattern.all():
-        return "all-to-all" if pattern.size > 1 else "identity"
+        return Pattern.ALL_TO_ALL if pattern.size > 1 else Pattern.IDENTITY
     difference = np.subtract.outer(np.arange(rows), np.arange(columns))
     if rows != columns or not (np.isin(difference, offsets) == pattern).all():
-        return "other"
+        return Pattern.OTHER
     first, last = offsets[0], offsets[-1]
     if len(offsets) != last - first + 1:
-        return "dilated"
+        return Pattern.DILATED
     named = {
-        (0, 0): "identity",
-        (0, rows - 1): "lower triangular",
-        (1 - rows, 0): "upper triangular",
+        (0, 0): Pattern.IDENTITY,
+        (0, rows - 1): Pattern.LOWER_TRIANGULAR,
+        (1 - rows, 0): Pattern.UPPER_TRIANGULAR,
     }
-    return named.get((first, last), "banded")
+    return named.get((first, last), Pattern.BANDED)

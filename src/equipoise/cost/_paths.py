@@ -1,19 +1,16 @@
 """How many steps a signal needs from one position to another."""
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 
-from equipoise import _check_old as _check
-from equipoise._types import Array
-from equipoise.cost._dependencies import reached, traced
-from equipoise.cost._reach import NONE
-
-Layers = Callable[[Array], Array] | Sequence[Callable[[Array], Array]]
+from equipoise._check import at, type_error, value_error
+from equipoise.cost._reads.positions import Layer, Point, reached, traced
+from equipoise.cost._reads.reach import NONE
 
 
-def path_length(fn: Layers, x: Any, axis: int = 0) -> int:
+@at("cost.path_length")
+def path_length(fn: Layer | Sequence[Layer], x: Point, axis: int = 0) -> int:
     r"""Steps that a signal needs between two positions, for the worst of all pairs.
 
     .. math::
@@ -54,17 +51,15 @@ def path_length(fn: Layers, x: Any, axis: int = 0) -> int:
     References:
         :cite:t:`vaswani2017`, table 1, last column.
     """
-    where = "cost.path_length"
     layers = list(fn) if isinstance(fn, Sequence) else [fn]
     if not layers or not all(callable(layer) for layer in layers):
-        raise _check.type_error(where, "fn", "must be a function, or several", fn)
+        raise type_error("fn", "must be a function, or several", fn)
     ways = []
     for layer in layers:
-        program, point, place = traced(where, layer, x, axis)
+        program, point, place = traced(layer, x, axis)
         steps, _ = reached(program, point, place, counts=True)
         if steps.shape[0] != steps.shape[1]:
-            raise _check.value_error(
-                where,
+            raise value_error(
                 "fn",
                 f"must keep the {steps.shape[1]} positions of `x`",
                 f"a layer with {steps.shape[0]}",

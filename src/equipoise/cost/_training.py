@@ -1,24 +1,25 @@
+"""The cost of training: the forward pass, the backward pass, and what is kept between them."""
+
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import jax
 
+from equipoise._check import at
+from equipoise._jax.programs import OpenProgram, is_literal, opened
 from equipoise._types import PyTree, aligned, result, static_field
-from equipoise.cost import _order, _shapes, _trace
-from equipoise.cost._analyze import (
-    Cost,
-    residual_bytes,
-    summary,
-    total_bytes,
-    trip_counts,
-    walk_whole,
-)
-from equipoise.cost._depth import AT_START, EMPTY
-from equipoise.cost._expression import ZERO, Expression
-from equipoise.cost._walk import Ledger, Walked, is_literal, walk
+from equipoise.cost._analyze import Cost, residual_bytes, summary, trip_counts
+from equipoise.cost._count.control import ledger_of
+from equipoise.cost._count.depth import AT_START, EMPTY
+from equipoise.cost._count.scope import Walked
+from equipoise.cost._count.walk import Ledger, walk, walk_whole
+from equipoise.cost._expression.expression import ZERO, Expression
+from equipoise.cost._expression.order import frontier
+from equipoise.cost._program.arguments import structures
+from equipoise.cost._program.sizes import total_bytes
+from equipoise.cost._program.trace import Function, backward, forward
 
 # The label of chains that begin with the backward pass.
-BETWEEN = -2
+_BETWEEN = -2
 
 
 @result
@@ -45,8 +46,8 @@ class TrainingCost:
         """A row for each pass, and what is kept between them."""
         passes = ("forward", "backward", "total", "rematerialized")
         costs = [(name, getattr(self, name)) for name in passes]
-        rows: list[list[Any]] = [[f"  {name}", c.depth, c.flops] for name, c in costs]
-        kept: list[list[Any]] = [
+        rows: list[list[object]] = [[f"  {name}", c.depth, c.flops] for name, c in costs]
+        kept: list[list[object]] = [
             ["  bytes kept between them", self.residual_bytes],
             ["  rematerialized", self.rematerialized.residual_bytes],
         ]
@@ -54,10 +55,11 @@ class TrainingCost:
         return f"TrainingCost\n{table}\n{aligned(kept)}"
 
 
+@at("cost.analyze_training")
 def analyze_training(
-    fn: Callable[..., Any],
+    fn: Function,
     *args: PyTree,
-    policy: Callable[..., Any] | None = None,
+    policy: Callable[..., bool] | None = None,
     trips: Sequence[int | str | Expression] = (),
     constraints: Sequence[str] = (),
 ) -> TrainingCost:
@@ -99,59 +101,56 @@ def analyze_training(
     References:
         :cite:t:`griewank2008`, reverse mode; :cite:t:`chen2016`, rematerialization.
     """
-    where = "cost.analyze_training"
-    shapes = _shapes.structures(where, args, constraints)
-    counts = trip_counts(where, trips)
-    forward, backward, total, residual = _passes(where, fn, shapes, counts)
+    shapes = structures(args, constraints)
+    counts = trip_counts(trips)
+    ahead, back, total, residual = _passes(fn, shapes, counts)
     return TrainingCost(
-        forward=forward,
-        backward=backward,
+        forward=ahead,
+        backward=back,
         total=total,
         residual_bytes=residual,
-        rematerialized=_passes(where, jax.checkpoint(fn, policy=policy), shapes, counts)[2],
+        rematerialized=_passes(jax.checkpoint(fn, policy=policy), shapes, counts)[2],
     )
 
 
 def _passes(
-    where: str, fn: Callable[..., Any], shapes: Any, trips: Sequence[Expression]
+    fn: Function, shapes: Sequence[PyTree], trips: Sequence[Expression]
 ) -> tuple[Cost, Cost, Cost, Expression]:
     """Forward, backward, both in one, and the residuals between them."""
-    ahead, (result, pullback) = _trace.forward(where, fn, shapes)
-    back, _ = _trace.backward(where, result, pullback)
-    ledger = Ledger(list(trips))
+    traced, (result, pullback) = forward(fn, shapes)
+    ahead, back = opened(traced), opened(backward(result, pullback).program)
+    ledger = ledger_of(trips)
     first = walk_whole(ahead, ledger)
     results = len(jax.tree.leaves(result))
-    second = _continued(first, results, back.jaxpr, ledger)
-    residual = residual_bytes(fn, shapes, ahead, first, pullback, ledger)
+    second = _continued(first, results, back, ledger)
+    residual = residual_bytes(fn, shapes, traced, first, pullback, ledger)
+    both = _joined(ahead, first, back, second, results)
+    ends = [*ahead.outvars[:results], *back.outvars]
     return (
-        summary(first, ledger, ahead.jaxpr, ahead.jaxpr.outvars, residual),
-        summary(second, ledger, back.jaxpr, back.jaxpr.outvars, ZERO, start=BETWEEN),
-        summary(
-            _joined(ahead.jaxpr, first, back.jaxpr, second, results),
-            ledger,
-            ahead.jaxpr,
-            [*ahead.jaxpr.outvars[:results], *back.jaxpr.outvars],
-            residual,
-        ),
+        summary(first, ledger, ahead, ahead.outvars, residual),
+        summary(second, ledger, back, back.outvars, ZERO, start=_BETWEEN),
+        summary(both, ledger, ahead, ends, residual),
         residual,
     )
 
 
-def _continued(first: Walked, results: int, back: Any, ledger: Ledger) -> Walked:
+def _continued(first: Walked, results: int, back: OpenProgram, ledger: Ledger) -> Walked:
     """The walk over the backward pass, its chains counted from both beginnings."""
     kept = first.depths[results:]
     cotangents = len(back.invars) - len(kept)
     return walk(
         back,
         ledger,
-        [{**depth, BETWEEN: EMPTY} for depth in [*kept, *([AT_START] * cotangents)]],
+        [{**depth, _BETWEEN: EMPTY} for depth in [*kept, *([AT_START] * cotangents)]],
         [*first.known[results:], *([None] * cotangents)],
         [False] * len(back.invars),
         [True] * len(back.outvars),
     )
 
 
-def _joined(ahead: Any, first: Walked, back: Any, second: Walked, results: int) -> Walked:
+def _joined(
+    ahead: OpenProgram, first: Walked, back: OpenProgram, second: Walked, results: int
+) -> Walked:
     """Both walks as one; what the forward pass made stays until the end of the backward pass."""
     made = {v for v in ahead.outvars if not is_literal(v)} - set(ahead.invars)
     cotangents = back.invars[len(ahead.outvars) - results :]
@@ -159,5 +158,5 @@ def _joined(ahead: Any, first: Walked, back: Any, second: Walked, results: int) 
     return Walked(
         first.work.then(second.work),
         [*first.depths[:results], *second.depths],
-        _order.frontier([*first.extra, *(saved + extra for extra in second.extra)]),
+        frontier([*first.extra, *(saved + extra for extra in second.extra)]),
     )

@@ -1,3 +1,5 @@
+"""Costs against a size, with the crossovers marked."""
+
 from collections.abc import Mapping, Sequence
 from itertools import combinations
 
@@ -5,14 +7,16 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import LogLocator, NullLocator
 
-from equipoise import _check_old as _check
+from equipoise._check import at, value_error
 from equipoise.cost import Expression, crossover
 from equipoise.plot._style import COLORS, new_axes, styled
 
 
+@at("plot.cost_curves")
 def cost_curves(
     costs: Mapping[str, Expression],
     name: str,
+    /,
     *,
     at: Sequence[int],
     ax: Axes | None = None,
@@ -53,7 +57,7 @@ def cost_curves(
         The layers of :cite:t:`vaswani2017`, table 1, are the usual use.
     """
     if len(at) < 2:
-        raise _check.value_error("plot.cost_curves", "at", "must have two values or more", list(at))
+        raise value_error("at", "must have two values or more", list(at))
     with styled():
         ax = new_axes(ax)
         grid = np.asarray(at)

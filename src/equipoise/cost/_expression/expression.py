@@ -1,22 +1,25 @@
-"""Exact expressions in named sizes: polynomials over the rationals, and a few atoms.
-
-An expression is a sum of terms; a term is a coefficient times a product of powers of *bases*. A
-base is the name of a size or an :class:`Atom`: a rounded quotient, a remainder, the largest or
-smallest of several expressions, a rounded logarithm, or a sum that stands in a denominator.
-"""
+"""Exact expressions in named sizes: the arithmetic of polynomials over the rationals and atoms."""
 
 import functools
 from collections.abc import Mapping
 from fractions import Fraction
 
-from equipoise import _check_old as _check
-from equipoise.cost import _atoms, _printing
-from equipoise.cost._atoms import FUNCTIONS, Atom, Monomial, Number
+from equipoise._check import at, positive_integer, value_error
+from equipoise.cost._expression.order import decide
+from equipoise.cost._expression.polynomial import (
+    FUNCTIONS,
+    Atom,
+    Monomial,
+    Number,
+    Polynomial,
+    degree,
+)
+from equipoise.cost._expression.printing import LATEX, TEXT, base_order, in_order, write
 
-NAME = "must be the name of a size, such as 'n' or 'width', or a number"
+_NAME = "must be the name of a size, such as 'n' or 'width', or a number"
 
 
-class Expression:
+class Expression(Polynomial):
     """An exact cost as a function of named sizes, which are positive integers.
 
     Supports ``+ - * / // % **`` with numbers and other expressions. ``==`` holds when both are the
@@ -24,56 +27,30 @@ class Expression:
     ``ValueError`` where that can be neither shown nor refuted.
     """
 
-    __slots__ = ("_hash", "_terms")
-    _terms: dict[Monomial, Number]
-    _hash: int | None
+    __slots__ = ()
 
     def __init__(self, value: "int | Fraction | str | Expression" = 0) -> None:
         if isinstance(value, Expression):
-            terms = value._terms
+            coefficients = value.coefficients
         elif isinstance(value, str):
             if not value.isidentifier():
-                raise _check.value_error("cost.Expression", "value", NAME, repr(value))
-            terms = {((value, 1),): 1}
+                with at("cost.Expression"):
+                    raise value_error("value", _NAME, repr(value))
+            coefficients = {((value, 1),): 1}
         else:
-            terms = {(): value} if value else {}
-        self._set(terms)
-
-    def _set(self, terms: Mapping[Monomial, Number]) -> None:
-        object.__setattr__(self, "_terms", terms)
-        object.__setattr__(self, "_hash", None)
-
-    def __setattr__(self, name: str, value: object) -> None:
-        raise AttributeError("an Expression is immutable")
+            coefficients = {(): value} if value else {}
+        super().__init__(coefficients)
 
     def __reduce__(self) -> tuple[object, ...]:
-        return (from_terms, (dict(self._terms),))
+        return (from_terms, (dict(self.coefficients),))
 
     @property
     def terms(self) -> tuple[tuple[Monomial, Number], ...]:
         """Terms as (monomial, coefficient), in the order in which they are printed."""
-        return tuple(sorted(self._terms.items(), key=_printing.term_order))
+        return in_order(self)
 
-    @property
-    def names(self) -> frozenset[str]:
-        """The sizes that the expression depends on."""
-        found: set[str] = set()
-        for monomial in self._terms:
-            for base, _ in monomial:
-                if isinstance(base, str):
-                    found.add(base)
-                else:
-                    found = found.union(*(argument.names for argument in base.arguments))
-        return frozenset(found)
-
-    @property
-    def constant(self) -> Number | None:
-        """The number, where no size occurs; otherwise None."""
-        if not self._terms:
-            return 0
-        return self._terms.get(()) if len(self._terms) == 1 else None
-
-    def evaluate(self, **sizes: int) -> Number:
+    @at("cost.Expression.evaluate")
+    def evaluate(self, /, **sizes: int) -> Number:
         """The value at the given sizes: an integer, or an exact fraction after a division.
 
         Sizes that do not occur are ignored, so that one set of sizes serves a whole table.
@@ -82,8 +59,7 @@ class Expression:
         """
         missing = sorted(self.names - set(sizes))
         if missing:
-            raise _check.value_error(
-                "cost.Expression.evaluate",
+            raise value_error(
                 missing[0],
                 "must be given a size",
                 f"sizes for {', '.join(sizes) or 'nothing'}",
@@ -91,33 +67,12 @@ class Expression:
             )
         for name, value in sizes.items():
             minimum = 0 if name.startswith("trips") else 1
-            _check.positive_integer("cost.Expression.evaluate", name, value, minimum=minimum)
+            positive_integer(name, value, minimum=minimum)
         return self.at({name: int(value) for name, value in sizes.items()})
 
-    def at(self, sizes: Mapping[str, Number]) -> Number:
-        """The value at sizes that may be any numbers and are not checked."""
-        total: Number = 0
-        for monomial, coefficient in self._terms.items():
-            for base, power in monomial:
-                value = sizes[base] if isinstance(base, str) else _atoms.evaluate(base, sizes)
-                coefficient = coefficient * Fraction(value) ** power
-            total = total + coefficient
-        return int(total) if Fraction(total).denominator == 1 else total
-
-    def substitute(self, **sizes: "int | Expression") -> "Expression":
+    def substitute(self, /, **sizes: "int | Expression") -> "Expression":
         """The expression with some sizes replaced by numbers or other expressions."""
-        values = {name: as_expression(value) for name, value in sizes.items()}
-        total = ZERO
-        for monomial, coefficient in self._terms.items():
-            term = Expression(coefficient)
-            for base, power in monomial:
-                if isinstance(base, str):
-                    value = values.get(base, from_terms({((base, 1),): 1}))
-                else:
-                    value = apply(base.function, *(a.substitute(**sizes) for a in base.arguments))
-                term = term * value**power
-            total = total + term
-        return total
+        return _substitute(self, {name: as_expression(value) for name, value in sizes.items()})
 
     def degree(self, name: str) -> int:
         """The power of one size that bounds the growth when all others are fixed.
@@ -125,34 +80,24 @@ class Expression:
         A rounded logarithm has degree 0, and so has anything bounded. The zero expression has
         degree 0.
         """
-        return max((_atoms.degree(monomial, (name,)) for monomial in self._terms), default=0)
+        return max((degree(monomial, (name,)) for monomial in self.coefficients), default=0)
 
     def leading(self, *names: str) -> "Expression":
         """The terms of the highest total degree in the named sizes (in all, if none is named)."""
         names = names or tuple(self.names)
-        degrees = {monomial: _atoms.degree(monomial, names) for monomial in self._terms}
+        degrees = {monomial: degree(monomial, names) for monomial in self.coefficients}
         top = max(degrees.values(), default=0)
-        return from_terms({m: c for m, c in self._terms.items() if degrees[m] == top})
+        return from_terms({m: c for m, c in self.coefficients.items() if degrees[m] == top})
 
     def latex(self) -> str:
         """LaTeX source, without the dollar signs."""
-        return _printing.write(self, _printing.LATEX)
+        return write(self, LATEX)
 
     def __str__(self) -> str:
-        return _printing.write(self, _printing.TEXT)
+        return write(self, TEXT)
 
     def __repr__(self) -> str:
         return f"Expression({self})"
-
-    def __hash__(self) -> int:
-        if self._hash is None:
-            object.__setattr__(self, "_hash", hash(frozenset(self._terms.items())))
-        return self._hash  # type: ignore[return-value]
-
-    def __eq__(self, other: object) -> bool:
-        if not isinstance(other, (Expression, int, Fraction)):
-            return NotImplemented
-        return self._terms == as_expression(other)._terms
 
     def __add__(self, other: "Expression | Number") -> "Expression":
         if not isinstance(other, (Expression, int, Fraction)):
@@ -165,8 +110,8 @@ class Expression:
         return self._plus(as_expression(other), -1)
 
     def _plus(self, other: "Expression", sign: int) -> "Expression":
-        terms = dict(self._terms)
-        for monomial, coefficient in other._terms.items():
+        terms = dict(self.coefficients)
+        for monomial, coefficient in other.coefficients.items():
             total = terms.get(monomial, 0) + sign * coefficient
             if total:
                 terms[monomial] = total
@@ -184,8 +129,8 @@ class Expression:
         if not isinstance(other, (Expression, int, Fraction)):
             return NotImplemented
         terms: dict[Monomial, Number] = {}
-        for left, a in self._terms.items():
-            for right, b in as_expression(other)._terms.items():
+        for left, a in self.coefficients.items():
+            for right, b in as_expression(other).coefficients.items():
                 product = _times(left, right)
                 terms[product] = terms.get(product, 0) + a * b
         return from_terms({monomial: c for monomial, c in terms.items() if c})
@@ -216,15 +161,15 @@ class Expression:
     __radd__ = __add__
     __rmul__ = __mul__
 
+    @at("cost.Expression")
     def __le__(self, other: "Expression | Number") -> bool:
-        from equipoise.cost import _order  # which is written in expressions
 
-        return _order.decide(as_expression(other) - self, strict=False)
+        return decide(as_expression(other) - self, strict=False)
 
+    @at("cost.Expression")
     def __lt__(self, other: "Expression | Number") -> bool:
-        from equipoise.cost import _order  # which is written in expressions
 
-        return _order.decide(as_expression(other) - self, strict=True)
+        return decide(as_expression(other) - self, strict=True)
 
     def __ge__(self, other: "Expression | Number") -> bool:
         return as_expression(other) <= self
@@ -233,10 +178,10 @@ class Expression:
         return as_expression(other) < self
 
 
-def from_terms(terms: dict[Monomial, Number]) -> Expression:
+def from_terms(terms: Mapping[Monomial, Number]) -> Expression:
     """The expression with these terms, which have no zero coefficient."""
     made = Expression.__new__(Expression)
-    made._set(terms)
+    Polynomial.__init__(made, terms)
     return made
 
 
@@ -248,20 +193,34 @@ def as_expression(value: Expression | Number) -> Expression:
 ZERO, ONE = Expression(0), Expression(1)
 
 
+def _substitute(polynomial: Polynomial, values: Mapping[str, Expression]) -> Expression:
+    total = ZERO
+    for monomial, coefficient in polynomial.coefficients.items():
+        term = Expression(coefficient)
+        for base, power in monomial:
+            if isinstance(base, str):
+                value = values.get(base, from_terms({((base, 1),): 1}))
+            else:
+                value = apply(base.function, *(_substitute(a, values) for a in base.arguments))
+            term = term * value**power
+        total = total + term
+    return total
+
+
 @functools.cache
 def _times(left: Monomial, right: Monomial) -> Monomial:
     powers = dict(left)
     for base, power in right:
         powers[base] = powers.get(base, 0) + power
-    return tuple(sorted(((b, p) for b, p in powers.items() if p), key=_printing.base_order))
+    return tuple(sorted(((b, p) for b, p in powers.items() if p), key=base_order))
 
 
 def _reciprocal(value: Expression) -> Expression:
     if value == 0:
         raise ZeroDivisionError("an expression is divided by 0")
-    if len(value._terms) > 1:
+    if len(value.coefficients) > 1:
         value = from_terms({((Atom("sum", (value,)), 1),): 1})
-    ((monomial, coefficient),) = value._terms.items()
+    ((monomial, coefficient),) = value.coefficients.items()
     return from_terms(
         {tuple((base, -power) for base, power in monomial): Fraction(1) / coefficient}
     )
@@ -297,12 +256,12 @@ def _atom(function: str, arguments: tuple[Expression, ...]) -> Expression:
 def _divide(numerator: Expression, divisor: Expression) -> tuple[Expression, Expression]:
     """The terms that the divisor divides with an integer coefficient, divided; and the rest."""
     whole, rest = ZERO, ZERO
-    for monomial, coefficient in numerator._terms.items():
+    for monomial, coefficient in numerator.coefficients.items():
         term = from_terms({monomial: coefficient})
-        quotient = term / divisor if len(divisor._terms) == 1 else None
+        quotient = term / divisor if len(divisor.coefficients) == 1 else None
         if quotient is not None and all(
             Fraction(c).denominator == 1 and all(p > 0 for _, p in m)
-            for m, c in quotient._terms.items()
+            for m, c in quotient.coefficients.items()
         ):
             whole = whole + quotient
         else:

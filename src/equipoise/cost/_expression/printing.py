@@ -1,17 +1,14 @@
-"""Expressions as text and as LaTeX, by one walk with two styles."""
+"""Polynomials as text and as LaTeX, by one walk with two styles."""
 
 import dataclasses
 from collections.abc import Callable
 from fractions import Fraction
-from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:
-    from equipoise.cost._atoms import Atom
-    from equipoise.cost._expression import Expression
+from equipoise.cost._expression.polynomial import Base, Monomial, Number, Polynomial, Power
 
 
 @dataclasses.dataclass(frozen=True)
-class Style:
+class _Style:
     """How products, powers, fractions and functions are written."""
 
     times: str
@@ -31,7 +28,7 @@ def _latex_name(name: str) -> str:
     return rf"{head}_{{\mathrm{{{tail.replace('_', ',')}}}}}" if tail else head
 
 
-TEXT = Style(
+TEXT = _Style(
     times="*",
     power=lambda base, power: f"{base}^{power}",
     fraction=lambda top, bottom: f"{top}/{bottom}",
@@ -46,7 +43,7 @@ TEXT = Style(
     },
 )
 
-LATEX = Style(
+LATEX = _Style(
     times=r" \, ",
     power=lambda base, power: f"{base}^{{{power}}}",
     fraction=lambda top, bottom: rf"\frac{{{top}}}{{{bottom}}}",
@@ -62,43 +59,44 @@ LATEX = Style(
 )
 
 
-def base_order(item: tuple[Any, int]) -> tuple[bool, str]:
+def base_order(item: Power) -> tuple[bool, str]:
     """Names before atoms, each in the order of the alphabet."""
     base = item[0]
-    return (not isinstance(base, str), base if isinstance(base, str) else write_base(base, TEXT))
+    return (not isinstance(base, str), _write_base(base, TEXT))
 
 
-def term_order(term: tuple[Any, Any]) -> tuple[Any, ...]:
-    """Higher total degree first, then by the names."""
-    monomial = term[0]
-    return (
-        -sum(power for _, power in monomial),
-        [(base_order(item), -item[1]) for item in monomial],
-    )
+def in_order(polynomial: Polynomial) -> tuple[tuple[Monomial, Number], ...]:
+    """The terms: higher total degree first, then by the names."""
+    return tuple(sorted(polynomial.coefficients.items(), key=lambda term: _order(term[0])))
 
 
-def write_base(base: "str | Atom", style: Style) -> str:
-    """A name or an atom."""
-    if isinstance(base, str):
-        return style.name(base)
-    return style.functions[base.function](*(write(a, style) for a in base.arguments))
+def _order(monomial: Monomial) -> tuple[int, list[tuple[tuple[bool, str], int]]]:
+    powers = [(base_order(item), -item[1]) for item in monomial]
+    return -sum(power for _, power in monomial), powers
 
 
-def write(expression: "Expression", style: Style) -> str:
+def write(polynomial: Polynomial, style: _Style) -> str:
     """A sum of terms."""
     written = ""
-    for monomial, coefficient in expression.terms:
+    for monomial, coefficient in in_order(polynomial):
         sign = "-" if coefficient < 0 else "+"
         size = _term(monomial, abs(Fraction(coefficient)), style)
         written += f" {sign} {size}" if written else f"-{size}" if sign == "-" else size
     return written or "0"
 
 
-def _term(monomial: Any, coefficient: Fraction, style: Style) -> str:
+def _write_base(base: Base, style: _Style) -> str:
+    """A name or an atom."""
+    if isinstance(base, str):
+        return style.name(base)
+    return style.functions[base.function](*(write(a, style) for a in base.arguments))
+
+
+def _term(monomial: Monomial, coefficient: Fraction, style: _Style) -> str:
     top = [str(coefficient.numerator)] if coefficient.numerator != 1 else []
     bottom = [str(coefficient.denominator)] if coefficient.denominator != 1 else []
     for base, power in monomial:
-        text = write_base(base, style)
+        text = _write_base(base, style)
         side = top if power > 0 else bottom
         side.append(text if abs(power) == 1 else style.power(text, abs(power)))
     above = style.times.join(top) or "1"

@@ -2,16 +2,18 @@
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
-from equipoise.cost import _order, _shapes
-from equipoise.cost._expression import ZERO, Expression, apply
+from equipoise._jax.programs import Aval, Equation
+from equipoise.cost._expression.expression import ZERO, Expression
+from equipoise.cost._expression.extremes import at_least_zero, smaller
+from equipoise.cost._program.sizes import size_of
 
 
 def products(
-    image: Any, kernel: Any, output: Any, params: dict[str, Any]
+    image: Aval, kernel: Aval, output: Aval, equation: Equation
 ) -> tuple[Expression, Expression]:
     """Multiplications in all, and products summed into one element away from the border."""
+    params = equation.params
     numbers = params["dimension_numbers"]
     lhs, rhs, out = (
         _sizes(image, numbers.lhs_spec),
@@ -27,7 +29,7 @@ def products(
             rhs[axis + 2],
             out[axis + 2],
             stride=int(params["window_strides"][axis]),
-            low=_shapes.expression(params["padding"][axis][0]),
+            low=size_of(params["padding"][axis][0]),
             holes=int(params["lhs_dilation"][axis]),
             spread=int(params["rhs_dilation"][axis]),
         )
@@ -35,8 +37,8 @@ def products(
     return total, taps
 
 
-def _sizes(aval: Any, axes: Sequence[int]) -> list[Expression]:
-    return [_shapes.expression(aval.shape[axis]) for axis in axes]
+def _sizes(aval: Aval, axes: Sequence[int]) -> list[Expression]:
+    return [size_of(aval.shape[axis]) for axis in axes]
 
 
 def _meetings(
@@ -84,16 +86,6 @@ def _along(
         # They meet the elements element + step·j.
         element = (free_step * first + shift) // holes
         lowest = max(0, -(element // step))
-        highest = _smaller((free - 1 - first) // period, (size - 1 - element) // step)
-        total = total + _at_least_zero(highest - lowest + 1)
+        highest = smaller((free - 1 - first) // period, (size - 1 - element) // step)
+        total = total + at_least_zero(highest - lowest + 1)
     return total
-
-
-def _smaller(a: Expression, b: Expression) -> Expression:
-    if _order.is_nonnegative(b - a):
-        return a
-    return b if _order.is_nonnegative(a - b) else apply("min", a, b)
-
-
-def _at_least_zero(a: Expression) -> Expression:
-    return a if _order.is_nonnegative(a) else apply("max", ZERO, a)

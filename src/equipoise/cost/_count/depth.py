@@ -8,8 +8,8 @@ that source to the array has so many operations. Labels are the inputs of the lo
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple, TypeAlias
 
-from equipoise.cost import _order
-from equipoise.cost._expression import ONE, ZERO, Expression
+from equipoise.cost._expression.expression import ONE, ZERO, Expression
+from equipoise.cost._expression.order import frontier
 
 START = -1
 Frontier: TypeAlias = tuple[Expression, ...]
@@ -33,13 +33,13 @@ class Chain(NamedTuple):
         """The longer of the two."""
         if self == other:
             return self
-        return Chain(*(_order.frontier((*a, *b)) for a, b in zip(self, other, strict=True)))
+        return Chain(*(frontier((*a, *b)) for a, b in zip(self, other, strict=True)))
 
 
 def _sums(left: Frontier, right: Frontier) -> Frontier:
     if len(left) == len(right) == 1:
         return (left[0] + right[0],)
-    return _order.frontier(a + b for a in left for b in right)
+    return frontier(a + b for a in left for b in right)
 
 
 EMPTY = Chain()

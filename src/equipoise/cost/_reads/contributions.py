@@ -1,46 +1,65 @@
 """Sums and products on abstract arrays: a result reads the terms that are not known to be zero."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import TypeAlias
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from equipoise.cost._reach import NONE, Reach, lift, make, unknown
+from equipoise._jax.programs import Equation, aval, bind
+from equipoise._types import Array
+from equipoise.cost._reads.reach import NONE, Known, Reach, Value, lift, make, unknown
 
 # From a primitive and its operands to its results; None if it depends on unknown indices.
-Rule = Callable[[Any, list[Any], int], list[Any] | None]
+Rule: TypeAlias = Callable[[Equation, list[Value], int], list[Value] | None]
 # From a stack of sets of an operand's elements to the results that each contributes to.
-Touch = Callable[[np.ndarray], np.ndarray]
+_Touch: TypeAlias = Callable[[np.ndarray], np.ndarray]
 
 
-def bind(eqn: Any, *operands: Any, **changes: Any) -> Any:
-    """The primitive on concrete operands."""
-    return eqn.primitive.bind(*map(jnp.asarray, operands), **{**eqn.params, **changes})
+# Multiplies two arrays of float32.
+_Product: TypeAlias = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 
-def windowed(eqn: Any, xs: list[Any], n: int) -> list[Any]:
+def evaluate(equation: Equation, *operands: Known, **changed: object) -> list[np.ndarray]:
+    """The primitive on known operands."""
+    found = bind(equation, [jnp.asarray(x) for x in operands], **changed)
+    return [np.asarray(x) for x in found]
+
+
+def value_of(equation: Equation, *operands: Known, **changed: object) -> np.ndarray:
+    """The one result of the primitive on known operands."""
+    (found,) = evaluate(equation, *operands, **changed)
+    return found
+
+
+def result(equation: Equation) -> tuple[tuple[int, ...], np.dtype]:
+    """Shape and dtype of the first result."""
+    found = aval(equation.outvars[0])
+    return tuple(map(int, found.shape)), found.dtype
+
+
+def windowed(equation: Equation, xs: list[Value], n: int) -> list[Value]:
     """Window sums and maxima: the primitive itself on zeros and ones."""
     a = lift(xs[0], n)
-    touch = touches(lambda indicator: bind(eqn, indicator))
+    touch = _touches(lambda indicator: bind(equation, [indicator])[0])
     known = ~touch((~a.known)[None])[0]
-    return [make(bind(eqn, a.value), known, by_level(a.steps, touch))]
+    return [make(value_of(equation, a.value), known, by_level(a.steps, touch))]
 
 
-def bilinear(product: Callable[[Any], Callable[[Any, Any], Any]]) -> Rule:
+def bilinear(product: Callable[[Equation], _Product]) -> Rule:
     """Matrix products and convolutions: a term with a factor known to be zero reads nothing.
 
-    ``product(eqn)`` multiplies float32 arrays, of which one may have an axis more in front.
+    ``product(equation)`` multiplies float32 arrays, of which one may have an axis more in front.
     """
 
-    def rule(eqn: Any, xs: list[Any], n: int) -> list[Any]:
+    def rule(equation: Equation, xs: list[Value], n: int) -> list[Value]:
         a, b = lift(xs[0], n), lift(xs[1], n)
-        multiply = product(eqn)
+        multiply = product(equation)
         left, right = (~a.zero).astype(np.float32), (~b.zero).astype(np.float32)
-        shape = eqn.outvars[0].aval.shape
+        shape, dtype = result(equation)
         known, steps = np.ones(shape, bool), np.full((*shape, n), NONE)
-        sides: tuple[tuple[Reach, Touch], ...] = (
+        sides: tuple[tuple[Reach, _Touch], ...] = (
             (a, lambda sets: np.stack([multiply(s, right) for s in sets]) > 0),
             (b, lambda sets: np.stack([multiply(left, s) for s in sets]) > 0),
         )
@@ -49,16 +68,17 @@ def bilinear(product: Callable[[Any], Callable[[Any, Any], Any]]) -> Rule:
                 known = known & ~touch((~x.known)[None])[0]
                 steps = np.minimum(steps, by_level(x.steps, touch))
         if not known.any():
-            return [unknown(shape, eqn.outvars[0].aval.dtype, steps)]
-        return [make(bind(eqn, *(np.where(x.far, 0, x.value) for x in (a, b))), known, steps)]
+            return [unknown(shape, dtype, steps)]
+        nominal = (np.where(x.far, 0, x.value) for x in (a, b))
+        return [make(value_of(equation, *nominal), known, steps)]
 
     return rule
 
 
-def matrix_product(eqn: Any) -> Callable[[Any, Any], Any]:
-    (contract_a, contract_b), (batch_a, batch_b) = eqn.params["dimension_numbers"]
+def matrix_product(equation: Equation) -> _Product:
+    (contract_a, contract_b), (batch_a, batch_b) = equation.params["dimension_numbers"]
 
-    def multiply(a: Any, b: Any) -> Any:
+    def multiply(a: np.ndarray, b: np.ndarray) -> np.ndarray:
         """One ``einsum`` in NumPy, which has nothing to compile."""
         at_a, at_b = list(range(a.ndim)), list(range(100, 100 + b.ndim))
         for i, j in zip((*contract_a, *batch_a), (*contract_b, *batch_b), strict=True):
@@ -76,16 +96,16 @@ def matrix_product(eqn: Any) -> Callable[[Any, Any], Any]:
     return multiply
 
 
-def convolution(eqn: Any) -> Callable[[Any, Any], Any]:
+def convolution(equation: Equation) -> _Product:
     float32 = {"preferred_element_type": np.dtype(np.float32), "precision": None}
 
-    def multiply(a: Any, b: Any) -> Any:
-        return np.asarray(bind(eqn, a.astype(np.float32), b.astype(np.float32), **float32))
+    def multiply(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+        return value_of(equation, a.astype(np.float32), b.astype(np.float32), **float32)
 
     return multiply
 
 
-def touches(function: Callable[[Any], Any]) -> Touch:
+def _touches(function: Callable[[Array], Array]) -> _Touch:
     """Which results a set of elements contributes to, for a stack of sets."""
 
     def touch(sets: np.ndarray) -> np.ndarray:
@@ -94,7 +114,7 @@ def touches(function: Callable[[Any], Any]) -> Touch:
     return touch
 
 
-def by_level(steps: np.ndarray, touch: Touch) -> np.ndarray:
+def by_level(steps: np.ndarray, touch: _Touch) -> np.ndarray:
     """The fewest steps over all contributions, one number of steps at a time."""
     positions = np.moveaxis(steps, -1, 0)
     found = np.full(steps.shape[-1:], NONE)

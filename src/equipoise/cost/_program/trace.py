@@ -4,36 +4,42 @@ import contextlib
 import linecache
 import os
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
 
-from equipoise import _check_old as _check
-from equipoise.cost import _shapes
+from equipoise._check import value_error
+from equipoise._jax.programs import ClosedProgram
+from equipoise._types import Array, PyTree
+from equipoise.cost._program.sizes import size_of, structure
 
 # Sizes for a second trace with numbers: all different, with a common factor for heads and blocks.
-STEP = 24
-STANDARD_LIBRARY = os.path.dirname(contextlib.__file__) + "/contextlib"
+_STEP = 24
+_STANDARD_LIBRARY = os.path.dirname(contextlib.__file__) + "/contextlib"
 
 
-class Traced(NamedTuple):
-    """A closed program, and the structure of what it returns."""
-
-    closed: Any
-    out: Any
+Function: TypeAlias = Callable[..., PyTree]
+# From cotangents of the results to those of the arguments; a pytree of what it keeps.
+Pullback: TypeAlias = Callable[[list[Array]], PyTree]
 
 
-def trace(where: str, fn: Callable[..., Any], args: Sequence[Any]) -> Traced:
+class _Traced(NamedTuple):
+    """A program, and the structure of what it returns."""
+
+    program: ClosedProgram
+    out: PyTree
+
+
+def trace(fn: Function, args: Sequence[PyTree]) -> _Traced:
     """The program of a function, with the sizes of its arguments as they are named."""
     try:
-        return Traced(*jax.make_jaxpr(fn, return_shape=True)(*args))
+        return _Traced(*jax.make_jaxpr(fn, return_shape=True)(*args))
     except Exception as error:
         sizes, numbers = with_numbers(args)
         if not sizes or not _is_traceable(fn, numbers):
             raise
-        raise _check.value_error(
-            where,
+        raise value_error(
             "fn",
             "must be traceable with named sizes",
             f"{type(error).__name__} at {_place(error)}: {_reason(error)}",
@@ -42,7 +48,7 @@ def trace(where: str, fn: Callable[..., Any], args: Sequence[Any]) -> Traced:
         ) from error
 
 
-def _is_traceable(fn: Callable[..., Any], args: Sequence[Any]) -> bool:
+def _is_traceable(fn: Function, args: Sequence[PyTree]) -> bool:
     try:
         jax.make_jaxpr(fn)(*args)
     except Exception:
@@ -50,17 +56,17 @@ def _is_traceable(fn: Callable[..., Any], args: Sequence[Any]) -> bool:
     return True
 
 
-def with_numbers(args: Sequence[Any]) -> tuple[dict[str, int], Any]:
+def with_numbers(args: Sequence[PyTree]) -> tuple[dict[str, int], tuple[PyTree, ...]]:
     """A different number for every size, and the arguments with those numbers."""
     shapes = [getattr(leaf, "shape", ()) for leaf in jax.tree.leaves(args)]
-    names = {name for shape in shapes for size in shape for name in _shapes.expression(size).names}
-    sizes = {name: STEP * (i + 1) for i, name in enumerate(sorted(names))}
+    names = {name for shape in shapes for size in shape for name in size_of(size).names}
+    sizes = {name: _STEP * (i + 1) for i, name in enumerate(sorted(names))}
 
-    def concrete(leaf: Any) -> Any:
+    def concrete(leaf: PyTree) -> PyTree:
         if not hasattr(leaf, "shape"):
             return leaf
-        shape = [int(_shapes.expression(size).at(sizes)) for size in leaf.shape]
-        return _shapes.structure(shape, leaf.dtype, weak=leaf.weak_type)
+        shape = [int(size_of(size).at(sizes)) for size in leaf.shape]
+        return structure(shape, leaf.dtype, weak=leaf.weak_type)
 
     return sizes, jax.tree.map(concrete, tuple(args))
 
@@ -70,7 +76,7 @@ def _place(error: Exception) -> str:
     place, step = "an unknown line", error.__traceback__
     while step is not None:
         path = step.tb_frame.f_code.co_filename
-        if not any(part in path for part in ("/jax/", "/equipoise/cost/", STANDARD_LIBRARY)):
+        if not any(part in path for part in ("/jax/", "/equipoise/cost/", _STANDARD_LIBRARY)):
             line = linecache.getline(path, step.tb_lineno).strip()
             place = f"`{line or step.tb_frame.f_code.co_name}`"
         step = step.tb_next
@@ -82,29 +88,29 @@ def _reason(error: Exception) -> str:
     return str(error).strip().split("\n")[0].rstrip(".")
 
 
-def forward(where: str, fn: Callable[..., Any], args: Sequence[Any]) -> Traced:
+def forward(fn: Function, args: Sequence[PyTree]) -> _Traced:
     """The program that returns a function's result and its pullback, whose leaves are residuals.
 
     The result comes in two lists: what has a cotangent, and what (integers, keys) has none.
     """
 
-    def split(*xs: Any) -> Any:
+    def split(*xs: PyTree) -> tuple[list[Array], list[Array]]:
         leaves = [jnp.asarray(leaf) for leaf in jax.tree.leaves(fn(*xs))]
         smooth = [leaf for leaf in leaves if jnp.issubdtype(leaf.dtype, jnp.inexact)]
         return smooth, [leaf for leaf in leaves if not jnp.issubdtype(leaf.dtype, jnp.inexact)]
 
-    def both(*xs: Any) -> Any:
+    def both(*xs: PyTree) -> tuple[PyTree, Pullback]:
         smooth, pullback, rest = jax.vjp(split, *xs, has_aux=True)
         return (smooth, rest), pullback
 
-    return trace(where, both, args)
+    return trace(both, args)
 
 
-def backward(where: str, result: Any, pullback: Any) -> Traced:
+def backward(result: PyTree, pullback: Pullback) -> _Traced:
     """The program that applies a pullback to a cotangent of every result that has one."""
 
-    def pull(pullback: Any, cotangents: list[Any]) -> Any:
+    def pull(pullback: Pullback, cotangents: list[Array]) -> list[Array]:
         gradients = jax.tree.leaves(pullback(cotangents))
         return [g for g in gradients if g.dtype != jax.dtypes.float0]
 
-    return trace(where, pull, (pullback, result[0]))
+    return trace(pull, (pullback, result[0]))

@@ -2,10 +2,8 @@
 
 from typing import NamedTuple
 
-from equipoise.cost import _order
-from equipoise.cost._expression import ZERO, Expression
-
-KINDS = ("matmul", "elementwise", "transcendental", "reduction", "other")
+from equipoise.cost._expression.expression import ZERO, Expression
+from equipoise.cost._expression.extremes import largest
 
 
 class Work(NamedTuple):
@@ -38,7 +36,7 @@ NOTHING = Work()
 
 def either(alternatives: list[Work]) -> Work:
     """The largest of each measure over alternatives of which one takes place."""
-    return Work(*(_order.largest(measures) for measures in zip(*alternatives, strict=True)))
+    return Work(*(largest(measures) for measures in zip(*alternatives, strict=True)))
 
 
 def operations(**kinds: Expression) -> Work:

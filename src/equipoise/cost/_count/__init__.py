@@ -1,0 +1,1 @@
+"""What a program costs: the price of each primitive, and one walk that puts them together."""

@@ -1,0 +1,206 @@
+"""What equations cost that hold programs: calls, loops and branches; and with them all others."""
+
+from collections.abc import Sequence
+
+from equipoise._jax.programs import (
+    COND,
+    SCAN,
+    SHARD_MAP,
+    SOLVE,
+    WHILE,
+    Atom,
+    Equation,
+    Program,
+    While,
+    branches,
+    called,
+    implementation,
+    is_literal,
+    linear_solve,
+    num_devices,
+    opened,
+    scan,
+    while_loop,
+)
+from equipoise.cost._count.depth import EMPTY, Depth, compose, join, loop
+from equipoise.cost._count.scope import Known, Operands, Walked
+from equipoise.cost._count.table import RULES
+from equipoise.cost._count.walk import Handler, Ledger, primitive, walk
+from equipoise.cost._count.work import NOTHING, either
+from equipoise.cost._expression.expression import ZERO, Expression
+from equipoise.cost._expression.extremes import largest
+from equipoise.cost._expression.order import frontier
+from equipoise.cost._program.sizes import size_of, total_bytes
+
+
+def ledger_of(trips: Sequence[Expression]) -> Ledger:
+    """A new ledger, with the stated trip counts of while loops."""
+    return Ledger(_price, list(trips))
+
+
+def _price(operands: Operands, ledger: Ledger) -> Walked:
+    """The cost of any equation: by its handler, by its rule, or by the program that it holds."""
+    name = operands.equation.primitive.name
+    rule = primitive if name in RULES else _call
+    return _CONTROL.get(name, rule)(operands, ledger)
+
+
+def _call(operands: Operands, ledger: Ledger) -> Walked:
+    """A program with the operands of the equation as its inputs.
+
+    A primitive that holds none is walked through its implementation, and priced by what is
+    assumed of it where it has none.
+    """
+    body = called(operands.equation)
+    if body is None:
+        body = implementation(operands.equation)
+    if body is None:
+        return primitive(operands, ledger)
+    return walk(body, ledger, operands.depths, operands.known, operands.dying, operands.used)
+
+
+def _scan(operands: Operands, ledger: Ledger) -> Walked:
+    """The body as often as the scan is long; its depth counts where the carry is read."""
+    equation, layout = operands.equation, scan(operands.equation)
+    trips, first, carried = size_of(layout.length), layout.num_constants, layout.num_carried
+    used = [True] * carried + operands.used[carried:]
+    inside = _inside(layout.body, ledger, range(len(equation.invars)), used)
+    made = total_bytes(v for v, read in zip(equation.outvars, operands.used, strict=True) if read)
+    return Walked(
+        inside.work.repeated(trips),
+        _looped(operands, inside, range(first, first + carried), trips),
+        tuple(made + e for e in inside.extra),
+    )
+
+
+def _while(operands: Operands, ledger: Ledger) -> Walked:
+    """The body as often as stated, or as a new name says; the test once more than the body."""
+    equation, layout = operands.equation, while_loop(operands.equation)
+    everything = range(len(equation.invars))
+    of_body = everything[layout.num_test_constants :]
+    carry = of_body[layout.num_body_constants :]
+    done = _inside(layout.body, ledger, of_body)
+    trips, last_test = _counted(layout, [operands.known[i] for i in carry]), NOTHING
+    if trips is None:
+        trips = ledger.next_trips()
+        of_test = [*everything[: layout.num_test_constants], *carry]
+        tested = _inside(layout.test, ledger, of_test)
+        # No iteration starts before its test is done.
+        done = Walked(
+            done.work.then(tested.work),
+            [join([depth, tested.depths[0]]) for depth in done.depths],
+            (*done.extra, *tested.extra),
+        )
+        last_test = tested.work
+    made = total_bytes(equation.outvars)
+    return Walked(
+        done.work.repeated(trips).then(last_test),
+        _looped(operands, done, carry, trips),
+        tuple(made + e for e in done.extra),
+    )
+
+
+def _inside(
+    body: Program, ledger: Ledger, labels: Sequence[int], used: Sequence[bool] | None = None
+) -> Walked:
+    """One iteration, whose inputs are the operands of the loop with these positions."""
+    count = len(labels)
+    depths: list[Depth] = [{label: EMPTY} for label in labels]
+    used = used or [True] * len(opened(body).outvars)
+    return walk(body, ledger, depths, [None] * count, [False] * count, used)
+
+
+def _looped(
+    operands: Operands, inside: Walked, carry: Sequence[int], trips: Expression
+) -> list[Depth]:
+    """Chains to the results of a loop, given those through one iteration."""
+    outputs = loop(inside.depths, carry, trips)
+    return [compose(operands.depths, output) for output in outputs]
+
+
+def _counted(layout: While, start: Sequence[Known | None]) -> Expression | None:
+    """The trips of a loop that counts up by one between bounds that follow from sizes.
+
+    JAX writes ``fori_loop`` so; with numbers for sizes it writes a scan of the same body, which
+    has no test.
+    """
+    test, body = opened(layout.test), opened(layout.body)
+    names = [equation.primitive.name for equation in test.eqns]
+    if names != ["lt"] or len(test.invars) != len(start):
+        return None
+    before, after = body.invars[layout.num_body_constants :], body.outvars
+    counter, bound = test.eqns[0].invars
+    inputs: list[Atom] = list(test.invars)
+    if is_literal(counter):
+        return None
+    i = inputs.index(counter)
+    if is_literal(bound):
+        stop: Known | None = Known(Expression(int(bound.val)))
+    else:
+        j = inputs.index(bound)
+        stop = start[j] if after[j] is before[j] else None
+    first = start[i]
+    by_one = any(
+        e.outvars[0] is after[i] and e.invars[0] is before[i] and _adds_one(e) for e in body.eqns
+    )
+    if not by_one or first is None or stop is None or first.size is None or stop.size is None:
+        return None
+    return largest([ZERO, stop.size - first.size])
+
+
+def _adds_one(equation: Equation) -> bool:
+    if equation.primitive.name != "add":
+        return False
+    step = equation.invars[1]
+    return is_literal(step) and bool(step.val == 1)
+
+
+def _cond(operands: Operands, ledger: Ledger) -> Walked:
+    """The largest of the branches in each measure."""
+    equation, depths, known, dying, used = operands
+    walked = [
+        walk(branch, ledger, depths[1:], known[1:], dying[1:], used)
+        for branch in branches(equation)
+    ]
+    ledger.branches.append(tuple(branch.work.flops for branch in walked))
+    return Walked(
+        either([branch.work for branch in walked]),
+        [
+            join([depths[0], *outputs])
+            for outputs in zip(*(branch.depths for branch in walked), strict=True)
+        ],
+        frontier(e for branch in walked for e in branch.extra),
+    )
+
+
+def _linear_solve(operands: Operands, ledger: Ledger) -> Walked:
+    """The program that solves; those that only serve its derivatives are not run."""
+    program, read = linear_solve(operands.equation)
+    return walk(
+        program,
+        ledger,
+        [operands.depths[i] for i in read],
+        [operands.known[i] for i in read],
+        [False] * len(read),
+        operands.used,
+    )
+
+
+def _shard_map(operands: Operands, ledger: Ledger) -> Walked:
+    """One device's program as often as there are devices; they run side by side."""
+    ledger.note("shard_map: work and memory are those of all devices of the mesh together")
+    one = _call(operands._replace(dying=[False] * len(operands.dying)), ledger)
+    devices = Expression(num_devices(operands.equation))
+    return one._replace(
+        work=one.work.repeated(devices),
+        extra=tuple(extra * devices for extra in one.extra),
+    )
+
+
+_CONTROL: dict[str, Handler] = {
+    SCAN: _scan,
+    WHILE: _while,
+    COND: _cond,
+    SOLVE: _linear_solve,
+    SHARD_MAP: _shard_map,
+}

@@ -1,0 +1,116 @@
+"""Arguments given as arrays, shape structures or strings, with one scope of named sizes a call."""
+
+import re
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import export
+
+from equipoise._check import type_error, value_error
+from equipoise._types import PyTree
+from equipoise.cost._program.sizes import structure
+
+DTYPES = {
+    "bool": "bool",
+    "bf16": "bfloat16",
+    **{f"f{bits}": f"float{bits}" for bits in (16, 32, 64)},
+    **{f"i{bits}": f"int{bits}" for bits in (4, 8, 16, 32, 64)},
+    **{f"s{bits}": f"int{bits}" for bits in (4, 8, 16, 32, 64)},
+    **{f"u{bits}": f"uint{bits}" for bits in (4, 8, 16, 32, 64)},
+    **{f"c{bits}": f"complex{bits}" for bits in (64, 128)},
+}
+_SPEC = re.compile(r"\s*([A-Za-z]\w*)\s*(?:\[(.*)\]\s*)?")
+_FORM = "Write a dtype and sizes, such as 'f32[n,d]', 'bf16[8,2*n]' or 'i32[]'."
+
+
+def structures(args: Sequence[PyTree], constraints: Sequence[str]) -> tuple[PyTree, ...]:
+    """The arguments with every leaf as a :class:`jax.ShapeDtypeStruct`, all in one scope."""
+    scope = _scope(args, constraints)
+    leaves, tree = jax.tree_util.tree_flatten_with_path(tuple(args))
+    made = [_structure(f"args{jax.tree_util.keystr(path)}", x, scope) for path, x in leaves]
+    return tuple(jax.tree.unflatten(tree, made))
+
+
+def _scope(args: Sequence[PyTree], constraints: Sequence[str]) -> export.SymbolicScope:
+    """The scope of the sizes that came as JAX's own symbolic dimensions, or a new one."""
+    scopes: dict[int, export.SymbolicScope] = {
+        id(size.scope): size.scope
+        for leaf in jax.tree.leaves(args)
+        for size in getattr(leaf, "shape", ())
+        if export.is_symbolic_dim(size)
+    }
+    if len(scopes) > 1 or (scopes and constraints):
+        raise value_error(
+            "args",
+            "must take their symbolic sizes from one scope, and have constraints there",
+            f"{len(scopes)} scopes and {len(constraints)} constraints",
+            "Give the shapes as strings instead.",
+        )
+    for scope in scopes.values():
+        return scope
+    try:
+        return export.SymbolicScope(tuple(constraints))
+    except ValueError as error:
+        raise value_error(
+            "constraints",
+            "must be comparisons of sizes",
+            repr(tuple(constraints)),
+            f"Write for example 'n >= 4' or 'mod(n, 2) == 0'. ({_first_line(error)})",
+        ) from error
+
+
+def _structure(name: str, leaf: object, scope: export.SymbolicScope) -> object:
+    if isinstance(leaf, str):
+        return _parse(name, leaf, scope)
+    if isinstance(leaf, (bool, int, float, complex)):
+        return leaf
+    if not (hasattr(leaf, "shape") and hasattr(leaf, "dtype")):
+        raise type_error(
+            name,
+            "must be an array, a jax.ShapeDtypeStruct or a string",
+            leaf,
+            f"{_FORM} Close over anything that is no array.",
+        )
+    weak = bool(getattr(leaf, "weak_type", False))
+    return structure(leaf.shape, _dtype(name, leaf.dtype), weak=weak)
+
+
+def _dtype(name: str, dtype: np.dtype) -> np.dtype:
+    if jnp.issubdtype(dtype, jax.dtypes.extended):
+        return dtype
+    usual = jax.dtypes.canonicalize_dtype(dtype)
+    if usual != dtype:
+        raise value_error(
+            name,
+            f"must have a dtype that JAX now computes in, such as {usual}",
+            str(jnp.dtype(dtype)),
+            "Turn on jax_enable_x64 for 64-bit types.",
+        )
+    return dtype
+
+
+def _parse(name: str, text: str, scope: export.SymbolicScope) -> jax.ShapeDtypeStruct:
+    match = _SPEC.fullmatch(text)
+    if match is None:
+        raise value_error(name, "must be a dtype with a shape", repr(text), _FORM)
+    written, sizes = match[1], (match[2] or "").strip()
+    try:
+        dtype = jnp.dtype(DTYPES.get(written, written))
+    except TypeError as error:
+        raise value_error(name, "must start with a dtype", repr(text), _FORM) from error
+    try:
+        shape = export.symbolic_shape(sizes, scope=scope) if sizes else ()
+    except (ValueError, TypeError, SyntaxError) as error:
+        raise value_error(
+            name, "must be a dtype with sizes", repr(text), f"{_FORM} ({_first_line(error)})"
+        ) from error
+    for size in shape:
+        if not export.is_symbolic_dim(size) and size < 1:
+            raise value_error(name, "must have positive sizes", repr(text))
+    return structure(shape, _dtype(name, dtype))
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().split("\n")[0]

@@ -1,0 +1,1 @@
+"""Which elements a program reads: one run over it on abstract arrays."""
