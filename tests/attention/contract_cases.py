@@ -8,12 +8,13 @@ from tests.contract import Case, Static
 _rng = np.random.default_rng(0)
 _QUERY, _KEY, _VALUE = (jnp.asarray(_rng.normal(size=(5, 2, 3))) for _ in range(3))
 _MASK_VALUE = (
-    "A mask value, not a function of float arrays; tests/attention/test_masks.py holds it."
+    "A mask value, not a function of float arrays; tests/attention/masks/test_masks.py holds it."
 )
 
 CASES: dict = {
     "dot_product_attention": Case(attention.dot_product_attention, (_QUERY, _KEY, _VALUE)),
     "reference_attention": Case(attention.reference_attention, (_QUERY, _KEY, _VALUE)),
+    "Mask": Static(_MASK_VALUE),
     "causal": Static(_MASK_VALUE),
     "sliding_window": Static(_MASK_VALUE),
     "segments": Static(_MASK_VALUE),

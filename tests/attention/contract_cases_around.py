@@ -33,11 +33,13 @@ def _append_to_cache(key, value):
 
 
 def _statistics(query, key):
-    return attention.attention_statistics(query, key, is_causal=True, top_k=2, block_size=3)
+    return attention.attention_statistics(
+        query, key, mask=attention.causal(), top_k=2, block_size=3
+    )
 
 
 CASES: dict = {
-    "LOOKUP_REASONS": Static("a tuple of sentences; test_lookup.py reads each"),
+    "LookupReason": Static("an enumeration of sentences; test_lookup.py reads each"),
     "lookup_query": Case(
         lambda keys, weights, sharpness: attention.lookup_query(keys, weights, sharpness=sharpness),
         (_KEYS, _WEIGHTS, jnp.array(3.0)),

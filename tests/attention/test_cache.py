@@ -31,7 +31,7 @@ def decode(cache, arrays, chunks, **options):
 
     rows, start = [], 0
     for size in chunks:
-        y, cache = step(cache, *(x[..., start : start + size, :, :] for x in arrays))
+        cache, y = step(cache, *(x[..., start : start + size, :, :] for x in arrays))
         rows.append(y)
         start += size
     return jnp.concatenate(rows, axis=-3), cache, len(traces)
@@ -130,7 +130,7 @@ def test_decode_step_maps_over_entries_of_different_length(rng):
     ]
     stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *caches)
     new = [jnp.stack([x[i, n : n + 1] for i, n in enumerate(lengths)]) for x in (q, k, v)]
-    y, _ = jax.jit(jax.vmap(attention.decode_step))(stacked, *new)
+    _, y = jax.jit(jax.vmap(attention.decode_step))(stacked, *new)
     full = attention.reference_attention(q, k, v, is_causal=True)
     for i, n in enumerate(lengths):
         np.testing.assert_allclose(y[i, 0], full[i, n], rtol=0, atol=64 * EPS)
@@ -190,6 +190,16 @@ def test_decode_step_work_does_not_grow_with_capacity(window):
             ValueError,
             lambda c, x: attention.decode_step(c, x[0][:, :1], x[1][:, :2], x[2][:, :2]),
             "`query` must have the batch axes and tokens",
+        ),
+        (
+            TypeError,
+            lambda c, x: attention.decode_step((c.key, c.value), *x),
+            "`cache` must be a KVCache",
+        ),
+        (
+            TypeError,
+            lambda c, x: attention.append_to_cache(x[1], x[1], x[2]),
+            "`cache` must be a KVCache",
         ),
         (
             TypeError,

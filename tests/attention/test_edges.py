@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from equipoise import attention
-from equipoise.attention import _fused
+from equipoise.attention._kernel import fused as _fused
 from tests.attention.problems import KEY, QUERY, VALUE, B, E, N, S, T
 
 ARRAYS = (QUERY, KEY, VALUE)
@@ -45,40 +45,44 @@ def test_dot_product_attention_edge_infinite_bias_masks():
     assert np.all(np.asarray(gradient)[3] == 0)
 
 
-@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
-def test_dot_product_attention_edge_masked_nonfinite_reaches_nothing(bad):
+@jax.jit
+def without_a_key(*arrays):
+    """Values, gradients and a tangent where no row may read key 11."""
     mask = jnp.ones((T, S), bool).at[:, 11].set(False)
-    clean = [QUERY, KEY.at[:, 11].set(0), VALUE.at[:, 11].set(0)]
-    dirty = [QUERY, KEY.at[:, 11].set(bad), VALUE.at[:, 11].set(bad)]
 
     def f(q, k, v):
         return blocks(q, k, v, mask=mask[None], return_residual=True)
 
-    def all_of(arrays):
-        gradient = jax.grad(lambda *a: jnp.sum(jnp.sin(f(*a)[0])), (0, 1, 2))
-        tangents = tuple(jnp.ones_like(x) for x in arrays)
-        return f(*arrays), gradient(*arrays), jax.jvp(f, tuple(arrays), tangents)[1]
+    gradient = jax.grad(lambda *a: jnp.sum(jnp.sin(f(*a)[0])), (0, 1, 2))
+    tangents = tuple(jnp.ones_like(x) for x in arrays)
+    return f(*arrays), gradient(*arrays), jax.jvp(f, arrays, tangents)[1]
 
-    chex.assert_trees_all_close(all_of(dirty), all_of(clean), rtol=1e-12, atol=1e-12)
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_dot_product_attention_edge_masked_nonfinite_reaches_nothing(bad):
+    clean = without_a_key(QUERY, KEY.at[:, 11].set(0), VALUE.at[:, 11].set(0))
+    dirty = without_a_key(QUERY, KEY.at[:, 11].set(bad), VALUE.at[:, 11].set(bad))
+    chex.assert_trees_all_close(dirty, clean, rtol=1e-12, atol=1e-12)
+
+
+@jax.jit
+def causal_with_tangent(*arrays):
+    attend = functools.partial(blocks, is_causal=True)
+    return jax.jvp(attend, arrays, tuple(jnp.ones_like(x) for x in arrays))
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 def test_dot_product_attention_edge_nonfinite_reaches_only_rows_that_may_read_it(bad):
     last = T - 4
-
-    def f(q, k, v):
-        return blocks(q, k, v, is_causal=True)
-
     for dirty in (
         (QUERY, KEY[:, :T].at[:, last].set(bad), VALUE[:, :T]),
         (QUERY, KEY[:, :T], VALUE[:, :T].at[:, last].set(bad)),
     ):
-        out = np.asarray(f(*dirty))
-        clean = np.asarray(f(QUERY, KEY[:, :T], VALUE[:, :T]))
+        out, tangent = map(np.asarray, causal_with_tangent(*dirty))
+        clean = np.asarray(causal_with_tangent(QUERY, KEY[:, :T], VALUE[:, :T])[0])
         np.testing.assert_allclose(out[:, :last], clean[:, :last], rtol=1e-12)
         assert not np.any(np.isfinite(out[:, last])) or bad == np.inf
-        tangent = jax.jvp(f, dirty, tuple(jnp.ones_like(x) for x in dirty))[1]
-        assert np.all(np.isfinite(np.asarray(tangent)[:, :last]))
+        assert np.all(np.isfinite(tangent[:, :last]))
 
 
 def test_dot_product_attention_edge_nan_value_that_is_read_is_seen():
@@ -148,6 +152,7 @@ def test_dot_product_attention_sink_scales_by_a_sigmoid():
         (ValueError, "must have shape", ARRAYS, {"query_seq_lengths": jnp.ones(5, int)}),
         (ValueError, "`local_window_size` must be", ARRAYS, {"local_window_size": (1, 2, 3)}),
         (ValueError, "`implementation` must be one of", ARRAYS, {"implementation": "flash"}),
+        (ValueError, "attention.reference_attention", ARRAYS, {"implementation": "reference"}),
         (TypeError, "`block_size` must be a Python", ARRAYS, {"block_size": 2.0}),
         (TypeError, "`score_fn` must return", ARRAYS, {"score_fn": lambda s, b, h, q, k: q}),
         (TypeError, "`mask_fn` must return", ARRAYS, {"mask_fn": lambda b, h, q, k: q}),
@@ -222,7 +227,7 @@ def test_dot_product_attention_takes_the_kernel_for_plain_values_alone(monkeypat
     slopes = jax.grad(lambda *x: attention.dot_product_attention(*x).sum().astype(float))(*half)
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     monkeypatch.setattr(jax.nn, "dot_product_attention", kernel)
-    _fused._works.cache_clear()
+    _fused.works.cache_clear()
 
     out = jax.jit(lambda *x: attention.dot_product_attention(*x))(*half)
     # Two looks whether it works, at these shapes and on numbers, and the call.
@@ -243,4 +248,4 @@ def test_dot_product_attention_takes_the_kernel_for_plain_values_alone(monkeypat
         attention.dot_product_attention(*half, **options)
     attention.dot_product_attention(*ARRAYS)
     assert not calls
-    _fused._works.cache_clear()
+    _fused.works.cache_clear()

@@ -76,12 +76,66 @@ def test_multi_head_attention_steps_equal_apply(rng, key):
     params = parameters(layer, key)
     x = rng.normal(size=(2, 9, 8))
     full = jax.jit(functools.partial(layer.apply, is_causal=True))(params, x)
-    for ring in (False, True):
+    for ring, implementation in ((False, None), (True, None), (False, "plain"), (True, "plain")):
         cache = layer.init_cache(4 if ring else 9, batch=(2,), dtype=jnp.float64, ring=ring)
-        step = jax.jit(layer.step)
+        step = jax.jit(functools.partial(layer.step, implementation=implementation))
         for i in range(9):
-            y, cache = step(params, cache, x[:, i : i + 1])
+            cache, y = step(params, cache, x[:, i : i + 1])
             np.testing.assert_allclose(y[:, 0], full[:, i], rtol=0, atol=256 * EPS * 8)
+
+
+def test_multi_head_attention_edge_step_past_the_capacity_is_nan(rng, key):
+    layer = LAYERS["plain"]
+    params, x = parameters(layer, key), rng.normal(size=(3, 6))
+    for implementation in (None, "plain"):
+        step = jax.jit(functools.partial(layer.step, implementation=implementation))
+        cache = layer.init_cache(2, dtype=jnp.float64)
+        for i in range(3):
+            cache, y = step(params, cache, x[i : i + 1])
+            assert np.isnan(y).all() if i == 2 else np.isfinite(y).all()
+
+
+WINDOWS = [
+    (causal, window)
+    for causal in (False, True)
+    for window in (None, 2, (None, 1), (2, None), (3, 1))
+]
+
+
+def written_out(layer, causal, key, rng):
+    """The layer in two forms, as functions of the parameters."""
+    x = rng.normal(size=(2, 11, 8))
+    return parameters(layer, key), [
+        functools.partial(layer.apply, inputs=x, is_causal=causal, implementation=form)
+        for form in (None, "plain")
+    ]
+
+
+@pytest.mark.parametrize(("causal", "window"), WINDOWS)
+def test_multi_head_attention_written_out_equals_blockwise(rng, key, causal, window):
+    layer = attention.multi_head_attention(
+        8, 4, num_key_heads=2, value_size=3, local_window_size=window, logits_soft_cap=3.0
+    )
+    params, forms = written_out(layer, causal, key, rng)
+    np.testing.assert_allclose(*(jax.jit(f)(params) for f in forms), rtol=1e-11, atol=1e-12)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("causal", "window"), [(False, None), (True, None), (False, 2), (True, 2)])
+def test_multi_head_attention_written_out_has_the_gradient_of_blockwise(rng, key, causal, window):
+    layer = attention.multi_head_attention(8, 2, local_window_size=window)
+    params, forms = written_out(layer, causal, key, rng)
+    one, other = (jax.jit(jax.grad(lambda p, f=f: jnp.sum(f(p) ** 2)))(params) for f in forms)
+    for name in params:
+        np.testing.assert_allclose(one[name], other[name], rtol=1e-9, atol=1e-10)
+
+
+def test_multi_head_attention_of_named_sizes_has_shapes_to_analyze():
+    layer = attention.multi_head_attention("h*k", "h", use_bias=True)
+    assert layer.shapes("bf16")["key"] == "bf16[h*k,h,k]"
+    assert layer.shapes()["output_bias"] == "f32[h*k]"
+    with pytest.raises(ValueError, match=r"must be a number to draw weights.*shapes\(\)"):
+        layer.init(jax.random.key(0))
 
 
 def test_multi_head_attention_positions_move_only_the_rotary_embedding(rng, key):
@@ -104,6 +158,24 @@ def test_multi_head_attention_keeps_the_scale_of_its_input(rng, key):
 @pytest.mark.parametrize(
     ("kind", "call", "message"),
     [
+        (
+            ValueError,
+            lambda: attention.multi_head_attention(4, 1, local_window_size="r").apply(
+                {}, jnp.zeros((5, 4))
+            ),
+            "`local_window_size` must be a number where `inputs` has numbers",
+        ),
+        (ValueError, lambda: attention.multi_head_attention("d +", 1), "an expression in names"),
+        (
+            ValueError,
+            lambda: LAYERS["plain"].apply(
+                LAYERS["plain"].init(jax.random.key(0), jnp.float64),
+                jnp.zeros((5, 6)),
+                bias=jnp.zeros((5, 5)),
+                implementation="plain",
+            ),
+            "'plain' serves no bias, mask or segment ids",
+        ),
         (ValueError, lambda: attention.multi_head_attention(6, 4), "`num_heads` must divide"),
         (
             ValueError,

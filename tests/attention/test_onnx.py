@@ -40,7 +40,14 @@ def side(value):
     return None if value is None or value < 0 else int(value)
 
 
-@pytest.mark.parametrize("name", sorted(CASES))
+# Each case compiles programs of its own: a fourth of them by default, spread over all kinds.
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=() if i % 4 == 0 else pytest.mark.slow)
+        for i, name in enumerate(sorted(CASES))
+    ],
+)
 def test_dot_product_attention_passes_the_onnx_case(name):
     attributes, named, expected = arguments(CASES[name])
     folded = named["Q"].ndim == 3

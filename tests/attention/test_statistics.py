@@ -9,17 +9,17 @@ import pytest
 
 from equipoise import attention
 
+_ROWS, _KEYS = jnp.array([[11, 6], [9, 0]], jnp.int32)
 OPTIONS = {
     "full": {},
-    "causal": {"is_causal": True},
-    "window": {"local_window_size": (3, 1), "query_offset": 2},
+    "causal": {"mask": attention.causal()},
+    "window": {"mask": attention.sliding_window((3, 1)), "query_offset": 2},
     "capped": {"logits_soft_cap": 1.5},
-    "segments": {"segment_ids": (np.arange(11) // 4, np.arange(9) // 3)},
-    "sinks": {"sinks": np.array([0.5, -1.0, 0.0, 2.0]), "is_causal": True},
+    "segments": {"mask": attention.segments(np.arange(11) // 4, np.arange(9) // 3)},
+    "sinks": {"sinks": np.array([0.5, -1.0, 0.0, 2.0]), "mask": attention.causal()},
     "slopes": {"score_fn": attention.alibi(4), "mask": attention.prefix(7)},
     "lengths": {
-        "query_seq_lengths": np.array([11, 6]),
-        "key_value_seq_lengths": np.array([9, 0]),
+        "mask": attention.from_function(lambda b, h, q, k: (q < _ROWS[b]) & (k < _KEYS[b]))
     },
 }
 
@@ -78,7 +78,7 @@ def test_attention_statistics_match_the_matrix(rng, name, block_size):
 
 def test_attention_statistics_uniform_weights_have_the_entropy_of_a_count():
     x = jnp.zeros((6, 1, 2))
-    found = attention.attention_statistics(x, x, is_causal=True)
+    found = attention.attention_statistics(x, x, mask=attention.causal())
     np.testing.assert_allclose(jnp.exp(found.entropy[:, 0]), np.arange(1, 7), rtol=1e-14)
     np.testing.assert_allclose(found.key_mass.sum(), 6, rtol=1e-14)
 
@@ -107,7 +107,9 @@ def test_attention_statistics_keep_memory_linear():
         x = jax.ShapeDtypeStruct((t, 2, 8), jnp.float32)
 
         def f(q, k):
-            found = attention.attention_statistics(q, k, is_causal=True, block_size=64, top_k=2)
+            found = attention.attention_statistics(
+                q, k, mask=attention.causal(), block_size=64, top_k=2
+            )
             return found.entropy.sum() + found.key_mass.std()
 
         return jax.jit(transform(f)).lower(x, x).compile().memory_analysis().temp_size_in_bytes

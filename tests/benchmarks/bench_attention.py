@@ -143,7 +143,7 @@ def decoding(capacity, filled, width=None):
     times = []
     for _ in range(101):
         start = time.perf_counter()
-        _, cache = jax.block_until_ready(step(cache, token, token, token))
+        cache, _ = jax.block_until_ready(step(cache, token, token, token))
         times.append(time.perf_counter() - start)
     return statistics.median(times[1:]), max(times[1:]) - min(times[1:])
 

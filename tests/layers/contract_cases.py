@@ -17,7 +17,6 @@ CASES: dict = {
     "Layer": Static("functions and shapes, no arrays; tests/layers/test_layer.py holds it"),
     "elman_rnn": applied(layers.elman_rnn(4)),
     "gru": applied(layers.gru(4)),
-    "self_attention": applied(layers.self_attention(4, num_heads=2, is_causal=True)),
     "linear_attention": applied(layers.linear_attention(4, num_heads=2, is_causal=True)),
     "convolution": applied(layers.convolution(4, kernel_size=3)),
     "feed_forward": applied(layers.feed_forward(4)),

@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 
 from equipoise import layers
-from tests.layers.zoo import ALL, D
+from tests.layers.zoo import ALL as LAYERS
+from tests.layers.zoo import ATTENTION, D
 from tests.oracles import layers as oracle
 
+ALL = {**LAYERS, **ATTENTION}
 ORACLES = {
     "elman_rnn": oracle.elman_rnn,
     "elman_rnn_wide": oracle.elman_rnn,
@@ -73,8 +75,9 @@ def test_apply_keeps_the_dtype(name, key):
 def test_full_attention_is_equivariant_to_permutation(name, key):
     params, x = drawn(ALL[name], key), jax.random.normal(key, (8, D), jnp.float64)
     order = jax.random.permutation(key, 8)
-    y = ALL[name].apply(params, x)
-    np.testing.assert_allclose(ALL[name].apply(params, x[order]), y[order], rtol=1e-11, atol=1e-12)
+    apply = jax.jit(ALL[name].apply)
+    y = apply(params, x)
+    np.testing.assert_allclose(apply(params, x[order]), y[order], rtol=1e-11, atol=1e-12)
 
 
 def test_convolution_is_equivariant_to_translation(key):
@@ -97,35 +100,6 @@ def test_layer_norm_edge_constant_position_maps_to_shift(key):
     params = drawn(layer, key)
     y = layer.apply(params, jnp.ones((2, D), jnp.float64))
     np.testing.assert_array_equal(y, np.tile(params["shift"], (2, 1)))
-
-
-OPTIONS = [{}, {"is_causal": True}, {"window": 3}, {"is_causal": True, "window": 3}]
-
-
-def both(options, key):
-    plain = layers.self_attention(D, num_heads=2, **options)
-    blockwise = layers.self_attention(D, num_heads=2, implementation="blockwise", **options)
-    return plain, blockwise, drawn(plain, key), jax.random.normal(key, (11, D), jnp.float64)
-
-
-@pytest.mark.parametrize("options", OPTIONS, ids=str)
-def test_self_attention_blockwise_equals_plain(options, key):
-    plain, blockwise, params, x = both(options, key)
-    np.testing.assert_allclose(
-        jax.jit(blockwise.apply)(params, x), jax.jit(plain.apply)(params, x), rtol=1e-11, atol=1e-12
-    )
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("options", OPTIONS, ids=str)
-def test_self_attention_blockwise_has_the_gradient_of_plain(options, key):
-    plain, blockwise, params, x = both(options, key)
-    one, other = (
-        jax.jit(jax.grad(lambda p, f=layer.apply: jnp.sum(f(p, x) ** 2)))(params)
-        for layer in (plain, blockwise)
-    )
-    for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True):
-        np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-10)
 
 
 def test_stack_is_its_layer_applied_again(key):

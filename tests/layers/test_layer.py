@@ -27,8 +27,8 @@ def test_init_recurrence_is_orthogonal(key):
     ("layer", "leaf", "fan_in", "fan_out"),
     [
         (layers.feed_forward(40, hidden=90), "inner", 40, 90),
-        (layers.self_attention(60, num_heads=4), "query", 60, 60),
-        (layers.self_attention(60, num_heads=4), "output", 60, 60),
+        (layers.linear_attention(60, num_heads=4), "query", 60, 60),
+        (layers.linear_attention(60, num_heads=4), "output", 60, 60),
         (layers.convolution(30, kernel_size=5, features=50), "kernel", 150, 50),
     ],
 )
@@ -61,7 +61,7 @@ def test_init_rejects_named_sizes(key):
 
 def test_shapes_are_arguments_of_analyze():
     assert layers.feed_forward("d").shapes()["inner"] == "f32[d,4*d]"
-    assert layers.self_attention("h*k", num_heads="h").shapes("bf16")["key"] == "bf16[h*k,h,k]"
+    assert layers.linear_attention("h*k", num_heads="h").shapes("bf16")["key"] == "bf16[h*k,h,k]"
     assert layers.stack(layers.layer_norm("d"), "L").shapes() == {
         "scale": "f32[L,d]",
         "shift": "f32[L,d]",
@@ -77,11 +77,10 @@ def test_shapes_are_arguments_of_analyze():
         (lambda: layers.gru("d +"), ValueError, "`width` must be a number or an expression"),
         (lambda: layers.feed_forward(0), ValueError, "layers.feed_forward: `width`"),
         (lambda: layers.layer_norm(0), ValueError, "layers.layer_norm: `width`"),
-        (lambda: layers.self_attention(6, num_heads=4), ValueError, "must be a multiple of 4"),
-        (lambda: layers.self_attention("d", num_heads=4), ValueError, r"a product: '4\*k'"),
-        (lambda: layers.self_attention(4, window=0), ValueError, "`window` must be at least 1"),
+        (lambda: layers.linear_attention("d", num_heads=4), ValueError, r"a product: '4\*k'"),
+        (lambda: layers.transformer_block(4, window=0), ValueError, "`window` must be at least 1"),
         (
-            lambda: layers.self_attention(4, implementation="fast"),
+            lambda: layers.transformer_block(4, implementation="fast"),
             ValueError,
             "`implementation` must be one of 'plain', 'blockwise'",
         ),
@@ -112,9 +111,3 @@ def test_apply_rejects_other_shapes(name, key):
 def test_apply_rejects_integers(key):
     with pytest.raises(TypeError, match="`x` must be a floating-point array"):
         ALL["gru"].apply(ALL["gru"].init(key), jnp.zeros((5, D), jnp.int32))
-
-
-def test_apply_rejects_a_named_window_on_numbers(key):
-    layer = layers.self_attention(4, window="r")
-    with pytest.raises(ValueError, match="`window` must be a number where `x` has numbers"):
-        layer.apply(layer.init(key), jnp.zeros((5, 4)))

@@ -43,16 +43,17 @@ def test_step_has_the_gradient_of_apply(name, key):
 
 
 def test_step_edge_past_max_length_is_nan(key):
-    layer = layers.stack(layers.self_attention(D, is_causal=True), 2)
+    layer = layers.stack(layers.transformer_block(D, is_causal=True), 2)
     y = run(layer, drawn(layer, key), jax.random.normal(key, (7, D)), 5)
     assert np.isfinite(y[:5]).all()
     assert np.isnan(y[5:]).all()
 
 
 def test_step_edge_a_window_needs_no_max_length(key):
-    layer = layers.self_attention(D, is_causal=True, window=3)
+    layer = layers.transformer_block(D, is_causal=True, window=3)
     params, x = drawn(layer, key), jax.random.normal(key, (9, D))
-    np.testing.assert_allclose(run(layer, params, x, 1), layer.apply(params, x), rtol=1e-11)
+    y = jax.jit(layer.apply)(params, x)
+    np.testing.assert_allclose(run(layer, params, x, 1), y, rtol=1e-11)
 
 
 @pytest.mark.parametrize("name", OTHERS)
@@ -67,6 +68,6 @@ def test_step_rejects_a_layer_that_reads_ahead(name, key):
 
 
 def test_init_state_rejects_no_length(key):
-    layer = layers.self_attention(4, is_causal=True)
+    layer = layers.transformer_block(4, is_causal=True)
     with pytest.raises(ValueError, match="`max_length` must be at least 1"):
         layer.init_state(layer.init(key), 0)

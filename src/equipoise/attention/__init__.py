@@ -13,18 +13,20 @@ which query copies a value, or averages some, and how wrong can it be?
 from equipoise.attention._cache import KVCache, append_to_cache, decode_step, init_cache
 from equipoise.attention._dot_product import dot_product_attention
 from equipoise.attention._linear import linear_attention
-from equipoise.attention._lookup import (
-    LOOKUP_REASONS,
-    LookupQuery,
-    lookup_margin,
-    lookup_query,
-)
-from equipoise.attention._lookup_bound import (
+from equipoise.attention._lookup.bound import (
     LookupErrorBound,
     lookup_error_bound,
     lookup_sharpness,
 )
-from equipoise.attention._mask_values import (
+from equipoise.attention._lookup.lookup import (
+    LookupQuery,
+    LookupReason,
+    lookup_margin,
+    lookup_query,
+)
+from equipoise.attention._lookup.noisy import NoisyLookup, noisy_lookup
+from equipoise.attention._masks.mask import Mask
+from equipoise.attention._masks.named import (
     causal,
     from_function,
     prefix,
@@ -32,7 +34,6 @@ from equipoise.attention._mask_values import (
     sliding_window,
 )
 from equipoise.attention._multi_head import MultiHeadAttention, multi_head_attention
-from equipoise.attention._noisy_lookup import NoisyLookup, noisy_lookup
 from equipoise.attention._position import (
     Alibi,
     alibi,
@@ -47,6 +48,7 @@ from equipoise.attention._statistics import AttentionStatistics, attention_stati
 __all__ = [  # noqa: RUF022
     "dot_product_attention",
     "reference_attention",
+    "Mask",
     "causal",
     "sliding_window",
     "segments",
@@ -70,8 +72,8 @@ __all__ = [  # noqa: RUF022
     "lookup_margin",
     "lookup_error_bound",
     "lookup_sharpness",
-    "LOOKUP_REASONS",
     "LookupQuery",
+    "LookupReason",
     "LookupErrorBound",
     "noisy_lookup",
     "NoisyLookup",

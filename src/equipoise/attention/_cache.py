@@ -1,16 +1,17 @@
 """Decoding a few tokens at a time: keys and values of the past are kept, not computed again."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import TypedDict
 
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 
-from equipoise import _check_old as _check
+from equipoise._check import at, floating_array, positive_integer, type_error, value_error
 from equipoise._types import Array, Bool, Float, Int, result, static_field
 from equipoise.attention._dot_product import dot_product_attention
-from equipoise.attention._masks import window_sides
-from equipoise.attention._schedule import any_of_batch
+from equipoise.attention._kernel.schedule import any_of_batch
+from equipoise.attention._masks.kinds import window_sides
 
 
 @result
@@ -32,7 +33,15 @@ class KVCache:
     @property
     def capacity(self) -> int:
         """Tokens that the cache can hold."""
-        return int(self.key.shape[-3])
+        return self.key.shape[-3]
+
+    @property
+    def positions(self) -> Int[Array, " capacity"]:
+        """The position of the token in each slot; negative where there is none."""
+        slots = jax.lax.iota(jnp.int32, self.capacity)
+        if not self.ring:
+            return jnp.where(slots < self.length, slots, -1)
+        return slots + (self.length - 1 - slots) // self.capacity * self.capacity
 
     @property
     def overflowed(self) -> Bool[Array, ""]:
@@ -40,6 +49,7 @@ class KVCache:
         return (self.length > self.capacity) & (not self.ring)
 
 
+@at("attention.init_cache")
 def init_cache(
     capacity: int,
     num_heads: int,
@@ -47,7 +57,7 @@ def init_cache(
     *,
     value_size: int | None = None,
     batch: tuple[int, ...] = (),
-    dtype: Any = jnp.float32,
+    dtype: DTypeLike = jnp.float32,
     ring: bool = False,
 ) -> KVCache:
     r"""An empty cache of keys and values.
@@ -86,13 +96,12 @@ def init_cache(
     References:
         :cite:t:`shazeer2019fast`, section 2.4, for incremental decoding.
     """
-    where = "attention.init_cache"
-    capacity = _check.positive_integer(where, "capacity", capacity)
-    k = _check.positive_integer(where, "num_heads", num_heads)
-    h = _check.positive_integer(where, "head_size", head_size)
-    e = h if value_size is None else _check.positive_integer(where, "value_size", value_size)
+    capacity = positive_integer("capacity", capacity)
+    k = positive_integer("num_heads", num_heads)
+    h = positive_integer("head_size", head_size)
+    e = h if value_size is None else positive_integer("value_size", value_size)
     if not jnp.issubdtype(dtype, jnp.floating):
-        raise _check.type_error(where, "dtype", "must be floating-point", str(dtype))
+        raise type_error("dtype", "must be floating-point", str(dtype))
     return KVCache(
         key=jnp.zeros((*batch, capacity, k, h), dtype),
         value=jnp.zeros((*batch, capacity, k, e), dtype),
@@ -101,6 +110,7 @@ def init_cache(
     )
 
 
+@at("attention.append_to_cache")
 def append_to_cache(
     cache: KVCache, key: Float[Array, "*batch t k h"], value: Float[Array, "*batch t k e"]
 ) -> KVCache:
@@ -122,7 +132,7 @@ def append_to_cache(
 
     Raises:
         ValueError: If shapes do not fit the cache, or t exceeds its capacity.
-        TypeError: If an array is not floating-point.
+        TypeError: If an array is not floating-point, or ``cache`` is no :class:`KVCache`.
 
     Cost: t·k·(h + e) numbers written, whatever the capacity, if the cache is donated.
 
@@ -137,23 +147,28 @@ def append_to_cache(
     References:
         :cite:t:`shazeer2019fast`, section 2.4.
     """
-    return _append("attention.append_to_cache", cache, key, value)
+    return _append(cache, key, value)
 
 
-def _append(where: str, cache: KVCache, key: Any, value: Any) -> KVCache:
-    key = _check.floating_array(where, "key", key)
-    value = _check.floating_array(where, "value", value)
+def check_cache(cache: object) -> None:
+    """Raises where a cache is something else, such as the outputs that come with one."""
+    if not isinstance(cache, KVCache):
+        raise type_error("cache", "must be a KVCache", cache, "Make one: attention.init_cache().")
+
+
+def _append(cache: KVCache, key: Array, value: Array) -> KVCache:
+    check_cache(cache)
+    key = floating_array("key", key)
+    value = floating_array("value", value)
     t = key.shape[-3] if key.ndim >= 3 else -1
     for name, new, old in (("key", key, cache.key), ("value", value, cache.value)):
         expected = (*old.shape[:-3], t, *old.shape[-2:])
         if new.shape != expected:
             text = str(("t" if t < 0 else t, *old.shape[-2:])).replace("'", "")
-            raise _check.value_error(
-                where, name, f"must have the batch axes of the cache and then {text}", new
-            )
+            raise value_error(name, f"must have the batch axes of the cache and then {text}", new)
     if t > cache.capacity:
-        raise _check.value_error(
-            where, "key", f"must hold at most {cache.capacity} tokens, the cache's capacity", key
+        raise value_error(
+            "key", f"must hold at most {cache.capacity} tokens, the cache's capacity", key
         )
     first = cache.length % cache.capacity if cache.ring else cache.length
     slots = cache.length + jnp.arange(t, dtype=jnp.int32)
@@ -161,11 +176,10 @@ def _append(where: str, cache: KVCache, key: Any, value: Any) -> KVCache:
         slots = slots % cache.capacity
     # A branch, because otherwise XLA would write once for every reader, each time to a copy of the
     # whole cache.
-    room = any_of_batch(first < cache.capacity)
+    room = any_of_batch(first < jnp.asarray(cache.capacity, jnp.int32))
 
     def write(old: Array, new: Array) -> Array:
-        written: Array = jax.lax.cond(room, _write, _keep, old, new.astype(old.dtype), slots)
-        return written
+        return jax.lax.cond(room, _write, _keep, old, new.astype(old.dtype), slots)
 
     return KVCache(write(cache.key, key), write(cache.value, value), cache.length + t, cache.ring)
 
@@ -179,6 +193,7 @@ def _keep(old: Array, new: Array, slots: Array) -> Array:
     return old
 
 
+@at("attention.decode_step")
 def decode_step(
     cache: KVCache,
     query: Float[Array, "*batch t n h"],
@@ -189,10 +204,10 @@ def decode_step(
     local_window_size: int | tuple[int | None, int | None] | None = None,
     logits_soft_cap: float | None = None,
     sinks: Float[Array, " n"] | None = None,
-    score_fn: Callable[..., Any] | None = None,
-    mask_fn: Callable[..., Any] | None = None,
+    score_fn: Callable[..., Array] | None = None,
+    mask_fn: Callable[..., Array] | None = None,
     implementation: str | None = None,
-) -> tuple[Float[Array, "*batch t n e"], KVCache]:
+) -> tuple[KVCache, Float[Array, "*batch t n e"]]:
     r"""Causal attention of the next tokens to themselves and all tokens before them.
 
     .. math::
@@ -216,13 +231,13 @@ def decode_step(
         implementation: As in :func:`dot_product_attention`.
 
     Returns:
-        (y, cache), y of shape ``(*batch, t, n, e)`` in the dtype of ``query``. Rows of tokens that
+        (cache, y), y of shape ``(*batch, t, n, e)`` in the dtype of ``query``. Rows of tokens that
         found no room in the cache are NaN. A ring without a window reads the last
         capacity − t tokens before each new one.
 
     Raises:
         ValueError: If shapes do not fit the cache, or a ring is too small for the window.
-        TypeError: If an array is not floating-point.
+        TypeError: If an array is not floating-point, or ``cache`` is no :class:`KVCache`.
 
     Cost: 2·n·t·L·(h + e) FLOPs, L the tokens so far, or left + t with a window, in whole blocks of
         keys; whatever the capacity of the cache, if it is donated and has the dtype of ``query``.
@@ -232,39 +247,33 @@ def decode_step(
         >>> cache = attention.init_cache(8, 1, 1)
         >>> for token in (1.0, 2.0, 3.0):
         ...     x = jnp.full((1, 1, 1), token)
-        ...     y, cache = attention.decode_step(cache, 0 * x, x, x)
+        ...     cache, y = attention.decode_step(cache, 0 * x, x, x)
         >>> print(y[0, 0], cache.length)
         [2.] 3
 
     References:
         :cite:t:`shazeer2019fast`, section 2.4.
     """
-    where = "attention.decode_step"
-    query = _check.floating_array(where, "query", query)
+    check_cache(cache)
+    query = floating_array("query", query)
     if query.ndim < 3 or query.shape[:-2] != jnp.shape(key)[:-2]:
-        raise _check.value_error(
-            where, "query", "must have the batch axes and tokens of `key`", query
-        )
+        raise value_error("query", "must have the batch axes and tokens of `key`", query)
     start, t = cache.length, query.shape[-3]
-    cache = _append(where, cache, key, value)
+    cache = _append(cache, key, value)
     left = None
     if local_window_size is not None:
-        left, _ = window_sides(where, "local_window_size", local_window_size)
+        left, _ = window_sides("local_window_size", local_window_size)
     keys, values = cache.key.astype(query.dtype), cache.value.astype(query.dtype)
     if cache.ring:
         if left is not None and left + t > cache.capacity:
-            raise _check.value_error(
-                where,
+            raise value_error(
                 "local_window_size",
                 f"must leave room in a ring of {cache.capacity} for {t} new tokens",
                 local_window_size,
                 f"A ring needs a capacity of {left + t} here.",
             )
         left = cache.capacity - t if left is None else left
-        # The last position that went into each slot; negative where there was none.
-        slots = jnp.arange(cache.capacity, dtype=jnp.int32)
-        positions = slots + (cache.length - 1 - slots) // cache.capacity * cache.capacity
-        options = _at_positions(positions, left, score_fn, mask_fn)
+        options: _ByPosition = _at_positions(cache.positions, left, score_fn, mask_fn)
     else:
         options = {
             "is_causal": True,
@@ -286,20 +295,35 @@ def decode_step(
     if not cache.ring:
         lost = start + jnp.arange(t, dtype=jnp.int32) >= cache.capacity
         y = jnp.where(lost.reshape((1,) * (y.ndim - 3) + (t, 1, 1)), jnp.nan, y)
-    return y, cache
+    return cache, y
+
+
+class _ByPosition(TypedDict, total=False):
+    """The options of attention that depend on where a key is."""
+
+    is_causal: bool
+    local_window_size: int | tuple[int | None, int | None] | None
+    score_fn: Callable[..., Array] | None
+    mask_fn: Callable[..., Array] | None
 
 
 def _at_positions(
-    positions: Array, left: int | None, score_fn: Any, mask_fn: Any
-) -> dict[str, Any]:
+    positions: Array,
+    left: int,
+    score_fn: Callable[..., Array] | None,
+    mask_fn: Callable[..., Array] | None,
+) -> _ByPosition:
     """Options that see the position of a key where attention sees its slot."""
 
-    def allowed(batch: Any, head: Any, q: Any, slot: Any) -> Any:
+    def allowed(batch: Array, head: Array, q: Array, slot: Array) -> Array:
         p = positions[slot]
         inside = (p >= 0) & (p <= q) & (p >= q - left)
         return inside if mask_fn is None else inside & mask_fn(batch, head, q, p)
 
-    def score_at(score: Any, batch: Any, head: Any, q: Any, slot: Any) -> Any:
+    if score_fn is None:
+        return {"mask_fn": allowed}
+
+    def score_at(score: Array, batch: Array, head: Array, q: Array, slot: Array) -> Array:
         return score_fn(score, batch, head, q, positions[slot])
 
-    return {"mask_fn": allowed, "score_fn": None if score_fn is None else score_at}
+    return {"mask_fn": allowed, "score_fn": score_at}

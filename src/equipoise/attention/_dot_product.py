@@ -1,21 +1,22 @@
 """The public attention function: a drop-in for :func:`jax.nn.dot_product_attention`, and more."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Literal, overload
 
 import jax.numpy as jnp
 
-from equipoise import _check_old as _check
+from equipoise._check import at, choice, positive_integer, value_error
 from equipoise._types import Array, Bool, Float, Int, PRNGKeyArray
-from equipoise.attention._blockwise import blockwise
-from equipoise.attention._fused import fused, kernel_for
-from equipoise.attention._masks import Mask
-from equipoise.attention._reference import define, with_sinks
-from equipoise.attention._request import problem_from
+from equipoise.attention._kernel.blockwise import blockwise
+from equipoise.attention._kernel.fused import fused, kernel_for
+from equipoise.attention._masks.mask import Mask
+from equipoise.attention._reference import with_sinks
+from equipoise.attention._request import Request, problem_of
 
-_WHERE = "attention.dot_product_attention"
+_IMPLEMENTATIONS = ("blockwise", "xla", "cudnn")
 
 
+@overload
 def dot_product_attention(
     query: Float[Array, "*batch t n h"],
     key: Float[Array, "*batch s k h"],
@@ -29,17 +30,71 @@ def dot_product_attention(
     key_value_seq_lengths: Int[Array, "*batch"] | None = None,
     local_window_size: int | tuple[int | None, int | None] | None = None,
     logits_soft_cap: float | None = None,
-    segment_ids: Int[Array, "*batch t"] | tuple[Any, Any] | None = None,
+    segment_ids: Int[Array, "*batch t"] | tuple[Array, Array] | None = None,
     sinks: Float[Array, " n"] | None = None,
     query_offset: int | Int[Array, "*batch"] = 0,
-    score_fn: Callable[..., Any] | None = None,
-    mask_fn: Callable[..., Any] | None = None,
+    score_fn: Callable[..., Array] | None = None,
+    mask_fn: Callable[..., Array] | None = None,
+    dropout_rate: float = 0.0,
+    dropout_key: PRNGKeyArray | None = None,
+    implementation: str | None = None,
+    block_size: int | None = None,
+    return_residual: Literal[False] = False,
+) -> Float[Array, "*batch t n e"]: ...
+
+
+@overload
+def dot_product_attention(
+    query: Float[Array, "*batch t n h"],
+    key: Float[Array, "*batch s k h"],
+    value: Float[Array, "*batch s k e"],
+    bias: Float[Array, "..."] | None = None,
+    mask: Bool[Array, "..."] | Mask | None = None,
+    *,
+    scale: float | Float[Array, ""] | None = None,
+    is_causal: bool = False,
+    query_seq_lengths: Int[Array, "*batch"] | None = None,
+    key_value_seq_lengths: Int[Array, "*batch"] | None = None,
+    local_window_size: int | tuple[int | None, int | None] | None = None,
+    logits_soft_cap: float | None = None,
+    segment_ids: Int[Array, "*batch t"] | tuple[Array, Array] | None = None,
+    sinks: Float[Array, " n"] | None = None,
+    query_offset: int | Int[Array, "*batch"] = 0,
+    score_fn: Callable[..., Array] | None = None,
+    mask_fn: Callable[..., Array] | None = None,
+    dropout_rate: float = 0.0,
+    dropout_key: PRNGKeyArray | None = None,
+    implementation: str | None = None,
+    block_size: int | None = None,
+    return_residual: Literal[True],
+) -> tuple[Float[Array, "*batch t n e"], Float[Array, "*batch t n"]]: ...
+
+
+@at("attention.dot_product_attention")
+def dot_product_attention(
+    query: Float[Array, "*batch t n h"],
+    key: Float[Array, "*batch s k h"],
+    value: Float[Array, "*batch s k e"],
+    bias: Float[Array, "..."] | None = None,
+    mask: Bool[Array, "..."] | Mask | None = None,
+    *,
+    scale: float | Float[Array, ""] | None = None,
+    is_causal: bool = False,
+    query_seq_lengths: Int[Array, "*batch"] | None = None,
+    key_value_seq_lengths: Int[Array, "*batch"] | None = None,
+    local_window_size: int | tuple[int | None, int | None] | None = None,
+    logits_soft_cap: float | None = None,
+    segment_ids: Int[Array, "*batch t"] | tuple[Array, Array] | None = None,
+    sinks: Float[Array, " n"] | None = None,
+    query_offset: int | Int[Array, "*batch"] = 0,
+    score_fn: Callable[..., Array] | None = None,
+    mask_fn: Callable[..., Array] | None = None,
     dropout_rate: float = 0.0,
     dropout_key: PRNGKeyArray | None = None,
     implementation: str | None = None,
     block_size: int | None = None,
     return_residual: bool = False,
-) -> Any:
+) -> Float[Array, "*batch t n e"] | tuple[Float[Array, "*batch t n e"], Float[Array, "*batch t n"]]:
     r"""Softmax attention in linear memory, exact and differentiable to any order.
 
     .. math::
@@ -73,8 +128,8 @@ def dot_product_attention(
         dropout_rate: Probability that a weight is dropped; the others grow by 1/(1 − rate).
         dropout_key: Random key of the dropout, which does not depend on the block size.
         implementation: ``"blockwise"`` (or ``"xla"``) is this library's, ``"cudnn"`` the fused
-            kernel of NVIDIA GPUs, which has first derivatives in reverse mode alone,
-            ``"reference"`` the whole matrix. None takes the kernel for the values of unmasked
+            kernel of NVIDIA GPUs, which has first derivatives in reverse mode alone.
+            None takes the kernel for the values of unmasked
             attention in half precision, where a GPU has it, and this library's for all else,
             every derivative included.
         block_size: Rows and keys of a block. Affects time and memory, not the result beyond
@@ -106,8 +161,7 @@ def dot_product_attention(
         :cite:t:`vaswani2017`, equation 1; :cite:t:`milakov2018online`;
         :cite:t:`rabe2021`; :cite:t:`dao2022flash`; :cite:t:`ainslie2023gqa`.
     """
-    problem = problem_from(
-        _WHERE,
+    request = Request(
         query,
         key,
         value,
@@ -127,15 +181,20 @@ def dot_product_attention(
         dropout_rate=dropout_rate,
         dropout_key=dropout_key,
     )
+    problem = problem_of(request)
     if block_size is not None:
-        block_size = _check.positive_integer(_WHERE, "block_size", block_size)
-    if implementation is not None:
-        options = ("blockwise", "xla", "cudnn", "reference")
-        implementation = _check.choice(_WHERE, "implementation", implementation, options)
+        block_size = positive_integer("block_size", block_size)
     if implementation == "reference":
-        out, lse, _ = define(problem)
-    elif implementation == "cudnn":
-        out, lse = fused(_WHERE, problem, return_residual=return_residual)
+        raise value_error(
+            "implementation",
+            f"must be one of {', '.join(map(repr, _IMPLEMENTATIONS))}",
+            implementation,
+            "The whole matrix is attention.reference_attention.",
+        )
+    if implementation is not None:
+        implementation = choice("implementation", implementation, _IMPLEMENTATIONS)
+    if implementation == "cudnn":
+        out, lse = fused(problem, return_residual=return_residual)
     else:
         free = implementation is None and block_size is None and not return_residual
         out, lse = blockwise(problem, block_size, kernel_for(problem) if free else None)

@@ -1,17 +1,15 @@
 """Attention without a softmax, which is a recurrent network with a matrix for a state."""
 
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from equipoise import _check_old as _check
+from equipoise._check import at, choice, floating_array, positive_integer, type_error, value_error
 from equipoise._types import Array, Bool, Float
 
-_WHERE = "attention.linear_attention"
 
-
+@at("attention.linear_attention")
 def linear_attention(
     query: Float[Array, "*batch t n h"],
     key: Float[Array, "*batch s k h"],
@@ -70,11 +68,11 @@ def linear_attention(
     q, k, v, mask, group = _checked(query, key, value, mask)
     t, s = q.shape[-3], k.shape[-3]
     if is_causal and t != s:
-        raise _check.value_error(
-            _WHERE, "is_causal", f"needs as many rows as keys, t = {t} and s = {s}", is_causal
+        raise value_error(
+            "is_causal", f"needs as many rows as keys, t = {t} and s = {s}", is_causal
         )
-    form = _check.choice(_WHERE, "form", form, ("parallel", "recurrent"))
-    chunk_size = _check.positive_integer(_WHERE, "chunk_size", chunk_size)
+    form = choice("form", form, ("parallel", "recurrent"))
+    chunk_size = positive_integer("chunk_size", chunk_size)
     phi = feature_map or (lambda x: jax.nn.elu(x) + 1)
     dtype = q.dtype if q.dtype.itemsize >= 4 else jnp.dtype(jnp.float32)
     phi_q, phi_k = phi(q.astype(dtype)), phi(k.astype(dtype))
@@ -134,33 +132,33 @@ def _causal(phi_q: Array, phi_k: Array, v_1: Array, size: int) -> Array:
     return jax.lax.slice_in_dim(y, 0, length, axis=position)
 
 
-def _checked(query: Any, key: Any, value: Any, mask: Any) -> tuple[Any, Any, Any, Any, int]:
-    query = _check.floating_array(_WHERE, "query", query)
-    key = _check.floating_array(_WHERE, "key", key)
-    value = _check.floating_array(_WHERE, "value", value)
+def _checked(
+    query: Array, key: Array, value: Array, mask: Array | None
+) -> tuple[Array, Array, Array, Array | None, int]:
+    query = floating_array("query", query)
+    key = floating_array("key", key)
+    value = floating_array("value", value)
     if query.ndim < 3:
-        raise _check.value_error(_WHERE, "query", "must have shape (*batch, t, n, h)", query)
+        raise value_error("query", "must have shape (*batch, t, n, h)", query)
     *batch, _, n, h = query.shape
     if key.ndim != query.ndim or list(key.shape[:-3]) != batch or key.shape[-1] != h:
-        raise _check.value_error(
-            _WHERE, "key", f"must have shape (*batch, s, k, {h}) with batch {tuple(batch)}", key
+        raise value_error(
+            "key", f"must have shape (*batch, s, k, {h}) with batch {tuple(batch)}", key
         )
     if value.ndim != key.ndim or value.shape[:-1] != key.shape[:-1]:
-        raise _check.value_error(
-            _WHERE, "value", f"must have the lengths and heads of `key`, {key.shape[:-1]}", value
+        raise value_error(
+            "value", f"must have the lengths and heads of `key`, {key.shape[:-1]}", value
         )
     heads = key.shape[-2]
     if heads == 0 or n % heads:
-        raise _check.value_error(
-            _WHERE, "query", f"must have a multiple of the {heads} heads of `key`", query
-        )
+        raise value_error("query", f"must have a multiple of the {heads} heads of `key`", query)
     if mask is not None:
         mask = jnp.asarray(mask)
         if mask.dtype != bool:
-            raise _check.type_error(_WHERE, "mask", "must be boolean (true is read)", mask)
+            raise type_error("mask", "must be boolean (true is read)", mask)
         full = key.shape[:-2]
         padded = (1,) * (len(full) - mask.ndim) + mask.shape
         if mask.ndim > len(full) or any(a not in (1, b) for a, b in zip(padded, full, strict=True)):
-            raise _check.value_error(_WHERE, "mask", f"must broadcast to (*batch, s) {full}", mask)
+            raise value_error("mask", f"must broadcast to (*batch, s) {full}", mask)
         mask = mask.reshape(padded)
     return query, key, value, mask, n // heads

@@ -5,10 +5,11 @@ import math
 import jax.numpy as jnp
 import numpy as np
 
-from equipoise import _check_old as _check
+from equipoise._check import at, floating_array, positive_integer, type_error, value_error
 from equipoise._types import Array, Float, Int, Scalar, result
 
 
+@at("attention.rotary_embedding")
 def rotary_embedding(
     x: Float[Array, "*batch t n h"],
     positions: Int[Array, "*batch t"] | None = None,
@@ -61,23 +62,22 @@ def rotary_embedding(
     References:
         :cite:t:`su2021roformer`, section 3.2.
     """
-    where = "attention.rotary_embedding"
-    x = _check.floating_array(where, "x", x)
+    x = floating_array("x", x)
     if x.ndim < 3:
-        raise _check.value_error(where, "x", "must have shape (*batch, t, n, h)", x)
+        raise value_error("x", "must have shape (*batch, t, n, h)", x)
     *batch, t, _, h = x.shape
-    r = _rotary_size(where, h if rotary_size is None else rotary_size, h)
+    r = _rotary_size(h if rotary_size is None else rotary_size, h)
     if positions is None:
-        positions = _integers(where, "offset", offset, (), "()") + jnp.arange(t, dtype=jnp.int32)
+        positions = _integers("offset", offset, (), "()") + jnp.arange(t, dtype=jnp.int32)
     elif not isinstance(offset, int) or offset != 0:
-        raise _check.value_error(
-            where, "offset", "must be 0 where `positions` are given", offset, "Add it to them."
+        raise value_error(
+            "offset", "must be 0 where `positions` are given", offset, "Add it to them."
         )
-    positions = _integers(where, "positions", positions, (*batch, t), "(*batch, t)")
+    positions = _integers("positions", positions, (*batch, t), "(*batch, t)")
     if tables is None:
         cos, sin = rotary_tables(positions, r, base=base)
     else:
-        cos, sin = (_table(where, table, r)[positions] for table in tables)
+        cos, sin = (_table(table, r)[positions] for table in tables)
     # Positions that do not depend on the batch stay small; the head axis follows them.
     lead = x.ndim - 2 - positions.ndim
     wide = x.dtype if x.dtype.itemsize >= 4 else jnp.dtype(jnp.float32)
@@ -94,6 +94,7 @@ def rotary_embedding(
     return jnp.concatenate([pair.reshape(turned.shape).astype(x.dtype), rest], axis=-1)
 
 
+@at("attention.rotary_tables")
 def rotary_tables(
     positions: Int[Array, "*shape"], size: int, *, base: float = 10000.0
 ) -> tuple[Float[Array, "*shape half"], Float[Array, "*shape half"]]:
@@ -125,9 +126,8 @@ def rotary_tables(
     References:
         :cite:t:`su2021roformer`, section 3.2.2.
     """
-    where = "attention.rotary_tables"
-    r = _rotary_size(where, size, None)
-    positions = _integers(where, "positions", positions, None, "")
+    r = _rotary_size(size, None)
+    positions = _integers("positions", positions, None, "")
     theta = jnp.asarray(base ** (-2 * np.arange(r // 2) / r), float)
     angles = positions[..., None].astype(theta.dtype) * theta.reshape((1,) * positions.ndim + (-1,))
     return jnp.cos(angles), jnp.sin(angles)
@@ -150,6 +150,7 @@ class Alibi:
         return score - m * jnp.abs(query - key).astype(score.dtype)
 
 
+@at("attention.alibi")
 def alibi(num_heads: int, *, dtype: jnp.dtype | None = None) -> Alibi:
     r"""Scores that fall with distance, at a slope for each head, for ``score_fn``.
 
@@ -183,7 +184,7 @@ def alibi(num_heads: int, *, dtype: jnp.dtype | None = None) -> Alibi:
     References:
         :cite:t:`press2021alibi`, section 3.
     """
-    num_heads = _check.positive_integer("attention.alibi", "num_heads", num_heads)
+    num_heads = positive_integer("num_heads", num_heads)
     low = 2 ** int(math.log2(num_heads))
 
     def slopes(n: int) -> np.ndarray:
@@ -193,31 +194,29 @@ def alibi(num_heads: int, *, dtype: jnp.dtype | None = None) -> Alibi:
     return Alibi(jnp.asarray(m, float if dtype is None else dtype))
 
 
-def _rotary_size(where: str, value: int, limit: int | None) -> int:
+def _rotary_size(value: int, limit: int | None) -> int:
     name = "size" if limit is None else "rotary_size"
-    r = _check.positive_integer(where, name, value, minimum=2)
+    r = positive_integer(name, value, minimum=2)
     if r % 2 or (limit is not None and r > limit):
         most = "" if limit is None else f" and at most {limit}"
-        raise _check.value_error(where, name, f"must be even{most}", value)
+        raise value_error(name, f"must be even{most}", value)
     return r
 
 
-def _integers(
-    where: str, argument: str, value: object, shape: tuple[int, ...] | None, name: str
-) -> Array:
+def _integers(argument: str, value: object, shape: tuple[int, ...] | None, name: str) -> Array:
     array = jnp.asarray(value)
     if not jnp.issubdtype(array.dtype, jnp.integer):
-        raise _check.type_error(where, argument, "must hold integers", array)
+        raise type_error(argument, "must hold integers", array)
     if shape is not None and (
         array.ndim > len(shape)
         or any(a not in (1, b) for a, b in zip(array.shape[::-1], shape[::-1], strict=False))
     ):
-        raise _check.value_error(where, argument, f"must broadcast to {name} {shape}", array)
+        raise value_error(argument, f"must broadcast to {name} {shape}", array)
     return array.astype(jnp.int32)
 
 
-def _table(where: str, table: object, r: int) -> Array:
-    array = _check.floating_array(where, "tables", table)
+def _table(table: object, r: int) -> Array:
+    array = floating_array("tables", table)
     if array.ndim != 2 or array.shape[1] != r // 2:
-        raise _check.value_error(where, "tables", f"must have shape (positions, {r // 2})", array)
+        raise value_error("tables", f"must have shape (positions, {r // 2})", array)
     return array

@@ -1,37 +1,22 @@
 """The definition of attention, over whole T × S matrices: the oracle that ships."""
 
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 
+from equipoise._check import at
 from equipoise._types import Array, Bool, Float, Int, PRNGKeyArray
-from equipoise.attention._masks import Mask
-from equipoise.attention._problem import Problem
-from equipoise.attention._request import problem_from
-from equipoise.attention._scores import Block, dropout, scores
+from equipoise.attention._kernel.problem import Problem, whole
+from equipoise.attention._kernel.scores import dropout, scores
+from equipoise.attention._masks.mask import Mask
+from equipoise.attention._request import Request, problem_of
 
 
-def whole_block(problem: Problem) -> Block:
-    """All rows and all keys."""
-    _, t, s, _, _ = problem.sizes
-    return Block(
-        problem.query,
-        problem.key,
-        0,
-        jnp.arange(t, dtype=jnp.int32),
-        jnp.arange(s, dtype=jnp.int32),
-        problem.bias,
-        problem.allowed,
-        *(problem.kept or (None, None)),
-    )
-
-
-def define(problem: Problem) -> tuple[Array, Array, Array]:
+def _define(problem: Problem) -> tuple[Array, Array, Array]:
     """(o, lse, scores): o (b, t, n, e), lse (b, t, n), scores (b, n, t, s)."""
-    block = whole_block(problem)
-    score, allowed = scores(problem, block)
+    block = whole(problem)
+    score, allowed = scores(block)
     score = score if allowed is None else jnp.where(allowed, score, -jnp.inf)
     top = jnp.max(score, axis=-1, keepdims=True, initial=-jnp.inf)
     top = jax.lax.stop_gradient(jnp.where(jnp.isneginf(top), 0, top))
@@ -42,7 +27,7 @@ def define(problem: Problem) -> tuple[Array, Array, Array]:
     safe = jnp.where(empty, 1, total)
     lse = jnp.where(empty, -jnp.inf, jnp.log(safe) + top)[..., 0]
     weight = weight / safe
-    factor = dropout(problem, block)
+    factor = dropout(block)
     weight = weight if factor is None else weight * factor
     *_, group = problem.sizes
     value = jnp.repeat(problem.value.astype(weight.dtype), group, axis=2)
@@ -65,6 +50,7 @@ def with_sinks(out: Array, lse: Array, sinks: Array | None) -> tuple[Array, Arra
     return out * share[..., None], jnp.logaddexp(lse, sink)
 
 
+@at("attention.reference_attention")
 def reference_attention(
     query: Float[Array, "*batch t n h"],
     key: Float[Array, "*batch s k h"],
@@ -78,16 +64,16 @@ def reference_attention(
     key_value_seq_lengths: Int[Array, "*batch"] | None = None,
     local_window_size: int | tuple[int | None, int | None] | None = None,
     logits_soft_cap: float | None = None,
-    segment_ids: Int[Array, "*batch t"] | tuple[Any, Any] | None = None,
+    segment_ids: Int[Array, "*batch t"] | tuple[Array, Array] | None = None,
     sinks: Float[Array, " n"] | None = None,
     query_offset: int | Int[Array, "*batch"] = 0,
-    score_fn: Callable[..., Any] | None = None,
-    mask_fn: Callable[..., Any] | None = None,
+    score_fn: Callable[..., Array] | None = None,
+    mask_fn: Callable[..., Array] | None = None,
     dropout_rate: float = 0.0,
     dropout_key: PRNGKeyArray | None = None,
     return_residual: bool = False,
     return_scores: bool = False,
-) -> Any:
+) -> Array | tuple[Array, ...]:
     r"""Softmax attention by its definition, with the whole matrix of scores.
 
     .. math::
@@ -137,8 +123,7 @@ def reference_attention(
     References:
         :cite:t:`vaswani2017`, equation 1.
     """
-    problem = problem_from(
-        "attention.reference_attention",
+    request = Request(
         query,
         key,
         value,
@@ -158,7 +143,8 @@ def reference_attention(
         dropout_rate=dropout_rate,
         dropout_key=dropout_key,
     )
-    out, lse, score = define(problem)
+    problem = problem_of(request)
+    out, lse, score = _define(problem)
     out, lse = with_sinks(out, lse, problem.sinks)
     shape = jnp.shape(query)
     results = [out.reshape(*shape[:-1], out.shape[-1]).astype(problem.value.dtype)]

@@ -1,127 +1,148 @@
 """From the arguments of the public functions to a :class:`Problem`; every mistake raises here."""
 
+import dataclasses
 import math
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from equipoise import _check_old as _check
-from equipoise._types import Array
-from equipoise.attention import _masks
-from equipoise.attention._functions import hoist
-from equipoise.attention._masks import Mask
-from equipoise.attention._problem import Problem, wide
+from equipoise._check import floating_array, is_traced, type_error, value_error
+from equipoise._types import Array, PRNGKeyArray
+from equipoise.attention._kernel.problem import Problem, wide
+from equipoise.attention._masks.functions import hoist
+from equipoise.attention._masks.kinds import (
+    Band,
+    Prefix,
+    Rows,
+    Segments,
+    function_mask,
+    window_sides,
+)
+from equipoise.attention._masks.mask import Mask
 
 
-def problem_from(
-    where: str,
-    query: Any,
-    key: Any,
-    value: Any,
-    bias: Any,
-    mask: Any,
-    *,
-    scale: Any,
-    is_causal: bool,
-    query_seq_lengths: Any,
-    key_value_seq_lengths: Any,
-    local_window_size: Any,
-    logits_soft_cap: Any,
-    segment_ids: Any,
-    sinks: Any,
-    query_offset: Any,
-    score_fn: Callable[..., Any] | None,
-    mask_fn: Callable[..., Any] | None,
-    dropout_rate: float,
-    dropout_key: Any,
-) -> Problem:
+@dataclasses.dataclass(frozen=True)
+class Request:
+    """The arguments of :func:`dot_product_attention` as they came, in its order."""
+
+    query: Array
+    key: Array
+    value: Array
+    bias: Array | None = None
+    mask: Array | Mask | None = None
+    scale: float | Array | None = None
+    is_causal: bool = False
+    query_seq_lengths: Array | None = None
+    key_value_seq_lengths: Array | None = None
+    local_window_size: int | tuple[int | None, int | None] | None = None
+    logits_soft_cap: float | Array | None = None
+    segment_ids: Array | tuple[Array, Array] | None = None
+    sinks: Array | None = None
+    query_offset: int | Array = 0
+    score_fn: Callable[..., Array] | None = None
+    mask_fn: Callable[..., Array] | None = None
+    dropout_rate: float = 0.0
+    dropout_key: PRNGKeyArray | None = None
+
+
+def problem_of(request: Request) -> Problem:
     """The problem in normal form."""
-    query, key, value = _arrays(where, query, key, value)
+    query, key, value = _arrays(request.query, request.key, request.value)
     batch = query.shape[:-3]
     t, n, h = query.shape[-3:]
     s, k = key.shape[-3:-1]
     b = math.prod(batch)
     sizes = (*batch, n, t, s)
-    masks = []
-    if isinstance(mask, Mask):
-        _check_mask(where, mask, b, t, s)
-        masks.append(mask)
-        mask = None
-    if mask is not None:
-        mask = _pair_array(where, "mask", jnp.asarray(mask), sizes)
-        if mask.dtype != bool:
-            raise _check.type_error(
-                where,
-                "mask",
-                "must be boolean (True attends) or a mask value",
-                mask,
-                "Pass an additive mask as `bias`.",
-            )
+    bias = request.bias
     if bias is not None:
-        bias = _pair_array(where, "bias", _check.floating_array(where, "bias", bias), sizes)
-    if is_causal:
-        masks.append(Mask(_masks.BAND, (None, 0), ()))
-    if local_window_size is not None:
-        sides = _masks.window_sides(where, "local_window_size", local_window_size)
-        masks.append(Mask(_masks.BAND, sides, ()))
-    for argument, lengths, rule in (
-        ("query_seq_lengths", query_seq_lengths, _masks.ROWS),
-        ("key_value_seq_lengths", key_value_seq_lengths, _masks.PREFIX),
-    ):
-        if lengths is not None:
-            masks.append(Mask(rule, (), (_per_batch(where, argument, lengths, batch),)))
-    if segment_ids is not None:
-        masks.append(_segments(where, segment_ids, batch, t, s))
-    if mask_fn is not None:
-        masks.append(_masks.hoisted_mask(where, "mask_fn", mask_fn))
-    combined = None
-    for part in masks:
-        combined = part if combined is None else combined & part
-    static_offset = None
-    if isinstance(query_offset, (int, np.integer)) and not isinstance(query_offset, bool):
-        static_offset, query_offset = int(query_offset), np.full((1,), query_offset, np.int32)
-    else:
-        query_offset = _per_batch(where, "query_offset", query_offset, batch)
+        bias = _pair_array("bias", floating_array("bias", bias), sizes)
     dtype = wide(query.dtype)
-    scale = 1 / math.sqrt(h) if scale is None else scale
-    captured: tuple[Any, ...] = ()
+    captured: tuple[Array, ...] = ()
     program = None
-    if score_fn is not None:
+    if request.score_fn is not None:
         scalars = (dtype, *(jnp.int32,) * 4)
-        program, captured = hoist(where, "score_fn", score_fn, scalars, jnp.floating)
+        program, captured = hoist("score_fn", request.score_fn, scalars, jnp.floating)
+    cap = request.logits_soft_cap
     return Problem(
         query=query.reshape(b, t, n, h),
         key=key.reshape(b, s, k, h),
         value=value.reshape(b, s, k, value.shape[-1]),
-        scale=_scalar(where, "scale", scale, dtype),
-        offset=query_offset,
+        scale=_scale(request.scale, h, dtype),
+        offset=_offset(request.query_offset, batch),
         bias=bias,
-        allowed=mask,
-        mask=combined,
+        allowed=_allowed(request.mask, sizes),
+        mask=_mask(request, batch, t, s),
         captured=captured,
-        kept=_dropout_words(where, dropout_rate, dropout_key, (b, n, t), s),
-        soft_cap=None
-        if logits_soft_cap is None
-        else _scalar(where, "logits_soft_cap", logits_soft_cap, dtype),
-        sinks=_sinks(where, sinks, n),
+        kept=_dropout_words(request.dropout_rate, request.dropout_key, (b, n, t), s),
+        soft_cap=None if cap is None else _scalar("logits_soft_cap", cap, dtype),
+        sinks=_sinks(request.sinks, n),
         score_fn=program,
-        dropout_rate=float(dropout_rate),
-        static_offset=static_offset,
-        static_scale=None if _check.is_traced(scale) else float(scale),
+        dropout_rate=float(request.dropout_rate),
     )
 
 
-def _arrays(where: str, query: Any, key: Any, value: Any) -> tuple[Array, Array, Array]:
+def _mask(request: Request, batch: tuple[int, ...], t: int, s: int) -> Mask | None:
+    """All that the request asks for by index, as one mask."""
+    parts: list[Mask] = []
+    if isinstance(request.mask, Mask):
+        _check_mask(request.mask, math.prod(batch), t, s)
+        parts.append(request.mask)
+    if request.is_causal:
+        parts.append(Band(None, 0))
+    if request.local_window_size is not None:
+        parts.append(Band(*window_sides("local_window_size", request.local_window_size)))
+    if request.query_seq_lengths is not None:
+        parts.append(Rows(_per_batch("query_seq_lengths", request.query_seq_lengths, batch)))
+    if request.key_value_seq_lengths is not None:
+        lengths = _per_batch("key_value_seq_lengths", request.key_value_seq_lengths, batch)
+        parts.append(Prefix(lengths))
+    if request.segment_ids is not None:
+        parts.append(_segments(request.segment_ids, batch, t, s))
+    if request.mask_fn is not None:
+        parts.append(function_mask("mask_fn", request.mask_fn))
+    combined = None
+    for part in parts:
+        combined = part if combined is None else combined & part
+    return combined
+
+
+def _allowed(mask: Array | Mask | None, sizes: tuple[int, ...]) -> Array | None:
+    """A mask that came as an array."""
+    if mask is None or isinstance(mask, Mask):
+        return None
+    array = _pair_array("mask", jnp.asarray(mask), sizes)
+    if array.dtype != bool:
+        raise type_error(
+            "mask",
+            "must be boolean (True attends) or a mask value",
+            array,
+            "Pass an additive mask as `bias`.",
+        )
+    return array
+
+
+def _scale(scale: float | Array | None, h: int, dtype: jnp.dtype) -> float | Array:
+    if scale is None:
+        return 1 / math.sqrt(h)
+    array = _scalar("scale", scale, dtype)
+    return array if is_traced(scale) else float(scale)
+
+
+def _offset(offset: int | Array, batch: tuple[int, ...]) -> int | Array:
+    if isinstance(offset, (int, np.integer)) and not isinstance(offset, bool):
+        return int(offset)
+    return _per_batch("query_offset", offset, batch)
+
+
+def _arrays(query: Array, key: Array, value: Array) -> tuple[Array, Array, Array]:
     """Query, key and value, checked against each other."""
-    query = _check.floating_array(where, "query", query)
-    key = _check.floating_array(where, "key", key)
-    value = _check.floating_array(where, "value", value)
+    query = floating_array("query", query)
+    key = floating_array("key", key)
+    value = floating_array("value", value)
     if query.ndim < 3:
-        raise _check.value_error(
-            where,
+        raise value_error(
             "query",
             "must have shape (*batch, T, N, H)",
             query,
@@ -130,24 +151,21 @@ def _arrays(where: str, query: Any, key: Any, value: Any) -> tuple[Array, Array,
     *batch, _, n, h = query.shape
     for name, array in (("key", key), ("value", value)):
         if array.ndim != query.ndim or list(array.shape[:-3]) != batch:
-            raise _check.value_error(
-                where,
+            raise value_error(
                 name,
                 f"must have shape (*batch, S, K, H) with the batch {tuple(batch)} of `query`",
                 array,
                 "Broadcast it first: jnp.broadcast_to.",
             )
         if array.dtype != query.dtype:
-            raise _check.type_error(
-                where,
+            raise type_error(
                 name,
                 f"must have the dtype of `query`, {query.dtype}",
                 array,
                 f"Convert it first: {name}.astype(query.dtype).",
             )
     if key.shape[-1] != h:
-        raise _check.value_error(
-            where,
+        raise value_error(
             "key",
             f"must have the head size {h} of `query` {query.shape}",
             key,
@@ -155,13 +173,12 @@ def _arrays(where: str, query: Any, key: Any, value: Any) -> tuple[Array, Array,
             "key.reshape(*key.shape[:-1], heads, -1).",
         )
     if value.shape[:-1] != key.shape[:-1]:
-        raise _check.value_error(
-            where, "value", f"must have the lengths and heads of `key`, {key.shape[:-1]}", value
+        raise value_error(
+            "value", f"must have the lengths and heads of `key`, {key.shape[:-1]}", value
         )
     k = key.shape[-2]
     if k == 0 or n % k or h == 0:
-        raise _check.value_error(
-            where,
+        raise value_error(
             "query",
             f"must have a head size and a number of heads that is a multiple of `key`'s, {k}",
             query,
@@ -170,13 +187,11 @@ def _arrays(where: str, query: Any, key: Any, value: Any) -> tuple[Array, Array,
     return query, key, value
 
 
-def _pair_array(where: str, argument: str, array: Array, sizes: tuple[int, ...]) -> Array:
+def _pair_array(argument: str, array: Array, sizes: tuple[int, ...]) -> Array:
     """An array over pairs as (b or 1, n or 1, t or 1, s or 1)."""
     full = (1,) * (len(sizes) - array.ndim) + array.shape
     if array.ndim > len(sizes) or any(a not in (1, n) for a, n in zip(full, sizes, strict=True)):
-        raise _check.value_error(
-            where, argument, f"must broadcast to (*batch, N, T, S) = {sizes}", array
-        )
+        raise value_error(argument, f"must broadcast to (*batch, N, T, S) = {sizes}", array)
     batch = full[:-3]
     if any(a != 1 for a in batch):
         batch = sizes[:-3]
@@ -184,87 +199,79 @@ def _pair_array(where: str, argument: str, array: Array, sizes: tuple[int, ...])
     return array.reshape(math.prod(batch), *full[-3:])
 
 
-def _per_batch(where: str, argument: str, value: Any, batch: tuple[int, ...]) -> Array:
+def _per_batch(argument: str, value: int | Array, batch: tuple[int, ...]) -> Array:
     """Integers for each batch entry as (b or 1,), int32."""
     array = jnp.asarray(value)
     if not jnp.issubdtype(array.dtype, jnp.integer):
-        raise _check.type_error(where, argument, "must hold integers", array)
+        raise type_error(argument, "must hold integers", array)
     if array.shape not in (batch, (), (1,)):
-        raise _check.value_error(
-            where, argument, f"must have shape {batch}, one number for each batch entry", array
+        raise value_error(
+            argument, f"must have shape {batch}, one number for each batch entry", array
         )
     return array.reshape(-1).astype(jnp.int32)
 
 
-def _check_mask(where: str, mask: Mask, b: int, t: int, s: int) -> None:
+def _check_mask(mask: Mask, b: int, t: int, s: int) -> None:
     """The arrays of a mask value fit the problem."""
-    expected = {_masks.SEGMENTS: ((t,), (s,)), _masks.PREFIX: ((),)}.get(mask.rule)
-    for operand, shape in zip(mask.operands, expected or (None,) * len(mask.operands), strict=True):
-        if isinstance(operand, Mask):
-            _check_mask(where, operand, b, t, s)
-        elif shape is not None and operand.shape not in ((b, *shape), (1, *shape)):
-            raise _check.value_error(
-                where,
+    for array, shape in mask.arrays(t, s):
+        if array.shape not in ((b, *shape), (1, *shape)):
+            raise value_error(
                 "mask",
                 f"must have arrays of shape {(b, *shape)} (batch axes as one) or {shape}",
-                operand,
+                array,
                 "Build the mask from ids or lengths of this query and key.",
             )
 
 
-def _segments(where: str, ids: Any, batch: tuple[int, ...], t: int, s: int) -> Mask:
+def _segments(ids: Array | Sequence[Array], batch: tuple[int, ...], t: int, s: int) -> Mask:
     """Segment ids given as one array (self-attention) or as (query ids, key ids)."""
     pair = ids if isinstance(ids, (tuple, list)) else (ids, ids)
     if len(pair) != 2:
-        raise _check.value_error(
-            where, "segment_ids", "must be one array or a pair (query ids, key ids)", ids
-        )
+        raise value_error("segment_ids", "must be one array or a pair (query ids, key ids)", ids)
     arrays = []
     for value, length in zip(pair, (t, s), strict=True):
         array = jnp.asarray(value)
         if not jnp.issubdtype(array.dtype, jnp.integer):
-            raise _check.type_error(where, "segment_ids", "must hold integers", array)
+            raise type_error("segment_ids", "must hold integers", array)
         if array.shape not in ((*batch, length), (length,)):
-            raise _check.value_error(
-                where,
+            raise value_error(
                 "segment_ids",
                 f"must have shape {(*batch, length)} or {(length,)}",
                 array,
                 "Pass a pair (query ids, key ids) where the lengths differ.",
             )
         arrays.append(array.reshape(-1, length))
-    return Mask(_masks.SEGMENTS, (), tuple(arrays))
+    return Segments(*arrays)
 
 
-def _scalar(where: str, argument: str, value: Any, dtype: Any) -> Array:
+def _scalar(argument: str, value: float | Array, dtype: jnp.dtype) -> Array:
     array = jnp.asarray(value)
     if array.shape != () or not jnp.issubdtype(array.dtype, jnp.number):
-        raise _check.type_error(where, argument, "must be a real scalar", array)
+        raise type_error(argument, "must be a real scalar", array)
     return array.astype(dtype)
 
 
-def _sinks(where: str, sinks: Any, heads: int) -> Array | None:
+def _sinks(sinks: Array | None, heads: int) -> Array | None:
     if sinks is None:
         return None
-    array = _check.floating_array(where, "sinks", sinks)
+    array = floating_array("sinks", sinks)
     if array.shape != (heads,):
-        raise _check.value_error(where, "sinks", f"must have shape {(heads,)}, one a head", array)
+        raise value_error("sinks", f"must have shape {(heads,)}, one a head", array)
     return array
 
 
 def _dropout_words(
-    where: str, rate: float, key: Any, rows: tuple[int, ...], keys: int
+    rate: float, key: PRNGKeyArray | None, rows: tuple[int, ...], keys: int
 ) -> tuple[Array, Array] | None:
     """Random words of rows and keys; those of a pair mix into its fate, never a T × S array."""
-    if _check.is_traced(rate) or not isinstance(rate, (int, float, np.floating)):
-        raise _check.type_error(where, "dropout_rate", "must be a Python number", rate)
+    if is_traced(rate) or not isinstance(rate, (int, float, np.floating)):
+        raise type_error("dropout_rate", "must be a Python number", rate)
     if not 0 <= rate < 1:
-        raise _check.value_error(where, "dropout_rate", "must lie in [0, 1)", rate)
+        raise value_error("dropout_rate", "must lie in [0, 1)", rate)
     if rate == 0:
         return None
     if key is None:
-        raise _check.value_error(
-            where,
+        raise value_error(
             "dropout_key",
             "must be a random key where dropout_rate > 0",
             key,

@@ -1,17 +1,14 @@
 """Attention over a sequence that is split across devices: keys travel, queries stay."""
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 
-from equipoise import _check_old as _check
+from equipoise._check import at, floating_array, value_error
 from equipoise._types import Array, Float, Int
 from equipoise.attention._dot_product import dot_product_attention
 
-_WHERE = "attention.ring_attention"
 
-
+@at("attention.ring_attention")
 def ring_attention(
     query: Float[Array, "*batch t n h"],
     key: Float[Array, "*batch s k h"],
@@ -23,11 +20,11 @@ def ring_attention(
     is_causal: bool = False,
     local_window_size: int | tuple[int | None, int | None] | None = None,
     logits_soft_cap: float | None = None,
-    segment_ids: Int[Array, "*batch t"] | tuple[Any, Any] | None = None,
+    segment_ids: Int[Array, "*batch t"] | tuple[Array, Array] | None = None,
     implementation: str | None = None,
     block_size: int | None = None,
     return_residual: bool = False,
-) -> Any:
+) -> Float[Array, "*batch t n e"] | tuple[Float[Array, "*batch t n e"], Float[Array, "*batch t n"]]:
     r"""Exact attention over a sequence that is split across devices.
 
     .. math::
@@ -82,14 +79,13 @@ def ring_attention(
     References:
         :cite:t:`liu2023ring`; :cite:t:`milakov2018online` for the merge.
     """
-    query = _check.floating_array(_WHERE, "query", query)
-    key = _check.floating_array(_WHERE, "key", key)
-    value = _check.floating_array(_WHERE, "value", value)
+    query = floating_array("query", query)
+    key = floating_array("key", key)
+    value = floating_array("value", value)
     devices, me = jax.lax.axis_size(axis_name), jax.lax.axis_index(axis_name)
     t, s = query.shape[-3:-2] + key.shape[-3:-2]
     if t != s and (is_causal or local_window_size is not None):
-        raise _check.value_error(
-            _WHERE,
+        raise value_error(
             "key",
             f"must have as many tokens as `query`, {t}, to be causal or windowed",
             key,
@@ -99,7 +95,9 @@ def ring_attention(
     rows, key_ids = pair
 
     # Rematerialized: a derivative receives the block again instead of keeping one for each device.
-    def block(shift: int, query: Array, key: Array, value: Array, bias: Any, ids: Any) -> Any:
+    def block(
+        shift: int, query: Array, key: Array, value: Array, bias: Array | None, ids: Array | None
+    ) -> tuple[Array, Array]:
         moving = (key, value, bias if travels else None, ids)
         if shift:
             ring = [(device, (device + shift) % devices) for device in range(devices)]
@@ -119,7 +117,7 @@ def ring_attention(
             is_causal=is_causal,
             local_window_size=local_window_size,
             logits_soft_cap=logits_soft_cap,
-            segment_ids=None if ids is None else (rows, ids),
+            segment_ids=None if ids is None or rows is None else (rows, ids),
             # Positions count from this block's first key.
             query_offset=(me - source) * s,
             implementation=implementation,
@@ -150,18 +148,15 @@ def _merged(o_1: Array, l_1: Array, o_2: Array, l_2: Array) -> tuple[Array, Arra
     return out, jnp.where(nothing, -jnp.inf, jnp.log(total) + top)
 
 
-def _bias_travels(bias: Any, query: Array, s: int, devices: int) -> bool:
+def _bias_travels(bias: Array, query: Array, s: int, devices: int) -> bool:
     """Whether the bias is split with the keys rather than with the rows."""
-    bias = _check.floating_array(_WHERE, "bias", bias)
+    bias = floating_array("bias", bias)
     row_axis = bias.shape[-2] if bias.ndim > 1 else 1
     if bias.ndim > query.ndim or bias.shape[-1:] not in ((1,), (s,), (devices * s,)):
-        raise _check.value_error(
-            _WHERE, "bias", f"must have {s} (one device's) or {devices * s} (all) keys", bias
-        )
+        raise value_error("bias", f"must have {s} (one device's) or {devices * s} (all) keys", bias)
     travels = bias.shape[-1] == s != 1 and devices > 1
     if travels and row_axis != 1:
-        raise _check.value_error(
-            _WHERE,
+        raise value_error(
             "bias",
             f"must be equal for all rows where it is split with the keys ({s} of them)",
             bias,

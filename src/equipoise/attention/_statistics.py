@@ -1,19 +1,17 @@
 """What attention weights look like, a block of rows at a time."""
 
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from equipoise import _check_old as _check
+from equipoise._check import at, floating_array, positive_integer, value_error
 from equipoise._types import Array, Bool, Float, Int, result
-from equipoise.attention._masks import Mask
-from equipoise.attention._problem import Problem
-from equipoise.attention._request import problem_from
-from equipoise.attention._scores import Block, scores
+from equipoise.attention._kernel.problem import Problem, some_rows
+from equipoise.attention._kernel.scores import scores
+from equipoise.attention._masks.mask import Mask
+from equipoise.attention._request import Request, problem_of
 
-_WHERE = "attention.attention_statistics"
 # Scores of a block held at once, when the caller does not say.
 _BLOCK_SCORES = 2**20
 
@@ -40,6 +38,7 @@ class AttentionStatistics:
     block: Float[Array, "*batch n rows keys"] | None
 
 
+@at("attention.attention_statistics")
 def attention_statistics(
     query: Float[Array, "*batch t n h"],
     key: Float[Array, "*batch s k h"],
@@ -47,16 +46,10 @@ def attention_statistics(
     mask: Bool[Array, "..."] | Mask | None = None,
     *,
     scale: float | Float[Array, ""] | None = None,
-    is_causal: bool = False,
-    query_seq_lengths: Int[Array, "*batch"] | None = None,
-    key_value_seq_lengths: Int[Array, "*batch"] | None = None,
-    local_window_size: int | tuple[int | None, int | None] | None = None,
     logits_soft_cap: float | None = None,
-    segment_ids: Int[Array, "*batch t"] | tuple[Any, Any] | None = None,
     sinks: Float[Array, " n"] | None = None,
     query_offset: int | Int[Array, "*batch"] = 0,
-    score_fn: Callable[..., Any] | None = None,
-    mask_fn: Callable[..., Any] | None = None,
+    score_fn: Callable[..., Array] | None = None,
     top_k: int = 1,
     block: tuple[tuple[int, int], tuple[int, int]] | None = None,
     block_size: int | None = None,
@@ -72,18 +65,12 @@ def attention_statistics(
         query: q. Shape ``(*batch, t, n, h)``.
         key: k. Shape ``(*batch, s, k, h)``.
         bias: Added to the scores. Broadcasts to ``(*batch, n, t, s)``.
-        mask: A boolean array of that shape, or a mask value.
+        mask: A boolean array of that shape, or a mask value such as ``attention.causal()``.
         scale: Factor on q·k. Default 1/√h.
-        is_causal: Whether j ≤ i is required.
-        query_seq_lengths: Rows of each batch entry.
-        key_value_seq_lengths: Keys of each batch entry.
-        local_window_size: (left, right) of a band of positions, or one number.
         logits_soft_cap: x ↦ cap·tanh(x/cap), after the bias.
-        segment_ids: Ids of the rows and keys, or a pair.
         sinks: Logit per head that takes weight.
         query_offset: Position of the first row.
         score_fn: ``f(score, batch, head, q_index, k_index)`` on scalars, after the cap.
-        mask_fn: ``f(batch, head, q_index, k_index)`` on scalars.
         top_k: How many of the largest weights of a row to keep.
         block: ((first row, end), (first key, end)) of weights to return as they are.
         block_size: Rows held at once. Affects time and memory, not the result beyond rounding.
@@ -101,7 +88,8 @@ def attention_statistics(
 
     Examples:
         >>> x = jnp.eye(4)[:, None, :]
-        >>> found = attention.attention_statistics(x, x, scale=0.0, is_causal=True)
+        >>> found = attention.attention_statistics(
+        ...     x, x, mask=attention.causal(), scale=0.0)
         >>> print(np.round(jnp.exp(found.entropy[:, 0]).tolist(), 3))  # keys that each row reads
         [1. 2. 3. 4.]
         >>> print(np.round(found.key_mass[:, 0].tolist(), 3))
@@ -110,37 +98,29 @@ def attention_statistics(
     References:
         :cite:t:`clark2019`, section 3, for entropy and mass as measures.
     """
-    key = _check.floating_array(_WHERE, "key", key)
-    problem = problem_from(
-        _WHERE,
+    key = floating_array("key", key)
+    request = Request(
         query,
         key,
         key[..., :0],
         bias,
         mask,
         scale=scale,
-        is_causal=is_causal,
-        query_seq_lengths=query_seq_lengths,
-        key_value_seq_lengths=key_value_seq_lengths,
-        local_window_size=local_window_size,
         logits_soft_cap=logits_soft_cap,
-        segment_ids=segment_ids,
         sinks=sinks,
         query_offset=query_offset,
         score_fn=score_fn,
-        mask_fn=mask_fn,
-        dropout_rate=0.0,
-        dropout_key=None,
     )
+    problem = problem_of(request)
     b, t, s, heads, group = problem.sizes
     n = heads * group
     batch = jnp.shape(query)[:-3]
-    top_k = _check.positive_integer(_WHERE, "top_k", top_k)
+    top_k = positive_integer("top_k", top_k)
     if top_k > s:
-        raise _check.value_error(_WHERE, "top_k", f"must be at most the number of keys, {s}", top_k)
+        raise value_error("top_k", f"must be at most the number of keys, {s}", top_k)
     if block_size is None:
         block_size = min(256, -(-_BLOCK_SCORES // max(b * n * s, 1)))
-    size = min(_check.positive_integer(_WHERE, "block_size", block_size), max(t, 1))
+    size = min(positive_integer("block_size", block_size), max(t, 1))
     count = -(-t // size)
 
     # Rematerialized, so that a derivative does not keep the scores of every block.
@@ -194,26 +174,9 @@ def attention_statistics(
 
 def _rows(problem: Problem, first: Array, size: int) -> tuple[Array, Array | None, Array]:
     """Scores (b, n, size, s), permission and log-sum-exp (b, n, size) of some rows, all keys."""
-    b, t, s, heads, group = problem.sizes
-
-    def cut(x: Any, axis: int) -> Any:
-        if x is None or x.shape[axis] != t:
-            return x
-        return jax.lax.dynamic_slice_in_dim(x, first, size, axis)
-
-    block = Block(
-        cut(problem.query, 1),
-        problem.key,
-        0,
-        first + jnp.arange(size, dtype=jnp.int32),
-        jnp.arange(s, dtype=jnp.int32),
-        cut(problem.bias, 2),
-        cut(problem.allowed, 2),
-        None,
-        None,
-    )
+    b, _, s, heads, group = problem.sizes
     shape = (b, heads * group, size, s)
-    score, allowed = scores(problem, block)
+    score, allowed = scores(some_rows(problem, first, size))
     if allowed is not None:
         allowed = jnp.broadcast_to(allowed, shape)
     masked = score if allowed is None else jnp.where(allowed, score, -jnp.inf)
@@ -235,12 +198,14 @@ def _weights(score: Array, allowed: Array | None, lse: Array) -> Array:
     return jnp.where(allowed, jnp.exp(jnp.where(allowed, score - shift, 0)), 0)
 
 
-def _limits(block: Any, t: int, s: int) -> tuple[tuple[int, int], tuple[int, int]]:
+def _limits(
+    block: tuple[tuple[int, int], tuple[int, int]], t: int, s: int
+) -> tuple[tuple[int, int], tuple[int, int]]:
     pairs = []
     for (first, end), length in zip(block, (t, s), strict=True):
         if not 0 <= first < end <= length:
-            raise _check.value_error(
-                _WHERE, "block", f"must be two ranges (first, end) within {t} rows, {s} keys", block
+            raise value_error(
+                "block", f"must be two ranges (first, end) within {t} rows, {s} keys", block
             )
         pairs.append((int(first), int(end)))
     return pairs[0], pairs[1]

@@ -5,11 +5,14 @@ r"""Sequence layers as values: each acts on one sequence (n, d); take ``jax.vmap
     y_{1:n} = \mathrm{apply}(\theta, x_{1:n}), \qquad
     (s_{t+1}, y_t) = \mathrm{step}(\theta, s_t, x_t)
 
+Attention is not among them. :func:`equipoise.attention.multi_head_attention` is its one layer: it
+serves batches and decoding, takes named sizes as these do, and ``transformer_block`` is built on
+it.
+
 A layer has ``init(key)``, ``apply(params, x)`` and, if it reads no later position,
 ``init_state(params, max_length)`` and ``step(params, state, x_t)``, equal to ``apply``.
 """
 
-from equipoise.layers._attention import self_attention
 from equipoise.layers._convolution import convolution
 from equipoise.layers._layer import Layer
 from equipoise.layers._linear_attention import linear_attention
@@ -25,7 +28,6 @@ __all__ = [  # noqa: RUF022
     "elman_rnn",
     "gru",
     "convolution",
-    "self_attention",
     "linear_attention",
     "transformer_block",
     "stack",

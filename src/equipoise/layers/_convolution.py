@@ -3,11 +3,13 @@
 import jax
 import jax.numpy as jnp
 
-from equipoise import _check_old as _check
+from equipoise._check import at, positive_integer
 from equipoise._types import Array, PyTree
-from equipoise.layers._layer import Layer, Size, Weight, glorot, no_step, sequence, size, zeros
+from equipoise.attention._layer.weights import Size, Weight, size
+from equipoise.layers._layer import Layer, glorot, no_step, sequence, zeros
 
 
+@at("layers.convolution")
 def convolution(
     width: Size,
     *,
@@ -53,11 +55,10 @@ def convolution(
     References:
         :cite:t:`vaswani2017`, section 4; :cite:t:`oord2016wavenet`, section 2.1, on dilation.
     """
-    where = "layers.convolution"
-    width = size(where, "width", width)
-    kernel_size = size(where, "kernel_size", kernel_size)
-    dilation = _check.positive_integer(where, "dilation", dilation)
-    features = width if features is None else size(where, "features", features)
+    width = size("width", width)
+    kernel_size = size("kernel_size", kernel_size)
+    dilation = positive_integer("dilation", dilation)
+    features = width if features is None else size("features", features)
     weights = {
         "kernel": Weight((kernel_size, width, features), glorot(in_axis=(0, 1), out_axis=2)),
         "bias": Weight((features,), zeros),
@@ -73,18 +74,17 @@ def convolution(
             rhs_dilation=(dilation,),
             dimension_numbers=("NWC", "WIO", "NWC"),
         )[0]
-        bias: Array = params["bias"]
-        return y + bias[None]
+        return y + params["bias"][None]
 
     def apply(params: PyTree, x: Array) -> Array:
         taps, d, _ = params["kernel"].shape
-        x = sequence(where, x, d)
+        x = sequence(x, d)
         before = (taps - 1 if is_causal else (taps - 1) // 2) * dilation
         after = (taps - 1) * dilation - before
         return convolve(params, jnp.pad(x, ((before, after), (0, 0))))
 
     if not is_causal:
-        return Layer("convolution", weights, apply, *no_step(where, "Make it with is_causal=True."))
+        return Layer("convolution", weights, apply, *no_step("Make it with is_causal=True."))
 
     def init_state(params: PyTree, max_length: int) -> Array:
         kernel = params["kernel"]

@@ -3,11 +3,13 @@
 import jax
 import jax.numpy as jnp
 
+from equipoise._check import at
 from equipoise._types import Array, PyTree
-from equipoise.layers._attention import attention_weights, project
-from equipoise.layers._layer import Layer, Size, no_step, sequence
+from equipoise.attention._layer.weights import Size, Weight, size
+from equipoise.layers._layer import Layer, glorot, head_size, no_step, sequence
 
 
+@at("layers.linear_attention")
 def linear_attention(width: Size, *, num_heads: Size = 1, is_causal: bool = False) -> Layer:
     r"""Attention with inner products of positive features as weights, in linear work.
 
@@ -26,8 +28,9 @@ def linear_attention(width: Size, *, num_heads: Size = 1, is_causal: bool = Fals
         is_causal: Whether a position reads itself and earlier ones alone.
 
     Returns:
-        A :class:`Layer` with ``params`` as those of :func:`self_attention`. If causal, its state
-        is the two sums, (h, k, k) and (h, k); ``max_length`` has no influence.
+        A :class:`Layer` with ``params`` ``query``, ``key``, ``value`` (d, h, k) and ``output``
+        (h, k, d). If causal, its state is the two sums, (h, k, k) and (h, k); ``max_length`` has
+        no influence.
 
     Raises:
         ValueError: If a size is below one or does not parse, the heads do not divide the width,
@@ -44,11 +47,10 @@ def linear_attention(width: Size, *, num_heads: Size = 1, is_causal: bool = Fals
     References:
         :cite:t:`katharopoulos2020`, equations 5 to 7.
     """
-    where = "layers.linear_attention"
-    weights = attention_weights(where, width, num_heads)
+    weights = _weights(width, num_heads)
 
     def features(params: PyTree, x: Array) -> tuple[Array, Array, Array]:
-        q, k, v = project(params, x)
+        q, k, v = (jnp.einsum("nd,dhk->nhk", x, params[name]) for name in ("query", "key", "value"))
         return 1 + jax.nn.elu(q), 1 + jax.nn.elu(k), v
 
     def read(params: PyTree, q: Array, sums: Array, mass: Array) -> Array:
@@ -58,7 +60,7 @@ def linear_attention(width: Size, *, num_heads: Size = 1, is_causal: bool = Fals
         return jnp.einsum("nhk,hkd->nd", above / below[..., None], params["output"])
 
     def apply(params: PyTree, x: Array) -> Array:
-        x = sequence(where, x, params["query"].shape[0])
+        x = sequence(x, params["query"].shape[0])
         q, k, v = features(params, x)
         if not is_causal:
             sums, mass = jnp.einsum("nhk,nhe->hke", k, v), k.sum(axis=0)
@@ -69,9 +71,7 @@ def linear_attention(width: Size, *, num_heads: Size = 1, is_causal: bool = Fals
         return read(params, q, sums, jnp.cumsum(k, axis=0))
 
     if not is_causal:
-        return Layer(
-            "linear_attention", weights, apply, *no_step(where, "Make it with is_causal=True.")
-        )
+        return Layer("linear_attention", weights, apply, *no_step("Make it with is_causal=True."))
 
     def init_state(params: PyTree, max_length: int) -> tuple[Array, Array]:
         _, h, k = params["key"].shape
@@ -86,3 +86,15 @@ def linear_attention(width: Size, *, num_heads: Size = 1, is_causal: bool = Fals
         return (sums, mass), read(params, q, sums[None], mass[None])[0]
 
     return Layer("linear_attention", weights, apply, init_state, step)
+
+
+def _weights(width: Size, num_heads: Size) -> dict[str, Weight]:
+    """The four projections, one matrix a head."""
+    width, num_heads = size("width", width), size("num_heads", num_heads)
+    each, head = head_size(width, num_heads), glorot(in_axis=0, out_axis=(1, 2))
+    return {
+        "query": Weight((width, num_heads, each), head),
+        "key": Weight((width, num_heads, each), head),
+        "value": Weight((width, num_heads, each), head),
+        "output": Weight((num_heads, each, width), glorot(in_axis=(0, 1), out_axis=2)),
+    }

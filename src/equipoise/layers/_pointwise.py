@@ -5,22 +5,13 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
+from equipoise._check import at
 from equipoise._types import Array, PyTree
-from equipoise.layers._layer import (
-    Layer,
-    Size,
-    Weight,
-    glorot,
-    ones,
-    pointwise,
-    sequence,
-    size,
-    times,
-    widened,
-    zeros,
-)
+from equipoise.attention._layer.weights import Size, Weight, size, times
+from equipoise.layers._layer import Layer, glorot, ones, pointwise, sequence, widened, zeros
 
 
+@at("layers.feed_forward")
 def feed_forward(
     width: Size,
     *,
@@ -58,15 +49,13 @@ def feed_forward(
     References:
         :cite:t:`vaswani2017`, equation 2; :cite:t:`glorot2010understanding`.
     """
-    where = "layers.feed_forward"
-    width = size(where, "width", width)
-    hidden = times(4, width) if hidden is None else size(where, "hidden", hidden)
+    width = size("width", width)
+    hidden = times(4, width) if hidden is None else size("hidden", hidden)
 
     def apply(params: PyTree, x: Array) -> Array:
-        x = sequence(where, x, params["inner"].shape[0])
+        x = sequence(x, params["inner"].shape[0])
         inner = activation(x @ params["inner"] + params["inner_bias"][None])
-        y: Array = inner @ params["outer"] + params["outer_bias"][None]
-        return y
+        return inner @ params["outer"] + params["outer_bias"][None]
 
     weights = {
         "inner": Weight((width, hidden), glorot()),
@@ -77,6 +66,7 @@ def feed_forward(
     return pointwise("feed_forward", weights, apply)
 
 
+@at("layers.layer_norm")
 def layer_norm(width: Size, *, epsilon: float = 1e-5) -> Layer:
     r"""Every position centered and scaled over its features, then an affine map.
 
@@ -107,17 +97,15 @@ def layer_norm(width: Size, *, epsilon: float = 1e-5) -> Layer:
     References:
         :cite:t:`ba2016layer`, equation 4.
     """
-    where = "layers.layer_norm"
-    width = size(where, "width", width)
+    width = size("width", width)
 
     def apply(params: PyTree, x: Array) -> Array:
-        x = sequence(where, x, params["scale"].shape[0])
+        x = sequence(x, params["scale"].shape[0])
         wide = widened(x)
         centered = wide - jnp.mean(wide, axis=1, keepdims=True)
         variance = jnp.mean(centered**2, axis=1, keepdims=True)
         normal = (centered * jax.lax.rsqrt(variance + epsilon)).astype(x.dtype)
-        y: Array = normal * params["scale"][None] + params["shift"][None]
-        return y
+        return normal * params["scale"][None] + params["shift"][None]
 
     weights = {"scale": Weight((width,), ones), "shift": Weight((width,), zeros)}
     return pointwise("layer_norm", weights, apply)

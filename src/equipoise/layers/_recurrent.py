@@ -1,12 +1,12 @@
 """Layers with a state of fixed size: n steps in sequence, whatever the machine."""
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 
+from equipoise._check import at
 from equipoise._types import Array, PyTree
-from equipoise.layers._layer import Layer, Size, Weight, glorot, orthogonal, sequence, size, zeros
+from equipoise.attention._layer.weights import Size, Weight, size
+from equipoise.layers._layer import Layer, glorot, orthogonal, sequence, zeros
 
 
 def _cell(width: Size, hidden: Size) -> dict[str, Weight]:
@@ -17,6 +17,7 @@ def _cell(width: Size, hidden: Size) -> dict[str, Weight]:
     }
 
 
+@at("layers.elman_rnn")
 def elman_rnn(width: Size, *, hidden: Size | None = None) -> Layer:
     r"""Elman's recurrent network, whose state is its output.
 
@@ -49,15 +50,14 @@ def elman_rnn(width: Size, *, hidden: Size | None = None) -> Layer:
     References:
         :cite:t:`elman1990finding`; :cite:t:`glorot2010understanding`; :cite:t:`saxe2014exact`.
     """
-    where = "layers.elman_rnn"
-    width = size(where, "width", width)
-    hidden = width if hidden is None else size(where, "hidden", hidden)
+    width = size("width", width)
+    hidden = width if hidden is None else size("hidden", hidden)
 
     def cell(params: PyTree, h: Array, drive: Array) -> Array:
         return jnp.tanh(drive + h @ params["recurrent"])
 
     def apply(params: PyTree, x: Array) -> Array:
-        x = sequence(where, x, params["input"].shape[0])
+        x = sequence(x, params["input"].shape[0])
         drive = x @ params["input"] + params["bias"][None]
 
         def body(h: Array, drive_t: Array) -> tuple[Array, Array]:
@@ -76,6 +76,7 @@ def elman_rnn(width: Size, *, hidden: Size | None = None) -> Layer:
     return Layer("elman_rnn", _cell(width, hidden), apply, init_state, step)
 
 
+@at("layers.gru")
 def gru(width: Size, *, hidden: Size | None = None) -> Layer:
     r"""The gated recurrent unit, which learns what to keep and what to forget.
 
@@ -110,9 +111,8 @@ def gru(width: Size, *, hidden: Size | None = None) -> Layer:
     References:
         :cite:t:`cho2014learning`, equations 5 to 8; :cite:t:`saxe2014exact`.
     """
-    where = "layers.gru"
-    width = size(where, "width", width)
-    hidden = width if hidden is None else size(where, "hidden", hidden)
+    width = size("width", width)
+    hidden = width if hidden is None else size("hidden", hidden)
 
     def drives(params: PyTree, x: Array) -> dict[str, Array]:
         return {
@@ -128,7 +128,7 @@ def gru(width: Size, *, hidden: Size | None = None) -> Layer:
         return z * h + (1 - z) * candidate
 
     def apply(params: PyTree, x: Array) -> Array:
-        x = sequence(where, x, params["update"]["input"].shape[0])
+        x = sequence(x, params["update"]["input"].shape[0])
 
         def body(h: Array, drive_t: dict[str, Array]) -> tuple[Array, Array]:
             h = cell(params, h, drive_t)
@@ -144,7 +144,5 @@ def gru(width: Size, *, hidden: Size | None = None) -> Layer:
         h = cell(params, h, drives(params, x_t))
         return h, h
 
-    weights: dict[str, Any] = {
-        name: _cell(width, hidden) for name in ("update", "reset", "candidate")
-    }
+    weights = {name: _cell(width, hidden) for name in ("update", "reset", "candidate")}
     return Layer("gru", weights, apply, init_state, step)

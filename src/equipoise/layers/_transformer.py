@@ -2,13 +2,15 @@
 
 import jax
 
-from equipoise import _check_old as _check
+from equipoise._check import at, choice, positive_integer, type_error
 from equipoise._types import Array, PRNGKeyArray, PyTree
-from equipoise.layers._attention import self_attention
-from equipoise.layers._layer import Layer, Size, Weight, is_weight, size
+from equipoise.attention import KVCache, multi_head_attention
+from equipoise.attention._layer.weights import Size, Weight, is_weight, less_one, resolve, size
+from equipoise.layers._layer import Layer, head_size, no_step
 from equipoise.layers._pointwise import feed_forward, layer_norm
 
 
+@at("layers.transformer_block")
 def transformer_block(
     width: Size,
     *,
@@ -33,14 +35,22 @@ def transformer_block(
         hidden: The width inside the feed-forward map. Default 4·d.
         is_causal: Whether a position reads itself and earlier ones alone.
         window: How many positions to either side attention reads, the own one included.
-        implementation: ``"plain"`` or ``"blockwise"``, as of :func:`self_attention`.
+        implementation: ``"plain"`` writes out the scores, n² of them or n·r in a window, and can
+            be analyzed with named sizes; ``"blockwise"`` is
+            :func:`equipoise.attention.dot_product_attention`, in memory linear in n, whose loops
+            over blocks need sizes that are numbers.
 
     Returns:
         A :class:`Layer` with ``params`` ``attention_norm``, ``attention``, ``feed_forward_norm``
-        and ``feed_forward``. Its state is that of :func:`self_attention`.
+        and ``feed_forward``; ``attention`` holds those of
+        :func:`equipoise.attention.multi_head_attention`. If causal, its state is the
+        :class:`equipoise.attention.KVCache` of ``max_length`` positions, or a ring of ``window``;
+        a step past ``max_length`` gives nan.
 
     Raises:
-        ValueError: As :func:`self_attention` and :func:`feed_forward` do.
+        ValueError: If a size is below one or does not parse, the heads do not divide the width,
+            the implementation is unknown, ``x`` is not (n, d), or ``step`` is asked of a block
+            that is not causal.
 
     Cost: 24·n·d² + 4·n²·d FLOPs with the default hidden width.
 
@@ -53,12 +63,15 @@ def transformer_block(
     References:
         :cite:t:`vaswani2017`, section 3.1; :cite:t:`xiong2020layer`, figure 1b.
     """
-    attention = self_attention(
+    width, num_heads = size("width", width), size("num_heads", num_heads)
+    each = head_size(width, num_heads)
+    choice("implementation", implementation, ("plain", "blockwise"))
+    last = None if window is None else less_one(size("window", window))
+    attention = multi_head_attention(
         width,
-        num_heads=num_heads,
-        is_causal=is_causal,
-        window=window,
-        implementation=implementation,
+        num_heads,
+        head_size=each,
+        local_window_size=last,
     )
     attention_norm, feed_forward_norm = layer_norm(width), layer_norm(width)
     mlp = feed_forward(width, hidden=hidden)
@@ -69,15 +82,23 @@ def transformer_block(
 
     def apply(params: PyTree, x: Array) -> Array:
         normal = attention_norm.apply(params["attention_norm"], x)
-        return rest(params, x + attention.apply(params["attention"], normal))
+        read = attention.apply(
+            params["attention"], normal, is_causal=is_causal, implementation=implementation
+        )
+        return rest(params, x + read)
 
-    def init_state(params: PyTree, max_length: int) -> PyTree:
-        return attention.init_state(params["attention"], max_length)
+    def init_state(params: PyTree, max_length: int) -> KVCache:
+        length = positive_integer("max_length", max_length)
+        weight = params["attention"]["key"]
+        capacity = length if window is None else resolve("window", window, weight)
+        return attention.init_cache(capacity, dtype=weight.dtype, ring=window is not None)
 
-    def step(params: PyTree, state: PyTree, x_t: Array) -> tuple[PyTree, Array]:
-        normal = attention_norm.apply(params["attention_norm"], x_t[None])[0]
-        state, read = attention.step(params["attention"], state, normal)
-        return state, rest(params, (x_t + read)[None])[0]
+    def step(params: PyTree, state: KVCache, x_t: Array) -> tuple[KVCache, Array]:
+        normal = attention_norm.apply(params["attention_norm"], x_t[None])
+        state, read = attention.step(
+            params["attention"], state, normal, implementation=implementation
+        )
+        return state, rest(params, x_t[None] + read)[0]
 
     weights = {
         "attention_norm": attention_norm.weights,
@@ -85,9 +106,13 @@ def transformer_block(
         "feed_forward_norm": feed_forward_norm.weights,
         "feed_forward": mlp.weights,
     }
+    if not is_causal:
+        refused = no_step("Make it with is_causal=True.")
+        return Layer("transformer_block", weights, apply, *refused)
     return Layer("transformer_block", weights, apply, init_state, step)
 
 
+@at("layers.stack")
 def stack(layer: Layer, num_layers: Size) -> Layer:
     r"""Copies of a layer, each with weights of its own, one after another.
 
@@ -119,10 +144,9 @@ def stack(layer: Layer, num_layers: Size) -> Layer:
     References:
         :cite:t:`vaswani2017`, section 3.1.
     """
-    where = "layers.stack"
     if not isinstance(layer, Layer):
-        raise _check.type_error(where, "layer", "must be a layer of this area", layer)
-    num_layers = size(where, "num_layers", num_layers)
+        raise type_error("layer", "must be a layer of this area", layer)
+    num_layers = size("num_layers", num_layers)
 
     def copies(weight: Weight) -> Weight:
         def initializer(key: PRNGKeyArray, shape: tuple[int, ...], dtype: object) -> Array:

@@ -1,7 +1,6 @@
 """Figures of attention: weights, what rows and keys do at length, and what it costs."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -9,7 +8,8 @@ from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 
-from equipoise import _check_old as _check
+from equipoise._check import at, value_error
+from equipoise._types import Array
 from equipoise.attention import AttentionStatistics
 from equipoise.plot._style import COLORS, SEQUENTIAL, new_axes, pair_of_axes, styled
 
@@ -17,8 +17,9 @@ from equipoise.plot._style import COLORS, SEQUENTIAL, new_axes, pair_of_axes, st
 _MOST_ROWS = 512
 
 
+@at("plot.attention_weights")
 def attention_weights(
-    weights: Any,
+    weights: Array | np.ndarray,
     *,
     query_labels: Sequence[str] | None = None,
     key_labels: Sequence[str] | None = None,
@@ -39,13 +40,11 @@ def attention_weights(
     Raises:
         ValueError: If ``weights`` is not a matrix or too large to look at.
     """
-    where = "plot.attention_weights"
     w = np.asarray(weights, float)
     if w.ndim != 2:
-        raise _check.value_error(where, "weights", "must have shape (t, s), one head", w)
+        raise value_error("weights", "must have shape (t, s), one head", w)
     if max(w.shape) > _MOST_ROWS:
-        raise _check.value_error(
-            where,
+        raise value_error(
             "weights",
             f"must have at most {_MOST_ROWS} rows and keys",
             w,
@@ -77,6 +76,7 @@ def attention_weights(
     return ax
 
 
+@at("plot.attention_rows")
 def attention_rows(
     statistics: AttentionStatistics,
     *,
@@ -100,15 +100,14 @@ def attention_rows(
     """
     entropy, mass = np.asarray(statistics.entropy), np.asarray(statistics.key_mass)
     if entropy.ndim != 2:
-        raise _check.value_error(
-            "plot.attention_rows",
+        raise value_error(
             "statistics",
             "must be of one batch entry",
             entropy,
             "Take one: jax.tree.map(lambda x: x[0], statistics).",
         )
     chosen = range(min(4, entropy.shape[1])) if heads is None else heads
-    figure, left, right = pair_of_axes("plot.attention_rows", ax, size=(9.5, 3.6))
+    figure, left, right = pair_of_axes(ax, size=(9.5, 3.6))
     with styled():
         for color, head in zip(COLORS * 9, chosen, strict=False):
             for panel, y in ((left, np.exp(entropy[:, head])), (right, mass[:, head])):
@@ -134,6 +133,7 @@ def _binned(y: np.ndarray, bins: int = 200) -> tuple[np.ndarray, ...]:
     return tuple(np.array(rows).reshape(-1, 4).T)
 
 
+@at("plot.attention_costs")
 def attention_costs(
     lengths: Sequence[int],
     memory: Mapping[str, Sequence[float]],
@@ -159,13 +159,12 @@ def attention_costs(
     for argument, series in (("memory", memory), ("seconds", seconds)):
         for name, values in series.items():
             if len(values) != len(lengths):
-                raise _check.value_error(
-                    "plot.attention_costs",
+                raise value_error(
                     argument,
                     f"must have {len(lengths)} numbers for {name!r}, one a length",
                     str(len(values)),
                 )
-    figure, left, right = pair_of_axes("plot.attention_costs", ax, size=(9.5, 3.8))
+    figure, left, right = pair_of_axes(ax, size=(9.5, 3.8))
     names = list(dict.fromkeys([*memory, *seconds]))
     colors = dict(zip(names, COLORS * 9, strict=False))
     with styled():

@@ -1,25 +1,54 @@
 """Which query reads a wanted mixture of values, and how far its output can be off."""
 
+import enum
+from typing import Self
+
 import jax
 import jax.numpy as jnp
 
-from equipoise import _check_old as _check
+from equipoise._check import at, floating_array, value_error
 from equipoise._types import Array, Float, Int, Scalar, result
-from equipoise.attention import _least_norm
-
-REACHED = 0
-RATIOS_CONTRADICT = 1
-INSIDE_THE_HULL = 2
-NOT_A_MIXTURE = 3
-UNFINISHED = 4
-#: What ``reason`` of a query says of a target that cannot be read, by its number.
-LOOKUP_REASONS = (
-    "reached",
-    "the keys of the mixture are affinely dependent and no query gives these ratios",
-    "the keys of the mixture cannot be separated from the others",
-    "the weights are not finite, non-negative and somewhere positive",
-    "rounding kept the search from ending",
+from equipoise.attention._lookup.least_norm import (
+    CONTRADICTORY,
+    SEPARATED,
+    SOLVED,
+    UNFINISHED,
+    least_norm,
 )
+
+
+class LookupReason(enum.IntEnum):
+    """What became of a target: reached, or why no query reads it.
+
+    ``attention.LookupReason(int(found.reason)).sentence`` says it in words.
+    """
+
+    sentence: str
+
+    def __new__(cls, value: int, sentence: str) -> Self:
+        """A number that arrays can hold, with its sentence."""
+        member = int.__new__(cls, value)
+        member._value_ = value
+        member.sentence = sentence
+        return member
+
+    REACHED = 0, "reached"
+    RATIOS_CONTRADICT = (
+        1,
+        "the keys of the mixture are affinely dependent and no query gives these ratios",
+    )
+    INSIDE_THE_HULL = 2, "the keys of the mixture cannot be separated from the others"
+    NOT_A_MIXTURE = 3, "the weights are not finite, non-negative and somewhere positive"
+    UNFINISHED = 4, "rounding kept the search from ending"
+
+
+# The reasons for the ways in which the search for a least norm ends.
+_ENDS = {
+    SOLVED: LookupReason.REACHED,
+    CONTRADICTORY: LookupReason.RATIOS_CONTRADICT,
+    SEPARATED: LookupReason.INSIDE_THE_HULL,
+    UNFINISHED: LookupReason.UNFINISHED,
+}
 
 
 @result
@@ -29,7 +58,7 @@ class LookupQuery:
     Attributes:
         query: Least-norm query q, ``(d,)``; NaN where the target cannot be reached.
         feasible: Whether it can.
-        reason: 0 where it can, otherwise an index into ``attention.LOOKUP_REASONS``.
+        reason: 0 where it can, otherwise an number of :class:`LookupReason`.
         weights: Attained softmax(k q), ``(n,)``; NaN where the target cannot be reached.
         margin: Attained distance in score between mixture and best other key; at least the
             sharpness up to rounding, infinite without other keys.
@@ -47,6 +76,7 @@ class LookupQuery:
     certificate: Float[Array, " n"]
 
 
+@at("attention.lookup_query")
 def lookup_query(
     keys: Float[Array, "n d"], weights: Float[Array, " n"], *, sharpness: Scalar | float
 ) -> LookupQuery:
@@ -94,7 +124,7 @@ def lookup_query(
         [ 5.  5. -5. -5.] True
         >>> line = jnp.array([[0.0], [1.0], [2.0]])
         >>> stuck = attention.lookup_query(line, jnp.array([0.0, 1.0, 0.0]), sharpness=1.0)
-        >>> attention.LOOKUP_REASONS[int(stuck.reason)]
+        >>> attention.LookupReason(int(stuck.reason)).sentence
         'the keys of the mixture cannot be separated from the others'
         >>> print(stuck.certificate / stuck.certificate[1])  # the mean of the others
         [-0.5  1.  -0.5]
@@ -102,9 +132,8 @@ def lookup_query(
     References:
         :cite:t:`goldfarb1983`; :cite:t:`vaswani2017`.
     """
-    where = "attention.lookup_query"
-    keys, weights, dtype = checked(where, keys, weights)
-    beta = scalar(where, "sharpness", sharpness).astype(keys.dtype)
+    keys, weights, dtype = checked(keys, weights)
+    beta = scalar("sharpness", sharpness).astype(keys.dtype)
     support, log_weights, valid = mixture(weights)
     size = jnp.sum(support, dtype=keys.dtype)
     anchor = jnp.argmax(jnp.where(support, log_weights, -jnp.inf))
@@ -113,14 +142,16 @@ def lookup_query(
     ratio = log_weights - log_weights[anchor]
     gap = beta + jnp.log(size) + log_weights[anchor]
     sign = jnp.where(support, 1, -1).astype(keys.dtype)
-    found = _least_norm.least_norm(
+    found = least_norm(
         sign[:, None] * away,
         jnp.where(support, ratio, gap),
         support & (jnp.arange(len(keys)) != anchor) & valid,
         ~support & valid,
     )
-    reason = jnp.where(valid, jnp.asarray((0, 1, 2, 4))[found.status], NOT_A_MIXTURE)
-    feasible = reason == REACHED
+    reason = jnp.where(
+        valid, jnp.asarray([_ENDS[i] for i in range(4)])[found.status], LookupReason.NOT_A_MIXTURE
+    )
+    feasible = reason == LookupReason.REACHED
     query = jnp.where(feasible, found.solution, jnp.nan)
     certificate = jnp.where(valid, sign * found.certificate, 0)
     scores = keys @ query
@@ -140,6 +171,7 @@ def lookup_query(
     )
 
 
+@at("attention.lookup_margin")
 def lookup_margin(keys: Float[Array, "n d"], weights: Float[Array, " n"]) -> Scalar:
     r"""Largest gap in score that a unit query opens below the keys of the mixture.
 
@@ -177,20 +209,20 @@ def lookup_margin(keys: Float[Array, "n d"], weights: Float[Array, " n"]) -> Sca
     References:
         :cite:t:`cortes1995`; :cite:t:`goldfarb1983`.
     """
-    keys, weights, dtype = checked("attention.lookup_margin", keys, weights)
+    keys, weights, dtype = checked(keys, weights)
     support, log_weights, valid = mixture(weights)
     anchor = jnp.argmax(jnp.where(support, log_weights, -jnp.inf))
     away = keys - keys[None, anchor]
-    found = _least_norm.least_norm(
+    found = least_norm(
         jnp.where(support[:, None], away, -away),
         jnp.where(support, 0, 1).astype(keys.dtype),
         support & (jnp.arange(len(keys)) != anchor) & valid,
         ~support & valid,
     )
     squared = found.solution @ found.solution
-    solved = (found.status == _least_norm.SOLVED) & (squared > 0)
+    solved = (found.status == SOLVED) & (squared > 0)
     margin = jnp.where(solved, jax.lax.rsqrt(jnp.where(solved, squared, 1)), 0)
-    margin = jnp.where(found.status == _least_norm.UNFINISHED, jnp.nan, margin)
+    margin = jnp.where(found.status == UNFINISHED, jnp.nan, margin)
     margin = jnp.where(jnp.all(support), jnp.inf, margin)
     return jnp.where(valid, margin, jnp.nan).astype(dtype)
 
@@ -205,26 +237,22 @@ def mixture(weights: Array) -> tuple[Array, Array, Array]:
     return support, jnp.where(support, logs, 0), valid
 
 
-def checked(
-    where: str, keys: Array, weights: Array, *, name: str = "keys"
-) -> tuple[Array, Array, jnp.dtype]:
+def checked(keys: Array, weights: Array, *, name: str = "keys") -> tuple[Array, Array, jnp.dtype]:
     """Both arrays in the first one's dtype, but 32 bits at least; and the dtype of the result."""
-    keys = _check.floating_array(where, name, keys)
-    weights = _check.floating_array(where, "weights", weights)
+    keys = floating_array(name, keys)
+    weights = floating_array("weights", weights)
     if keys.ndim != 2 or keys.shape[0] == 0:
-        raise _check.value_error(
-            where, name, "must be a matrix with a row for each key", keys, "Use vmap for batches."
+        raise value_error(
+            name, "must be a matrix with a row for each key", keys, "Use vmap for batches."
         )
     if weights.shape != keys.shape[:1]:
-        raise _check.value_error(
-            where, "weights", f"must have shape ({len(keys)},), one for each key", weights
-        )
+        raise value_error("weights", f"must have shape ({len(keys)},), one for each key", weights)
     wide = keys.dtype if keys.dtype.itemsize >= 4 else jnp.float32
     return keys.astype(wide), weights.astype(wide), keys.dtype
 
 
-def scalar(where: str, argument: str, value: Array | float) -> Array:
-    array = _check.floating_array(where, argument, value)
+def scalar(argument: str, value: Array | float) -> Array:
+    array = floating_array(argument, value)
     if array.ndim != 0:
-        raise _check.value_error(where, argument, "must be a scalar", array)
+        raise value_error(argument, "must be a scalar", array)
     return array

@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from equipoise import _check_old as _check
+from equipoise._check import at, floating_array, positive_integer, value_error
 from equipoise._types import Array, Float, PRNGKeyArray, result
 
 
@@ -24,6 +24,7 @@ class NoisyLookup:
     variance_standard_error: Float[Array, " n"]
 
 
+@at("attention.noisy_lookup")
 def noisy_lookup(
     keys: Float[Array, "n d"],
     queries: Float[Array, "heads d"],
@@ -72,25 +73,21 @@ def noisy_lookup(
     References:
         :cite:t:`vaswani2017`, section 3.2.2, for the averaging that several heads avoid.
     """
-    where = "attention.noisy_lookup"
-    mu = _check.floating_array(where, "keys", keys)
-    q = _check.floating_array(where, "queries", queries)
-    factor = _check.floating_array(where, "noise", noise)
-    num_samples = _check.positive_integer(where, "num_samples", num_samples, minimum=2)
+    mu = floating_array("keys", keys)
+    q = floating_array("queries", queries)
+    factor = floating_array("noise", noise)
+    num_samples = positive_integer("num_samples", num_samples, minimum=2)
     if mu.ndim != 2:
-        raise _check.value_error(where, "keys", "must have shape (n, d)", mu)
+        raise value_error("keys", "must have shape (n, d)", mu)
     if q.ndim != 2 or q.shape[1] != mu.shape[1] or q.shape[0] == 0:
-        raise _check.value_error(
-            where,
+        raise value_error(
             "queries",
             f"must have shape (heads, {mu.shape[1]}), one row for each head",
             q,
             "A single query is query[None].",
         )
     if factor.ndim != 3 or factor.shape[:2] != mu.shape:
-        raise _check.value_error(
-            where, "noise", f"must have shape ({mu.shape[0]}, {mu.shape[1]}, r)", factor
-        )
+        raise value_error("noise", f"must have shape ({mu.shape[0]}, {mu.shape[1]}, r)", factor)
     # The scores are Gaussian too, so the keys themselves need not be drawn.
     center = q @ mu.T
     spread = jnp.einsum("hd,ndr->hnr", q, factor)

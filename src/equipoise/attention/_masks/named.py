@@ -1,31 +1,22 @@
 """The masks that users name."""
 
 from collections.abc import Callable
-from typing import Any
 
 import jax.numpy as jnp
 
-from equipoise import _check_old as _check
+from equipoise._check import at, type_error, value_error
 from equipoise._types import Array, Bool, Int
-from equipoise.attention._masks import (
-    BAND,
-    PREFIX,
-    SEGMENTS,
-    Mask,
-    hoisted_mask,
+from equipoise.attention._masks.kinds import (
+    Band,
+    Prefix,
+    Segments,
+    function_mask,
     window_sides,
 )
+from equipoise.attention._masks.mask import Mask
 
 
-def _integers(where: str, argument: str, value: Any, *, minimum_ndim: int) -> Array:
-    array = jnp.asarray(value)
-    if not jnp.issubdtype(array.dtype, jnp.integer):
-        raise _check.type_error(where, argument, "must hold integers", array)
-    if array.ndim < minimum_ndim:
-        raise _check.value_error(where, argument, "must have an axis of positions", array)
-    return array.astype(jnp.int32) if minimum_ndim == 0 else array
-
-
+@at("attention.causal")
 def causal(*, offset: int = 0) -> Mask:
     r"""Each query reads its own position and the past.
 
@@ -54,16 +45,16 @@ def causal(*, offset: int = 0) -> Mask:
         :cite:t:`vaswani2017`, section 3.2.3.
     """
     if isinstance(offset, bool) or not isinstance(offset, int):
-        raise _check.type_error(
-            "attention.causal",
+        raise type_error(
             "offset",
             "must be a Python integer",
             offset,
             "Pass a traced offset as `query_offset` of the attention.",
         )
-    return Mask(BAND, (None, offset), ())
+    return Band(None, offset)
 
 
+@at("attention.sliding_window")
 def sliding_window(size: int | tuple[int | None, int | None]) -> Mask:
     r"""Each query reads a band of positions around its own.
 
@@ -91,9 +82,10 @@ def sliding_window(size: int | tuple[int | None, int | None]) -> Mask:
     References:
         :cite:t:`beltagy2020longformer`, section 3.1.
     """
-    return Mask(BAND, window_sides("attention.sliding_window", "size", size), ())
+    return Band(*window_sides("size", size))
 
 
+@at("attention.segments")
 def segments(
     query_ids: Int[Array, "*batch t"], key_ids: Int[Array, "*batch s"] | None = None
 ) -> Mask:
@@ -125,12 +117,12 @@ def segments(
     References:
         :cite:t:`raffel2020t5`, appendix on packing, for the use of packed sequences.
     """
-    where = "attention.segments"
-    rows = _integers(where, "query_ids", query_ids, minimum_ndim=1)
-    keys = rows if key_ids is None else _integers(where, "key_ids", key_ids, minimum_ndim=1)
-    return Mask(SEGMENTS, (), (rows.reshape(-1, rows.shape[-1]), keys.reshape(-1, keys.shape[-1])))
+    rows = _integers("query_ids", query_ids, minimum_ndim=1)
+    keys = rows if key_ids is None else _integers("key_ids", key_ids, minimum_ndim=1)
+    return Segments(rows.reshape(-1, rows.shape[-1]), keys.reshape(-1, keys.shape[-1]))
 
 
+@at("attention.prefix")
 def prefix(length: int | Int[Array, "*batch"]) -> Mask:
     r"""Every query reads the first keys; with a causal mask, a prefix model.
 
@@ -158,10 +150,10 @@ def prefix(length: int | Int[Array, "*batch"]) -> Mask:
     References:
         :cite:t:`raffel2020t5`, section 3.2.1.
     """
-    array = _integers("attention.prefix", "length", length, minimum_ndim=0)
-    return Mask(PREFIX, (), (array.reshape(-1),))
+    return Prefix(_integers("length", length, minimum_ndim=0).reshape(-1))
 
 
+@at("attention.from_function")
 def from_function(mask_fn: Callable[..., Bool[Array, ""]]) -> Mask:
     r"""The pairs for which a function of four scalar indices is true.
 
@@ -190,4 +182,13 @@ def from_function(mask_fn: Callable[..., Bool[Array, ""]]) -> Mask:
     References:
         :cite:t:`dong2024flex`, section 3.
     """
-    return hoisted_mask("attention.from_function", "mask_fn", mask_fn)
+    return function_mask("mask_fn", mask_fn)
+
+
+def _integers(argument: str, value: object, *, minimum_ndim: int) -> Array:
+    array = jnp.asarray(value)
+    if not jnp.issubdtype(array.dtype, jnp.integer):
+        raise type_error(argument, "must hold integers", array)
+    if array.ndim < minimum_ndim:
+        raise value_error(argument, "must have an axis of positions", array)
+    return array.astype(jnp.int32) if minimum_ndim == 0 else array

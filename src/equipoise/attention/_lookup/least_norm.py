@@ -18,7 +18,7 @@ _RUNNING = -1
 _NONE = -1
 
 
-class LeastNorm(NamedTuple):
+class _LeastNorm(NamedTuple):
     """The solution, how the search ended, and the multipliers or the proof of infeasibility."""
 
     solution: Array
@@ -39,7 +39,7 @@ _State: TypeAlias = tuple[Array, Array, Array, Array, Array, Array, Array]
 
 
 @jax.jit
-def least_norm(rows: Array, bounds: Array, equality: Array, inequality: Array) -> LeastNorm:
+def least_norm(rows: Array, bounds: Array, equality: Array, inequality: Array) -> _LeastNorm:
     """Minimize |x|² with rows·x = bounds where ``equality``, rows·x ≥ bounds where ``inequality``.
 
     ``status`` is SOLVED, CONTRADICTORY (no x satisfies the equalities), SEPARATED (some, but none
@@ -58,7 +58,7 @@ def least_norm(rows: Array, bounds: Array, equality: Array, inequality: Array) -
         unit, fixed_bounds / scales, equality, inequality, tolerance
     )
     solution = _solve_active(rows, bounds, active & (status == SOLVED), scales)
-    return LeastNorm(solution, status, certificate / scales)
+    return _LeastNorm(solution, status, certificate / scales)
 
 
 def _active_set(

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from equipoise.attention import _products
+from equipoise.attention._kernel import products as _products
 
 
 @pytest.fixture(autouse=True)

@@ -3,9 +3,9 @@
 import jax
 import jax.numpy as jnp
 
-from equipoise import _check_old as _check
+from equipoise._check import at, floating_array, value_error
 from equipoise._types import Array, Float, Scalar, result
-from equipoise.attention._lookup import checked, mixture, scalar
+from equipoise.attention._lookup.lookup import checked, mixture, scalar
 
 
 @result
@@ -21,6 +21,7 @@ class LookupErrorBound:
     output_error: Scalar
 
 
+@at("attention.lookup_error_bound")
 def lookup_error_bound(
     weights: Float[Array, " n"], values: Float[Array, "n e"], *, margin: Scalar | float
 ) -> LookupErrorBound:
@@ -62,12 +63,11 @@ def lookup_error_bound(
     References:
         :cite:t:`vaswani2017`, equation 1, of which these are exact consequences.
     """
-    where = "attention.lookup_error_bound"
-    values = _check.floating_array(where, "values", values)
+    values = floating_array("values", values)
     if values.ndim != 2:
-        raise _check.value_error(where, "values", "must have shape (n, e)", values)
-    values, weights, dtype = checked(where, values, weights, name="values")
-    delta = scalar(where, "margin", margin).astype(values.dtype)
+        raise value_error("values", "must have shape (n, e)", values)
+    values, weights, dtype = checked(values, weights, name="values")
+    delta = scalar("margin", margin).astype(values.dtype)
     support, log_weights, valid = mixture(weights)
     w = jnp.where(support, jnp.exp(log_weights), 0)
     others = jnp.sum(~support, dtype=values.dtype)
@@ -79,6 +79,7 @@ def lookup_error_bound(
     return LookupErrorBound(leaked.astype(dtype), (leaked * farthest).astype(dtype))
 
 
+@at("attention.lookup_sharpness")
 def lookup_sharpness(weights: Float[Array, " n"], *, leaked_weight: Scalar | float) -> Scalar:
     r"""Margin at which a lookup leaks no more than a given weight, whatever the keys.
 
@@ -111,12 +112,11 @@ def lookup_sharpness(weights: Float[Array, " n"], *, leaked_weight: Scalar | flo
     References:
         :cite:t:`vaswani2017`, equation 1, of which this is an exact consequence.
     """
-    where = "attention.lookup_sharpness"
-    weights = _check.floating_array(where, "weights", weights)
+    weights = floating_array("weights", weights)
     if weights.ndim != 1:
-        raise _check.value_error(where, "weights", "must have shape (n,)", weights)
-    _, weights, dtype = checked(where, weights[:, None], weights)
-    epsilon = scalar(where, "leaked_weight", leaked_weight).astype(weights.dtype)
+        raise value_error("weights", "must have shape (n,)", weights)
+    _, weights, dtype = checked(weights[:, None], weights)
+    epsilon = scalar("leaked_weight", leaked_weight).astype(weights.dtype)
     support, _, valid = mixture(weights)
     margin = _log_odds(support, epsilon.dtype) + jnp.log1p(-epsilon) - jnp.log(epsilon)
     return jnp.where(valid, margin, jnp.nan).astype(dtype)

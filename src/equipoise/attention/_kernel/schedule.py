@@ -1,14 +1,13 @@
 """Which blocks of the grid are computed: those in which some pair may attend."""
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from equipoise.attention._grid import Grid, Schedule
-from equipoise.attention._masks import Extent
-from equipoise.attention._problem import Problem
+from equipoise._types import Array
+from equipoise.attention._kernel.grid import Grid, Schedule
+from equipoise.attention._kernel.problem import Problem
+from equipoise.attention._masks.mask import Extent, Flags, Mask
 
 # Blocks are long enough for XLA on CPU to share out their products between cores; what is held at
 # once, over batch and heads, is at most so many scores.
@@ -51,19 +50,12 @@ def _ends(length: int, block: int) -> tuple[np.ndarray, np.ndarray]:
 
 def schedule_of(problem: Problem, grid: Grid) -> Schedule:
     """The key blocks that each row block needs, known while tracing unless a mask holds arrays."""
-    rows = tuple(x[None, :, None] for x in _ends(grid.rows, grid.row_block))
-    keys = tuple(x[None, None, :] for x in _ends(grid.keys, grid.key_block))
-    shape = (rows[0].shape[1], keys[0].shape[2])
-    if problem.mask is None:
-        possible: Any = np.ones(shape, bool)
-    else:
-        offset: Any = problem.static_offset
-        if offset is None:
-            offset = problem.offset[:, None, None]
-        query = tuple(x + offset for x in rows)
-        possible, _ = problem.mask.bounds(Extent(rows, query, keys))  # type: ignore[arg-type]
-        possible = possible | np.zeros((1, *shape), bool)
-        possible = possible.any(axis=0)
+    possible: Flags = np.ones(
+        (-(-grid.rows // grid.row_block), -(-grid.keys // grid.key_block)), bool
+    )
+    if problem.mask is not None:
+        found = _possible(problem.mask, problem.offset, grid) & possible[None]
+        possible = found.any(axis=0)  # type: ignore[assignment]
     if isinstance(possible, np.ndarray):
         first = np.argsort(~possible, axis=1, kind="stable")
         return Schedule(jnp.asarray(first, jnp.int32), jnp.asarray(possible.sum(1), jnp.int32))
@@ -72,13 +64,22 @@ def schedule_of(problem: Problem, grid: Grid) -> Schedule:
     return Schedule(order, possible.sum(axis=1, dtype=jnp.int32))
 
 
+def _possible(mask: Mask, offset: int | Array, grid: Grid) -> Flags:
+    """Whether a block may hold a pair, broadcasting to (batch, row blocks, key blocks)."""
+    row_first, row_last = (x[None, :, None] for x in _ends(grid.rows, grid.row_block))
+    key_first, key_last = (x[None, None, :] for x in _ends(grid.keys, grid.key_block))
+    ahead = offset if isinstance(offset, int) else offset[:, None, None]
+    query = row_first + ahead, row_last + ahead
+    return mask.bounds(Extent((row_first, row_last), query, (key_first, key_last)))[0]
+
+
 @jax.custom_batching.custom_vmap
-def any_of_batch(flags: Any) -> Any:
+def any_of_batch(flags: Array) -> Array:
     """The flags; under vmap, whether any entry has them, so that a loop keeps one trip count."""
     return flags
 
 
 @any_of_batch.def_vmap
-def any_of_batch_rule(axis_size: int, in_batched: Any, flags: Any) -> Any:
+def _any_of_batch_rule(axis_size: int, in_batched: list[bool], flags: Array) -> tuple[Array, bool]:
     del axis_size, in_batched
     return any_of_batch(flags.any(axis=0)), False

@@ -1,12 +1,14 @@
 """The grid of blocks over heads, rows and keys, and where arrays and blocks lie on it."""
 
-from typing import Any, NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
 from equipoise._types import Array
+
+Index: TypeAlias = Array | np.int32
 
 
 class Axes(NamedTuple):
@@ -28,11 +30,11 @@ class Place(NamedTuple):
     back to fit, and the body must leave out the overlap.
     """
 
-    head: Any
-    row_start: Any
-    row_first: Any
-    key_start: Any
-    key_first: Any
+    head: Index
+    row_start: Index
+    row_first: Index
+    key_start: Index
+    key_first: Index
 
 
 class Grid(NamedTuple):
@@ -76,8 +78,8 @@ class Grid(NamedTuple):
         """The array with this block at a place."""
         return lax.dynamic_update_slice(x, block, self._corner(x, axes, place))
 
-    def _corner(self, x: Array, axes: Axes, place: Place) -> list[Any]:
-        start: list[Any] = [np.int32(0)] * x.ndim
+    def _corner(self, x: Array, axes: Axes, place: Place) -> list[Index]:
+        start: list[Index] = [np.int32(0)] * x.ndim
         if axes.head is not None:
             start[axes.head] = place.head * (x.shape[axes.head] // self.heads)
         if axes.row is not None:

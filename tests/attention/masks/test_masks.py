@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from equipoise import attention
-from equipoise.attention._grid import Grid
-from equipoise.attention._request import problem_from
-from equipoise.attention._schedule import schedule_of
+from equipoise.attention._kernel.grid import Grid
+from equipoise.attention._kernel.schedule import schedule_of
+from equipoise.attention._request import Request, problem_of
 
 T, S = 12, 17
 ROW_IDS = np.array([0, 0, 0, 1, 1, 1, 1, 2, 2, 3, 3, 3])
@@ -39,14 +39,7 @@ MASKS = {
 
 def problem(mask):
     x, y = jnp.ones((T, 1, 2)), jnp.ones((S, 1, 2))
-    names = (
-        "scale query_seq_lengths key_value_seq_lengths local_window_size logits_soft_cap "
-        "segment_ids sinks score_fn mask_fn dropout_key"
-    )
-    options = dict.fromkeys(names.split())
-    return problem_from(
-        "test", x, y, y, None, mask, **options, is_causal=False, query_offset=0, dropout_rate=0.0
-    )
+    return problem_of(Request(x, y, y, mask=mask))
 
 
 @pytest.mark.parametrize("name", MASKS)

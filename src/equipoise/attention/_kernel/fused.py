@@ -8,28 +8,28 @@ outputs.
 
 import dataclasses
 import functools
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from equipoise import _check_old as _check
+from equipoise._check import value_error
 from equipoise._types import Array
-from equipoise.attention._masks import BAND, BOTH, PREFIX, ROWS, Mask
-from equipoise.attention._problem import Problem
+from equipoise.attention._kernel.problem import Problem
+from equipoise.attention._masks.kinds import Band, Prefix, Rows
+from equipoise.attention._masks.mask import Both, Mask
 
 
 def _refusal(
     problem: Problem, parts: list[Mask], *, return_residual: bool
 ) -> tuple[str, str, object] | None:
     """(argument, what the kernel serves, what came) of the first thing that it cannot serve."""
-    windows = [part.static for part in parts if part.rule == BAND]
-    known = all(part.rule in (BAND, PREFIX, ROWS) for part in parts)
+    windows = [(part.left, part.right) for part in parts if isinstance(part, Band)]
+    known = all(isinstance(part, (Band, Prefix, Rows)) for part in parts)
     masks = "causal, a window with a causal mask, lengths or a boolean array"
     mask = f"windows (left, right) {windows}" if known else "a mask of another kind"
     h, e = problem.query.shape[-1], problem.value.shape[-1]
-    offset = "a traced one" if problem.static_offset is None else problem.static_offset
+    offset = problem.offset if isinstance(problem.offset, int) else "a traced one"
     conditions: list[tuple[bool, str, str, object]] = [
         (problem.query.dtype.itemsize == 2, "query", "float16 or bfloat16", problem.query),
         (h == e, "value", f"the head size of `query`, {h}", e),
@@ -41,8 +41,8 @@ def _refusal(
             "0, its random numbers are its own",
             problem.dropout_rate,
         ),
-        (problem.static_offset == 0, "query_offset", "the integer 0", offset),
-        (problem.static_scale is not None, "scale", "a Python number", problem.scale),
+        (offset == 0, "query_offset", "the integer 0", offset),
+        (isinstance(problem.scale, float), "scale", "a Python number", problem.scale),
         (known and all(right == 0 for _, right in windows), "mask", masks, mask),
         (problem.sinks is None, "sinks", "None", problem.sinks),
         (
@@ -60,8 +60,8 @@ def _conjuncts(mask: Mask | None) -> list[Mask]:
     """The masks that ``&`` joined."""
     if mask is None:
         return []
-    if mask.rule == BOTH:
-        return [part for operand in mask.operands for part in _conjuncts(operand)]
+    if isinstance(mask, Both):
+        return _conjuncts(mask.left) + _conjuncts(mask.right)
     return [mask]
 
 
@@ -84,20 +84,23 @@ def kernel_for(problem: Problem) -> Kernel | None:
     """The kernel, where it serves the request to the letter and works on this machine."""
     if jax.default_backend() != "gpu" or _refusal(problem, [], return_residual=False) is not None:
         return None
-    if not (problem.bias is problem.allowed is problem.mask is None):
+    if any(x is not None for x in (problem.bias, problem.allowed, problem.mask)):
         return None
-    scale, query, key = problem.static_scale, problem.query, problem.key
-    works = scale is not None and _works(query.shape, key.shape, query.dtype)
-    return Kernel(scale) if scale is not None and works else None
+    scale, query, key = problem.scale, problem.query, problem.key
+    if not isinstance(scale, float) or not works(query.shape, key.shape, query.dtype):
+        return None
+    return Kernel(scale)
 
 
 @functools.cache
-def _works(query: tuple[int, ...], key: tuple[int, ...], dtype: np.dtype) -> bool:
+def works(query: tuple[int, ...], key: tuple[int, ...], dtype: np.dtype) -> bool:
     """Whether the kernel takes these shapes here and gives the numbers of the definition."""
     rng = np.random.default_rng(0)
     kernel = functools.partial(jax.nn.dot_product_attention, implementation="cudnn")
-    shaped: Any = jax.ShapeDtypeStruct
-    asked = [shaped(shape, dtype) for shape in (query, key, key)]
+    asked = [
+        jax.ShapeDtypeStruct(shape, dtype)  # type: ignore[no-untyped-call]
+        for shape in (query, key, key)
+    ]
     with jax.ensure_compile_time_eval():
         arrays = [jnp.asarray(rng.normal(size=(1, 128, 2, query[-1])), dtype) for _ in range(3)]
         try:
@@ -112,32 +115,31 @@ def _works(query: tuple[int, ...], key: tuple[int, ...], dtype: np.dtype) -> boo
         return bool(jnp.max(jnp.abs(found.astype(jnp.float32) - wanted)) < 0.05)
 
 
-def fused(where: str, problem: Problem, *, return_residual: bool) -> tuple[Array, Array]:
+def fused(problem: Problem, *, return_residual: bool) -> tuple[Array, Array]:
     """(o, lse) from cuDNN, or an error that says why not; lse is not to be used."""
     parts = _conjuncts(problem.mask)
     refusal = _refusal(problem, parts, return_residual=return_residual)
     if refusal is not None:
         argument, expected, came = refusal
-        raise _check.value_error(
-            where,
+        raise value_error(
             "implementation",
             f"'cudnn' serves only requests with `{argument}` {expected}",
             came,
             "Use implementation=None, which serves all.",
         )
     if jax.default_backend() != "gpu":
-        raise _check.value_error(
-            where,
+        raise value_error(
             "implementation",
             "'cudnn' needs an NVIDIA GPU",
             f"the backend {jax.default_backend()!r}",
             "Use implementation=None, which runs everywhere.",
         )
     b, t, s, k, g = problem.sizes
-    lefts = [part.static[0] for part in parts if part.rule == BAND and part.static[0] is not None]
+    windows = [part for part in parts if isinstance(part, Band)]
+    lefts = [part.left for part in windows if part.left is not None]
 
-    def lengths(rule: object, whole: int) -> Array | None:
-        found = [part.operands[0] for part in parts if part.rule == rule]
+    def lengths(kind: type[Prefix] | type[Rows], whole: int) -> Array | None:
+        found = [part.length for part in parts if isinstance(part, kind)]
         shared = jnp.full((b,), whole, jnp.int32)
         for length in found:
             shared = jnp.minimum(shared, jnp.broadcast_to(length.astype(jnp.int32), (b,)))
@@ -152,10 +154,10 @@ def fused(where: str, problem: Problem, *, return_residual: bool) -> tuple[Array
         problem.value,
         None if problem.bias is None else grown(problem.bias.astype(problem.query.dtype)),
         grown(problem.allowed),
-        scale=problem.static_scale,
-        is_causal=any(part.rule == BAND for part in parts),
-        query_seq_lengths=lengths(ROWS, t),
-        key_value_seq_lengths=lengths(PREFIX, s),
+        scale=float(problem.scale),
+        is_causal=bool(windows),
+        query_seq_lengths=lengths(Rows, t),
+        key_value_seq_lengths=lengths(Prefix, s),
         local_window_size=(min(lefts), 0) if lefts else None,
         implementation="cudnn",
     )

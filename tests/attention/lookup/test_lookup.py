@@ -151,7 +151,7 @@ def test_lookup_query_finds_a_key_inside_the_hull(rng, dtype, scale):
     weights = jnp.zeros(7, dtype).at[4].set(1)
     found = query(keys, weights, jnp.asarray(1.0, dtype))
     assert not found.feasible
-    assert "separated" in attention.LOOKUP_REASONS[int(found.reason)]
+    assert "separated" in attention.LookupReason(int(found.reason)).sentence
     assert np.all(np.isnan(found.query))
     assert np.all(np.isnan(found.weights))
     assert margin(keys, weights) == 0
@@ -170,7 +170,7 @@ def test_lookup_query_reports_ratios_that_contradict():
     assert query(line, np.array([0.1, 0.2, 0.4, 0.0]), 1.0).feasible
     found = query(line, np.array([0.1, 0.3, 0.4, 0.0]), 1.0)
     assert not found.feasible
-    assert "ratios" in attention.LOOKUP_REASONS[int(found.reason)]
+    assert "ratios" in attention.LookupReason(int(found.reason)).sentence
     c = np.asarray(found.certificate)
     np.testing.assert_allclose(c @ line, 0, atol=1e-14)
     assert c[3] == 0
@@ -189,7 +189,7 @@ def test_lookup_query_reports_equal_keys():
 def test_lookup_query_reports_weights_that_are_no_mixture(weights):
     found = query(np.eye(2), np.array(weights), 1.0)
     assert not found.feasible
-    assert "weights" in attention.LOOKUP_REASONS[int(found.reason)]
+    assert "weights" in attention.LookupReason(int(found.reason)).sentence
     assert np.all(np.isnan(found.query))
     assert np.isnan(margin(np.eye(2), np.array(weights)))
     bound = attention.lookup_error_bound(np.array(weights), np.eye(2), margin=1.0)

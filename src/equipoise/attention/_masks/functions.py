@@ -1,25 +1,27 @@
 """User functions of scalars, with the arrays that they capture made explicit operands."""
 
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.extend.core import jaxpr_as_fun
+from jax.typing import DTypeLike
 
-from equipoise import _check_old as _check
+from equipoise._check import type_error
+from equipoise._jax.programs import OpenProgram, as_function, closed, constants, opened
+from equipoise._types import Array, PyTree
 
 
 class Hoisted(NamedTuple):
     """A function of scalars as a traced program; the arrays that it captured come first."""
 
-    program: Any
+    program: OpenProgram
 
-    def __call__(self, captured: tuple[Any, ...], scalars: tuple[Any, ...]) -> Any:
+    def __call__(self, captured: Sequence[Array], scalars: Sequence[Array]) -> Array:
         """Values over a block: each scalar is an array of rank 4, and they broadcast."""
-        run = jaxpr_as_fun(self.program.replace(consts=list(captured)))
+        run = as_function(closed(self.program, captured))
 
-        def mapped(*values: Any) -> Any:
+        def mapped(*values: Array) -> Array:
             return run(*values)[0]
 
         # Only the axes that an argument has are mapped, so a table looked up by head stays small.
@@ -33,21 +35,22 @@ class Hoisted(NamedTuple):
 
 
 def hoist(
-    where: str, argument: str, function: Callable[..., Any], dtypes: tuple[Any, ...], kind: Any
-) -> tuple[Hoisted, tuple[Any, ...]]:
+    argument: str,
+    function: Callable[..., Array],
+    dtypes: Sequence[DTypeLike],
+    kind: type[jnp.floating] | type[jnp.bool_],
+) -> tuple[Hoisted, tuple[Array, ...]]:
     """The function traced on scalars of these dtypes, and the arrays that it captured."""
     if not callable(function):
-        raise _check.type_error(where, argument, "must be a function of scalars", function)
-    shaped: Any = jax.ShapeDtypeStruct
-    scalars = [shaped((), dtype) for dtype in dtypes]
+        raise type_error(argument, "must be a function of scalars", function)
+    scalars = [jax.ShapeDtypeStruct((), d) for d in dtypes]  # type: ignore[no-untyped-call]
     program = jax.make_jaxpr(function)(*scalars)
-    out = program.out_avals
+    out: Sequence[PyTree] = program.out_avals
     if len(out) != 1 or out[0].shape != () or not jnp.issubdtype(out[0].dtype, kind):
-        raise _check.type_error(
-            where,
+        raise type_error(
             argument,
             f"must return one scalar of kind {kind.__name__}",
             ", ".join(str(aval) for aval in out),
             "It is called with scalars and mapped over batch, heads, queries and keys.",
         )
-    return Hoisted(program), tuple(program.consts)
+    return Hoisted(opened(program)), tuple(constants(program))

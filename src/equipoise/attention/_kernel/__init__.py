@@ -1,0 +1,1 @@
+"""Attention by blocks: what is computed, on which blocks, and its derivatives."""

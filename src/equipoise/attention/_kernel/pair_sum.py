@@ -1,0 +1,233 @@
+"""Sums over blocks of pairs: one loop, closed under jvp, transposition and vmap.
+
+``pair_sum`` runs a body on each scheduled block (i, j) of a rows × keys grid, for one block of
+heads after another, and adds what the body returns: outputs with a row axis into the rows of block
+i, outputs with a key axis into the keys of block j, others into one total. Its tangent is the sum
+of the body's tangents and its transpose the sum of the body's transposes, over the same schedule;
+so every derivative, of any order, computes the same blocks, recomputes what it needs in a block,
+and stores nothing between blocks. ``lax.scan`` would store residuals and add zeros of full size at
+each read of a block.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from equipoise._jax.primitives import is_linear, is_zero, primitive
+from equipoise._jax.programs import ClosedProgram, as_function, closed, constants, opened
+from equipoise._types import Array, PyTree
+from equipoise.attention._kernel.grid import Axes, Grid, Place, Schedule
+from equipoise.attention._kernel.loop import walk, zero_like_all
+from equipoise.attention._kernel.products import evaluate
+
+_Body = Callable[..., Sequence[Array]]
+_PLACE = len(Place._fields)
+
+
+class Output(NamedTuple):
+    """An output of the sum: its shape, and which of its axes run over heads, rows and keys."""
+
+    shape: tuple[int, ...]
+    dtype: jnp.dtype
+    axes: Axes
+
+
+class Layout(NamedTuple):
+    """What is static of a sum: where its arrays and its outputs lie on the grid."""
+
+    axes: tuple[Axes, ...]
+    outputs: tuple[Output, ...]
+    grid: Grid
+
+
+def pair_sum(
+    body: _Body, schedule: Schedule, arrays: Sequence[Array], layout: Layout
+) -> list[Array]:
+    """Sums of ``body(place, *blocks)`` over the schedule."""
+    start = jax.typeof(jnp.int32(0))
+    place = Place(*3 * (start,), *2 * (_resized(schedule.order, ()),))
+    blocks = [
+        _resized(x, layout.grid.shape(x.shape, a)) for x, a in zip(arrays, layout.axes, strict=True)
+    ]
+    traced = jax.make_jaxpr(lambda place, *blocks: list(body(Place(*place), *blocks)))
+    program = traced(place, *blocks)
+    # Arrays that the body captured are operands like others.
+    captured = constants(program)
+    layout = layout._replace(axes=(Axes(),) * len(captured) + layout.axes)
+    return _sums([*schedule, *captured, *arrays], _with_operands(program), layout)
+
+
+def _sums(operands: Sequence[Array], body: ClosedProgram, layout: Layout) -> list[Array]:
+    return list(_pair_sum_p.bind(*operands, body=body, layout=layout))  # type: ignore[no-untyped-call]
+
+
+def _resized(x: PyTree, shape: tuple[int, ...]) -> PyTree:
+    """The type of an array, or of a direction yet to come, in another shape."""
+    return (x.aval if is_linear(x) else jax.typeof(x)).update(shape=shape)
+
+
+def _with_operands(program: ClosedProgram) -> ClosedProgram:
+    """The program with its constants as operands, after the numbers of the place."""
+    captured, avals = constants(program), program.in_avals
+    count = len(captured)
+
+    def run(*args: Array) -> Sequence[Array]:
+        place, consts, blocks = args[:_PLACE], args[_PLACE : _PLACE + count], args[_PLACE + count :]
+        return as_function(closed(opened(program), consts))(*place, *blocks)
+
+    return jax.make_jaxpr(run)(*avals[:_PLACE], *map(jax.typeof, captured), *avals[_PLACE:])
+
+
+def _evaluate(
+    order: Array, counts: Array, *arrays: Array, body: ClosedProgram, layout: Layout
+) -> list[Array]:
+    axes, outputs, grid = layout
+    nothing = {o.dtype: zero_like_all((order, *arrays), o.dtype) for o in outputs}
+    # What belongs to the rows alone gathers in a block, and is written once.
+    gathers = [o.axes.row is not None and o.axes.key is None for o in outputs]
+
+    def zeros(shape: tuple[int, ...], dtype: jnp.dtype) -> Array:
+        return jnp.broadcast_to(nothing[dtype], shape)
+
+    def add(total: Array, part: Array, a: Axes, place: Place) -> Array:
+        if a == Axes():
+            return total + part
+        return grid.write(total, grid.read(total, a, place) + part, a, place)
+
+    def start(totals: list[Array]) -> list[Array]:
+        return [
+            zeros(grid.shape(o.shape, o.axes), o.dtype) if own else total
+            for total, o, own in zip(totals, outputs, gathers, strict=True)
+        ]
+
+    def update(carry: list[Array], place: Place, blocks: list[Array]) -> list[Array]:
+        parts = evaluate(body, *place, *blocks)
+        return [
+            total + part if own else add(total, part, o.axes, place)
+            for total, part, o, own in zip(carry, parts, outputs, gathers, strict=True)
+        ]
+
+    def finish(totals: list[Array], carry: list[Array], rows: Place) -> list[Array]:
+        return [
+            add(total, part, o.axes, rows) if own else part
+            for total, part, o, own in zip(totals, carry, outputs, gathers, strict=True)
+        ]
+
+    totals = [zeros(o.shape, o.dtype) for o in outputs]
+    schedule = Schedule(order, counts)
+    return walk(grid, schedule, arrays, axes, totals, start=start, update=update, finish=finish)
+
+
+def _abstract(
+    order: PyTree, counts: PyTree, *arrays: PyTree, body: ClosedProgram, layout: Layout
+) -> Sequence[PyTree]:
+    del counts, body
+
+    def outline(*args: Array) -> list[Array]:
+        return [jnp.broadcast_to(zero_like_all(args, o.dtype), o.shape) for o in layout.outputs]
+
+    return jax.make_jaxpr(outline)(order, *arrays).out_avals
+
+
+def _jvp(
+    primals: Sequence[Array], tangents: Sequence[PyTree], *, body: ClosedProgram, layout: Layout
+) -> tuple[list[Array], list[Array]]:
+    order, counts, *arrays = primals
+    out = _sums(primals, body, layout)
+    moving = [i for i, t in enumerate(tangents[2:]) if not is_zero(t)]
+    run = as_function(body)
+    count = len(arrays)
+
+    def tangent(place: Place, *blocks: Array) -> Sequence[Array]:
+        fixed, directions = blocks[:count], blocks[count:]
+
+        def along(*values: Array) -> Sequence[Array]:
+            full = list(fixed)
+            for i, v in zip(moving, values, strict=True):
+                full[i] = v
+            return run(*place, *full)
+
+        return jax.jvp(along, tuple(fixed[i] for i in moving), tuple(directions))[1]
+
+    directions = [tangents[2 + i] for i in moving]
+    axes = layout.axes + tuple(layout.axes[i] for i in moving)
+    schedule = Schedule(order, counts)
+    return out, pair_sum(tangent, schedule, [*arrays, *directions], layout._replace(axes=axes))
+
+
+def _transpose(
+    cotangents: Sequence[PyTree],
+    order: Array,
+    counts: Array,
+    *arrays: PyTree,
+    body: ClosedProgram,
+    layout: Layout,
+) -> list[Array | None]:
+    axes, outputs, grid = layout
+    linear = [i for i, x in enumerate(arrays) if is_linear(x)]
+    known = [i for i in range(len(arrays)) if i not in linear]
+    given = [i for i, ct in enumerate(cotangents) if not is_zero(ct)]
+    run = as_function(body)
+    directions = [_resized(arrays[i], grid.shape(arrays[i].aval.shape, axes[i])) for i in linear]
+
+    def transposed(place: Place, *blocks: Array) -> Sequence[Array]:
+        values = dict(zip(known, blocks, strict=False))
+
+        def forward(*directions: Array) -> list[Array]:
+            full = values | dict(zip(linear, directions, strict=True))
+            out = run(*place, *(full[i] for i in range(len(arrays))))
+            return [out[i] for i in given]
+
+        return jax.linear_transpose(forward, *directions)(list(blocks[len(known) :]))
+
+    sums = pair_sum(
+        transposed,
+        Schedule(order, counts),
+        [*(arrays[i] for i in known), *(cotangents[i] for i in given)],
+        Layout(
+            tuple(axes[i] for i in known) + tuple(outputs[i].axes for i in given),
+            tuple(Output(arrays[i].aval.shape, arrays[i].aval.dtype, axes[i]) for i in linear),
+            grid,
+        ),
+    )
+    found = dict(zip(linear, sums, strict=True))
+    return [None, None, *(found.get(i) for i in range(len(arrays)))]
+
+
+def _batch(
+    args: Sequence[Array], dims: Sequence[int | None], *, body: ClosedProgram, layout: Layout
+) -> tuple[list[Array], list[int]]:
+    order, counts, *arrays = args
+    if any(d is not None for d in dims[:2]):
+        raise NotImplementedError("a schedule is shared by all entries of a vmap")
+    size = next(x.shape[d] for x, d in zip(args, dims, strict=True) if d is not None)
+    at = dims[2:]
+    run = jax.vmap(
+        lambda place, *blocks: as_function(body)(*place, *blocks),
+        in_axes=(None, *(None if d is None else 0 for d in at)),
+        axis_size=size,
+    )
+    out = pair_sum(
+        run,
+        Schedule(order, counts),
+        [x if d is None else jnp.moveaxis(x, d, 0) for x, d in zip(arrays, at, strict=True)],
+        Layout(
+            tuple(a if d is None else a.shifted() for a, d in zip(layout.axes, at, strict=True)),
+            tuple(Output((size, *o.shape), o.dtype, o.axes.shifted()) for o in layout.outputs),
+            layout.grid,
+        ),
+    )
+    return out, [0] * len(out)
+
+
+_pair_sum_p = primitive(
+    "equipoise_pair_sum",
+    evaluate=_evaluate,
+    shapes=_abstract,
+    jvp=_jvp,
+    transpose=_transpose,
+    batch=_batch,
+    static=("body", "layout"),
+)

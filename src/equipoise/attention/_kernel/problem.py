@@ -1,0 +1,126 @@
+"""One attention problem in normal form, and a block of it: the same arrays, cut."""
+
+import dataclasses
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from equipoise._types import Array, record, static_field
+from equipoise.attention._kernel.grid import Index
+from equipoise.attention._masks.functions import Hoisted
+from equipoise.attention._masks.mask import Indices, Mask
+
+
+def wide(dtype: jnp.dtype) -> jnp.dtype:
+    """The dtype that sums of this dtype are taken in: float32 or wider."""
+    return dtype if jnp.dtype(dtype).itemsize >= 4 else jnp.dtype(jnp.float32)
+
+
+@record
+class Problem:
+    """Everything that decides the weights, in the layout that all algorithms share.
+
+    Attributes:
+        query: q, shape (b, t, n, h): n / k = g query heads in a row read the same key head.
+        key: k, shape (b, s, k, h).
+        value: v, shape (b, s, k, e).
+        scale: c, a Python number where it is known while tracing, otherwise a scalar.
+        offset: Position of the first query, a Python integer where it is known, or (b or 1,).
+        bias: Added to the scores, shape (b or 1, n or 1, t or 1, s or 1), or None.
+        allowed: Boolean array of such a shape, or None.
+        mask: A mask value, or None.
+        captured: The arrays that the score function captured.
+        kept: Random words of each row (b, n, t) and of each key (s,) for dropout, or None.
+        soft_cap: The bound on the scores, a scalar, or None.
+        sinks: A logit for each query head, (n,), or None.
+        score_fn: The score function, or None.
+        dropout_rate: The probability that a weight is dropped.
+    """
+
+    query: Array
+    key: Array
+    value: Array
+    scale: float | Array
+    offset: int | Array
+    bias: Array | None
+    allowed: Array | None
+    mask: Mask | None
+    captured: tuple[Array, ...]
+    kept: tuple[Array, Array] | None
+    soft_cap: Array | None
+    sinks: Array | None
+    score_fn: Hoisted | None = static_field()
+    dropout_rate: float = static_field()
+
+    @property
+    def sizes(self) -> tuple[int, int, int, int, int]:
+        """(b, t, s, k, g)."""
+        b, t, n, _ = self.query.shape
+        s, k = self.key.shape[1:3]
+        return b, t, s, k, n // k
+
+    @property
+    def dtype(self) -> jnp.dtype:
+        """The dtype of scores, sums and weights: at least float32."""
+        return wide(self.query.dtype)
+
+    def as_arrays(self) -> "Problem":
+        """The problem with nothing but arrays for leaves, to trace and to differentiate."""
+        return dataclasses.replace(
+            self,
+            scale=jnp.asarray(self.scale, self.dtype),
+            offset=jnp.asarray(self.offset, jnp.int32).reshape(-1),
+        )
+
+
+class Block(NamedTuple):
+    """A problem whose arrays were cut to some rows and keys, and where those lie in the whole.
+
+    ``head`` is the first query head, ``rows`` (t,) and ``keys`` (s,) are indices.
+    """
+
+    problem: Problem
+    head: int | Index
+    rows: Array
+    keys: Array
+
+
+def whole(problem: Problem) -> Block:
+    """All rows and all keys."""
+    _, t, s, _, _ = problem.sizes
+    return Block(problem, 0, jnp.arange(t, dtype=jnp.int32), jnp.arange(s, dtype=jnp.int32))
+
+
+def some_rows(problem: Problem, first: Array, size: int) -> Block:
+    """Some rows with all keys; without dropout, whose words stay behind."""
+    _, t, s, _, _ = problem.sizes
+
+    def cut(x: Array | None, axis: int) -> Array | None:
+        if x is None or x.shape[axis] != t:
+            return x
+        return jax.lax.dynamic_slice_in_dim(x, first, size, axis)
+
+    rows = dataclasses.replace(
+        problem,
+        query=jax.lax.dynamic_slice_in_dim(problem.query, first, size, 1),
+        bias=cut(problem.bias, 2),
+        allowed=cut(problem.allowed, 2),
+        kept=None,
+    )
+    return Block(rows, 0, first + jnp.arange(size, dtype=jnp.int32), jnp.arange(s, dtype=jnp.int32))
+
+
+def indices(block: Block) -> Indices:
+    """The indices of a block's pairs."""
+    problem = block.problem
+    b, _, _, k, g = problem.sizes
+    row = block.rows[None, None, :, None]
+    offset = jnp.asarray(problem.offset, jnp.int32).reshape(-1, 1, 1, 1)
+    return Indices(
+        jnp.arange(b, dtype=jnp.int32)[:, None, None, None],
+        (block.head + jnp.arange(k * g, dtype=jnp.int32))[None, :, None, None],
+        row,
+        row + offset,
+        block.keys[None, None, None, :],
+    )

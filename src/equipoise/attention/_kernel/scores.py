@@ -1,0 +1,64 @@
+"""Scores, permission and dropout of one block of (row, key) pairs, from the arrays of the block."""
+
+import jax.numpy as jnp
+
+from equipoise._types import Array
+from equipoise.attention._kernel.problem import Block, indices
+
+
+def both(a: Array | None, b: Array | None) -> Array | None:
+    """Where both permit; None permits all."""
+    return b if a is None else a if b is None else a & b
+
+
+def scores(block: Block) -> tuple[Array, Array | None]:
+    """(scores, permission), the first (b, n, t, s), the second broadcasting to it or None.
+
+    Scores of pairs that may not attend are finite and mean nothing.
+    """
+    problem = block.problem
+    b, t, s, k, g = problem.sizes
+    dtype = problem.dtype
+    query = jnp.swapaxes(problem.query.astype(dtype) * problem.scale, 1, 2)
+    key = jnp.swapaxes(problem.key.astype(dtype), 1, 2)
+    # Query heads that share a key head are further rows of one product.
+    score = jnp.einsum("bkrh,bksh->bkrs", query.reshape(b, k, g * t, -1), key)
+    score = score.reshape(b, k * g, t, s)
+    at = indices(block)
+    allowed = problem.allowed
+    if problem.mask is not None:
+        allowed = both(allowed, problem.mask.allowed(at))
+    bias = None
+    if problem.bias is not None:
+        bias = problem.bias.astype(dtype)
+        finite = ~jnp.isneginf(bias)
+        allowed, bias = both(allowed, finite), jnp.where(finite, bias, 0)
+    if allowed is not None:
+        # Masked first, so that nothing that a masked key holds enters what follows.
+        score = jnp.where(allowed, score, 0)
+    if bias is not None:
+        score = score + bias
+    if problem.soft_cap is not None:
+        score = problem.soft_cap * jnp.tanh(score / problem.soft_cap)
+    if problem.score_fn is not None:
+        scalars = (score, at.batch, at.head, at.query, at.key)
+        score = problem.score_fn(problem.captured, scalars).astype(dtype)
+        reached = ~jnp.isneginf(score)
+        score = jnp.where(reached, score, 0)
+        allowed = both(allowed, reached)
+    return score, allowed
+
+
+def dropout(block: Block) -> Array | None:
+    """What each weight of the block is multiplied by: 0 or 1 / (1 - rate), (b, n, t, s)."""
+    problem = block.problem
+    if problem.kept is None:
+        return None
+    rows, keys = problem.kept
+    word = rows[..., None] ^ keys[None, None, None]
+    # Two rounds of multiply and shift mix the words of row and key (MurmurHash3's finalizer).
+    for factor, shift in ((0x85EBCA6B, 13), (0xC2B2AE35, 16)):
+        word = (word ^ (word >> 16)) * jnp.uint32(factor)
+        word = word ^ (word >> shift)
+    threshold = jnp.uint32(min(int(problem.dropout_rate * 2**32), 2**32 - 1))
+    return jnp.where(word >= threshold, 1 / (1 - problem.dropout_rate), 0).astype(problem.dtype)

@@ -1,0 +1,133 @@
+"""The tangent of attention as a sum over pairs of blocks, and what a block is cut from."""
+
+import dataclasses
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+
+from equipoise._types import Array, PyTree
+from equipoise.attention._kernel.grid import Axes, Grid, Place, Schedule
+from equipoise.attention._kernel.pair_sum import Layout, Output, pair_sum
+from equipoise.attention._kernel.problem import Block, Problem
+from equipoise.attention._kernel.scores import both, dropout, scores
+
+# Of (b, t, n, ...): the outputs and what is like them.
+BY_ROW = Axes(head=2, row=1)
+
+
+def leaf_axes(problem: Problem) -> list[Axes]:
+    """For each array of the problem, which of its axes run over heads, rows and keys."""
+
+    def pairs(x: Array | None) -> Axes | None:
+        return None if x is None else Axes(*(a if x.shape[a] > 1 else None for a in (1, 2, 3)))
+
+    axes: PyTree = jax.tree.map(lambda _: Axes(), problem)
+    axes = dataclasses.replace(
+        axes,
+        query=BY_ROW,
+        key=Axes(head=2, key=1),
+        value=Axes(head=2, key=1),
+        bias=pairs(problem.bias),
+        allowed=pairs(problem.allowed),
+        kept=None if problem.kept is None else (Axes(head=1, row=2), Axes(key=0)),
+    )
+    return jax.tree.leaves(axes, is_leaf=lambda x: isinstance(x, Axes))
+
+
+def block_of(problem: Problem, place: Place, grid: Grid) -> Block:
+    """The block at a place, of a problem whose arrays were cut to it."""
+    rows = place.row_start + jnp.arange(grid.row_block, dtype=jnp.int32)
+    keys = place.key_start + jnp.arange(grid.key_block, dtype=jnp.int32)
+    return Block(problem, place.head * problem.sizes[-1], rows, keys)
+
+
+def overlap(place: Place, block: Block, grid: Grid, *, of_rows: bool) -> Array | None:
+    """Pairs that no earlier block had, (1, 1, t or 1, s or 1); None where all are new."""
+    fresh = None
+    if grid.keys % grid.key_block:
+        fresh = (block.keys >= place.key_first)[None, None, None, :]
+    if of_rows and grid.rows % grid.row_block:
+        fresh = both((block.rows >= place.row_first)[None, None, :, None], fresh)
+    return fresh
+
+
+def clean(x: Array) -> Array:
+    """The array with 0 for what is not finite."""
+    return jnp.where(jnp.isfinite(x), x, 0)
+
+
+def times_value(weight: Array, value: Array) -> Array:
+    """(b, n, t, s) × (b, s, k, e) → (b, n, t, e); query heads of a group share the rows."""
+    b, n, t, s = weight.shape
+    keys = jnp.swapaxes(value.astype(weight.dtype), 1, 2)
+    k = keys.shape[1]
+    out = jnp.einsum("bkrs,bkse->bkre", weight.reshape(b, k, n // k * t, s), keys)
+    return out.reshape(b, n, t, -1)
+
+
+def tangent(
+    problem: Problem,
+    schedule: Schedule,
+    grid: Grid,
+    out: Array,
+    lse: Array,
+    directions: Sequence[Array | None],
+) -> tuple[Array, Array]:
+    """The tangent of (o, lse): with W = P∘Ṡ, L̇ = rowsum W and Ȯ = WV + PV̇ − L̇∘O.
+
+    There is a direction for each array of the problem; None where it stands still.
+    """
+    leaves, structure = jax.tree.flatten(problem)
+    moving = [i for i, direction in enumerate(directions) if direction is not None]
+    count = len(leaves)
+
+    def body(place: Place, *blocks: Array) -> tuple[Array, Array]:
+        values, (out, lse), along = blocks[:count], blocks[count : count + 2], blocks[count + 2 :]
+        part = jax.tree.unflatten(structure, values)
+        part = dataclasses.replace(
+            part, query=clean(part.query), key=clean(part.key), value=clean(part.value)
+        )
+        block, fixed = block_of(part, place, grid), jax.tree.leaves(part)
+
+        def moved(*variables: Array) -> tuple[Array, Array | None]:
+            full = list(fixed)
+            for i, variable in zip(moving, variables, strict=True):
+                full[i] = variable
+            return scores(block._replace(problem=jax.tree.unflatten(structure, full)))
+
+        score, score_dot, allowed = jax.jvp(
+            moved, tuple(fixed[i] for i in moving), along, has_aux=True
+        )
+        allowed = both(allowed, overlap(place, block, grid, of_rows=True))
+        lse = jnp.swapaxes(lse, 1, 2)[..., None]
+        shifted = score - jnp.where(jnp.isneginf(lse), 0, lse)
+        if allowed is not None:
+            shifted = jnp.where(allowed, shifted, -jnp.inf)
+        weight = jnp.exp(shifted)
+        change = weight * score_dot
+        if allowed is not None:
+            change = jnp.where(allowed, change, 0)
+        lse_dot = jnp.sum(change, axis=-1)
+        factor = dropout(block)
+        if factor is not None:
+            weight, change = weight * factor, change * factor
+        out_dot = times_value(change, part.value) - lse_dot[..., None] * jnp.swapaxes(out, 1, 2)
+        known = dict(zip(moving, along, strict=True))
+        value_dot = jax.tree.unflatten(structure, [known.get(i) for i in range(count)]).value
+        if value_dot is not None:
+            out_dot = out_dot + times_value(weight, value_dot)
+        return jnp.swapaxes(out_dot, 1, 2), jnp.swapaxes(lse_dot, 1, 2)
+
+    axes = leaf_axes(problem)
+    out_dot, lse_dot = pair_sum(
+        body,
+        schedule,
+        [*leaves, out, lse, *(d for d in directions if d is not None)],
+        Layout(
+            (*axes, BY_ROW, BY_ROW, *(axes[i] for i in moving)),
+            tuple(Output(x.shape, x.dtype, BY_ROW) for x in (out, lse)),
+            grid,
+        ),
+    )
+    return out_dot, lse_dot
