@@ -28,18 +28,14 @@ rules = {
     "consensus 0.5": games.consensus(0.5),
 }
 nash = (0.0, 0.0)
-table = games.compare(game, list(rules.values()), nash, max_step_size=3.0, names=list(rules))
+table = games.compare(rules, game, nash, max_step_size=3.0)
 print(table)
 ax = plot.critical_steps(table)
 
 # %%
 # Trajectories agree with eigenvalues.
 
-critical = {
-    name: step
-    for name, step in zip(table.names, table.steps, strict=True)
-    if name in ("simultaneous", "alternating", "extragradient")
-}
+critical = {name: table[name] for name in ("simultaneous", "alternating", "extragradient")}
 sweeps = {
     name: games.sweep(
         game,
@@ -74,4 +70,4 @@ for name, value in exact.items():
     assert abs(converging.max() - value) < 0.02
 assert critical["simultaneous"].kind == critical["extragradient"].kind == games.NEIMARK_SACKER
 assert critical["alternating"].kind == games.FLIP
-assert len({round(float(step.step_size), 3) for step in table.steps}) == len(rules)
+assert len(np.unique(np.round(table.step_size, 3))) == len(rules)

@@ -1,8 +1,10 @@
+import jax
 import jax.numpy as jnp
 import optax
 
 from equipoise import games
 from tests.contract import Case, Pytree, Static
+from tests.games.compiled import basins, cycle, lyapunov_exponents, orbit_diagram, stability
 
 X, Y = jnp.array([1.0, -0.5]), jnp.array([0.7, 0.3])
 MU, SIGMA = jnp.asarray(0.5), jnp.asarray(1.0)
@@ -52,6 +54,7 @@ def swept(x, y, c):
 
 
 CONSTANT = Static("an integer that stands for a verdict or a kind of loss")
+ENUM = Static("an enumeration of integers, each with a word and a sentence")
 CASES: dict = {
     "zero_sum": built(cubic),
     "general_sum": built(lambda c: games.general_sum(lambda x, y: c * x @ y, lambda x, y: y @ y)),
@@ -100,6 +103,26 @@ CASES: dict = {
     ),
     "simulate": played(games.simultaneous()),
     "update_map": Case(step_of_map, (jnp.linspace(-1, 1, 8),)),
+    "UpdateMap": Static("a named tuple of three functions, that `update_map` makes"),
+    "dominant_eigenvalues": Case(
+        lambda weights: (
+            games.dominant_eigenvalues(
+                lambda v: weights * v, jnp.ones(4), jax.random.key(0), num=1
+            ).values.real
+        ),
+        (jnp.array([-2.0, 0.5, 1.0, 0.1]),),
+        grad=False,
+        why="runs in a loop of unknown length",
+    ),
+    "DominantEigenvalues": Pytree(
+        lambda: games.DominantEigenvalues(
+            values=jnp.array([1j]),
+            vectors=jnp.full((1, 2), 1j),
+            residuals=jnp.zeros(1),
+            converged=jnp.array([True]),
+            num_products=jnp.asarray(2),
+        )
+    ),
     "spectral_radius": Case(
         lambda mu, sigma: games.spectral_radius(
             quadratic(mu, sigma), games.simultaneous(), ORIGIN, step_size=0.3
@@ -115,11 +138,13 @@ CASES: dict = {
         (MU, SIGMA),
     ),
     "Stability": Pytree(
-        lambda: games.stability(quadratic(MU, SIGMA), games.simultaneous(), ORIGIN, step_size=0.3)
+        lambda: stability(quadratic(MU, SIGMA), games.simultaneous(), ORIGIN, step_size=0.3)
     ),
+    "Verdict": ENUM,
     "CONVERGES": CONSTANT,
     "NEUTRAL": CONSTANT,
     "DIVERGES": CONSTANT,
+    "UNDEFINED": CONSTANT,
     "critical_step_size": Case(
         lambda mu, sigma: (
             games.critical_step_size(
@@ -127,6 +152,8 @@ CASES: dict = {
             ).step_size
         ),
         (MU, SIGMA),
+        grad=False,
+        why="the derivative is that of critical_step_size, whose case holds it",
         rtol=1e-11,
     ),
     "CriticalStep": Pytree(
@@ -157,6 +184,7 @@ CASES: dict = {
         why="runs in a loop of unknown length",
     ),
     "SimulatedCriticalStep": Pytree(lambda: games.SimulatedCriticalStep(*jnp.ones(4))),
+    "Kind": ENUM,
     "NOT_LOST": CONSTANT,
     "FOLD": CONSTANT,
     "FLIP": CONSTANT,
@@ -171,7 +199,7 @@ CASES: dict = {
         lambda x, r: games.cycle(logistic(r), x).multipliers.real,
         (jnp.asarray(0.6), jnp.asarray(2.9)),
     ),
-    "Cycle": Pytree(lambda: games.cycle(logistic(2.9), 0.6)),
+    "Cycle": Pytree(lambda: cycle(logistic(2.9), 0.6)),
     "rotation_number": Case(
         lambda x, y, eta: games.rotation_number(
             lambda z: (z[0] - eta * z[1], z[1] + eta * z[0]), (x, y), num_steps=20
@@ -182,7 +210,7 @@ CASES: dict = {
         lambda x, r: games.lyapunov_exponents(logistic(r), x, num_steps=50, num_transient=5).values,
         (jnp.asarray(0.3), jnp.asarray(2.8)),
     ),
-    "LyapunovExponents": Pytree(lambda: games.lyapunov_exponents(logistic(2.8), 0.3, num_steps=50)),
+    "LyapunovExponents": Pytree(lambda: lyapunov_exponents(logistic(2.8), 0.3, num_steps=50)),
     "orbit_diagram": Case(
         lambda x, r: games.orbit_diagram(
             lambda z, r: r * z * (1 - z), x, r, num_transient=5, num_states=4
@@ -190,7 +218,7 @@ CASES: dict = {
         (jnp.asarray(0.3), jnp.array([2.5, 2.9])),
     ),
     "OrbitDiagram": Pytree(
-        lambda: games.orbit_diagram(lambda z, r: r * z * (1 - z), 0.3, jnp.array([2.5, 3.2]))
+        lambda: orbit_diagram(lambda z, r: r * z * (1 - z), 0.3, jnp.array([2.5, 3.2]))
     ),
     "basins": Case(
         lambda xs, eta: games.basins(
@@ -201,21 +229,30 @@ CASES: dict = {
         why="labels; an attractor does not depend on where its basin was entered",
     ),
     "Basins": Pytree(
-        lambda: games.basins(
-            lambda x: x / 2, [jnp.linspace(-1, 1, 3)], embed=lambda x: x, num_steps=60
-        )
+        lambda: basins(lambda x: x / 2, [jnp.linspace(-1, 1, 3)], embed=lambda x: x, num_steps=60)
     ),
     "compare": Case(
         lambda mu, sigma: (
-            games.compare(quadratic(mu, sigma), [games.simultaneous()], ORIGIN, max_step_size=3.0)
-            .steps[0]
-            .step_size
+            games.compare(
+                {"plain": games.simultaneous()}, quadratic(mu, sigma), ORIGIN, max_step_size=3.0
+            ).step_size
         ),
         (MU, SIGMA),
+        grad=False,
+        why="the derivative is that of critical_step_size, whose case holds it",
     ),
     "Comparison": Pytree(
-        lambda: games.compare(
-            quadratic(MU, SIGMA), [games.simultaneous()], ORIGIN, max_step_size=3.0
+        lambda: games.Comparison(
+            names=("plain",),
+            step_size=jnp.ones(1),
+            neutral_step_size=jnp.ones(1),
+            eigenvalue=jnp.array([1j]),
+            angle=jnp.array([jnp.pi / 2]),
+            kind=jnp.array([games.NEIMARK_SACKER]),
+            resonance=jnp.array([[1, 4]]),
+            simple=jnp.array([True]),
+            residual=jnp.zeros(1),
+            max_step_size=jnp.asarray(3.0),
         )
     ),
 }

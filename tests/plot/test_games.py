@@ -20,41 +20,19 @@ def _closed_figures():
 
 @pytest.fixture(scope="module")
 def comparison():
-    rules = [games.simultaneous(), games.alternating()]
-    return games.compare(QUADRATIC, rules, ORIGIN, max_step_size=3.0)
-
-
-def test_compare_prints_the_largest_step_first(comparison):
-    lines = str(comparison).splitlines()
-    assert [line.split()[0] for line in lines[2:]] == ["alternating", "simultaneous"]
-    assert "1.333 " in lines[2]
-    assert "flip" in lines[2]
-    assert "0.8 " in lines[3]
-    assert "Neimark-Sacker" in lines[3]
-
-
-def test_compare_says_never_and_beyond():
-    bilinear = games.zero_sum(lambda x, y: x * y)
-    text = str(
-        games.compare(
-            bilinear, [games.simultaneous(), games.proximal_point()], ORIGIN, max_step_size=4.0
-        )
+    # What `games.compare` finds for the two rules on this game.
+    return games.Comparison(
+        names=("simultaneous", "alternating"),
+        step_size=jnp.array([0.8, 4 / 3]),
+        neutral_step_size=jnp.array([0.8, 4 / 3]),
+        eigenvalue=jnp.array([0.6 + 0.8j, -1.0]),
+        angle=jnp.array([jnp.arccos(0.6), jnp.pi]),
+        kind=jnp.array([games.NEIMARK_SACKER, games.FLIP]),
+        resonance=jnp.array([[0, 0], [1, 2]]),
+        simple=jnp.array([True, True]),
+        residual=jnp.zeros(2),
+        max_step_size=jnp.asarray(3.0),
     )
-    assert "simultaneous    never" in text
-    assert "proximal_point  beyond 4" in text
-
-
-@pytest.mark.parametrize(
-    ("rules", "names", "error", "match"),
-    [
-        ([], None, ValueError, "`rules` must hold at least one rule"),
-        ([games.simultaneous], None, TypeError, r"`rules\[0\]` must be a Rule"),
-        ([games.simultaneous()], ["a", "b"], ValueError, "`names` must have one entry"),
-    ],
-)
-def test_compare_rejects_what_is_no_list_of_rules(rules, names, error, match):
-    with pytest.raises(error, match=f"games.compare: {match}"):
-        games.compare(QUADRATIC, rules, ORIGIN, max_step_size=1.0, names=names)
 
 
 def test_critical_steps_bars_end_at_the_critical_steps(comparison):
@@ -72,7 +50,7 @@ def test_step_rates_draws_one_line_a_verdict_and_names_the_fastest(comparison):
         )
         for rule in (games.simultaneous(), games.alternating())
     }
-    critical = dict(zip(comparison.names, comparison.steps, strict=True))
+    critical = {name: comparison[name] for name in comparison.names}
     ax = plot.step_rates(sweeps, critical=critical)
     best = min(sweeps, key=lambda name: float(jnp.min(sweeps[name].rate)))
     assert ax.get_title(loc="left").startswith(f"{best} is fastest")
@@ -86,7 +64,7 @@ def test_eigenvalue_paths_mark_where_the_circle_is_left(comparison):
         games.alternating(),
         ORIGIN,
         step_sizes=jnp.linspace(0.1, 1.5, 8),
-        critical=comparison.steps[1],
+        critical=comparison["alternating"],
     )
     assert ax.get_title(loc="left") == "alternating leaves the circle at η = 1.333, angle 180°"
     marked = ax.collections[-1].get_offsets()

@@ -12,45 +12,41 @@ Make a game with ``zero_sum`` or ``general_sum``, choose an update rule Φ, and 
 Lyapunov exponents, orbit diagrams and basins of attraction.
 """
 
-from equipoise.games._adjusted import consensus, lola, symplectic_adjustment
-from equipoise.games._compare import Comparison, compare
-from equipoise.games._critical import (
+from equipoise.games._critical.compare import Comparison, compare
+from equipoise.games._critical.critical import critical_step_size
+from equipoise.games._critical.critical_step import (
     FLIP,
     FOLD,
     NEIMARK_SACKER,
     NOT_LOST,
     CriticalStep,
-    critical_step_size,
+    Kind,
 )
-from equipoise.games._equilibrium import Equilibrium, find_equilibrium
-from equipoise.games._extrapolated import alternating_extrapolation, primal_dual_hybrid
-from equipoise.games._flat import update_map
-from equipoise.games._game import Game, general_sum, vector_field, zero_sum
-from equipoise.games._gradient_play import (
+from equipoise.games._critical.simulated import SimulatedCriticalStep, simulated_critical_step_size
+from equipoise.games._maps.basins import Basins, basins
+from equipoise.games._maps.cycle import Cycle, cycle
+from equipoise.games._maps.lyapunov import LyapunovExponents, lyapunov_exponents
+from equipoise.games._maps.orbits import OrbitDiagram, orbit_diagram, period, rotation_number
+from equipoise.games._play.simulate import simulate
+from equipoise.games._play.sweep import Sweep, sweep
+from equipoise.games._rules.adjusted import consensus, lola, symplectic_adjustment
+from equipoise.games._rules.extrapolated import alternating_extrapolation, primal_dual_hybrid
+from equipoise.games._rules.game import Game, general_sum, vector_field, zero_sum
+from equipoise.games._rules.gradient_play import (
     alternating,
     extragradient,
     momentum,
     optimistic,
     simultaneous,
 )
-from equipoise.games._implicit import competitive, proximal_point
-from equipoise.games._maps import LyapunovExponents, lyapunov_exponents
-from equipoise.games._maps_basins import Basins, basins
-from equipoise.games._maps_cycle import Cycle, cycle
-from equipoise.games._maps_orbits import OrbitDiagram, orbit_diagram, period, rotation_number
-from equipoise.games._rule import Rule, State
-from equipoise.games._simulate import simulate
-from equipoise.games._simulated import SimulatedCriticalStep, simulated_critical_step_size
-from equipoise.games._stability import (
-    CONVERGES,
-    DIVERGES,
-    NEUTRAL,
-    Stability,
-    spectral_radius,
-    stability,
-)
-from equipoise.games._sweep import Sweep, sweep
-from equipoise.games._wrapped import from_optax, lookahead
+from equipoise.games._rules.implicit import competitive, proximal_point
+from equipoise.games._rules.rule import Rule, State
+from equipoise.games._rules.verdict import CONVERGES, DIVERGES, NEUTRAL, UNDEFINED, Verdict
+from equipoise.games._rules.wrapped import from_optax, lookahead
+from equipoise.games._spectrum.arnoldi import DominantEigenvalues, dominant_eigenvalues
+from equipoise.games._spectrum.equilibrium import Equilibrium, find_equilibrium
+from equipoise.games._spectrum.stability import Stability, spectral_radius, stability
+from equipoise.games._spectrum.update_map import UpdateMap, update_map
 
 # In teaching order.
 __all__ = [  # noqa: RUF022
@@ -80,18 +76,24 @@ __all__ = [  # noqa: RUF022
     "sweep",
     "Sweep",
     "update_map",
+    "UpdateMap",
+    "dominant_eigenvalues",
+    "DominantEigenvalues",
     "spectral_radius",
     "stability",
     "Stability",
+    "Verdict",
     "CONVERGES",
     "NEUTRAL",
     "DIVERGES",
+    "UNDEFINED",
     "critical_step_size",
     "CriticalStep",
     "simulated_critical_step_size",
     "SimulatedCriticalStep",
     "compare",
     "Comparison",
+    "Kind",
     "NOT_LOST",
     "FOLD",
     "FLIP",

@@ -14,12 +14,14 @@ from equipoise.plot._cost import (
     cost_curves,
 )
 from equipoise.plot._games import (
-    basins,
     critical_steps,
     eigenvalue_paths,
+    step_rates,
+)
+from equipoise.plot._games_states import (
+    basins,
     orbit_diagram,
     phase_plane,
-    step_rates,
 )
 from equipoise.plot._style import (
     COLORS,

@@ -1,0 +1,105 @@
+"""What a critical step is: the step size, and how the equilibrium is lost there."""
+
+import jax
+import jax.numpy as jnp
+
+from equipoise._types import Array, Bool, Float, Int, Shaped, aligned, result
+from equipoise.games._rules.numerics import rounding
+from equipoise.games._rules.verdict import Word
+
+_LARGEST_RESONANCE = 12
+
+
+class Kind(Word):
+    """How an equilibrium is lost: where an eigenvalue reaches the unit circle.
+
+    The members are integers: compare arrays of kinds with them, as in
+    ``critical.kind == games.FLIP``. Each has a ``word`` and a ``sentence``.
+
+    Attributes:
+        NOT_LOST: No eigenvalue is seen to reach the unit circle; the integer 0. So it is where the
+            step sizes are NaN.
+        FOLD: An eigenvalue reaches 1; the integer 1.
+        FLIP: An eigenvalue reaches −1; the integer 2.
+        NEIMARK_SACKER: A pair of eigenvalues reaches the circle elsewhere; the integer 3.
+    """
+
+    NOT_LOST = 0, "No eigenvalue is seen to reach the unit circle."
+    FOLD = 1, "An eigenvalue reaches 1, and play drifts away in one direction."
+    FLIP = 2, "An eigenvalue reaches −1, and play jumps from side to side."
+    NEIMARK_SACKER = 3, "A pair of eigenvalues reaches the unit circle, and play spirals out."
+
+    @property
+    def word(self) -> str:
+        """The name as it is printed in tables."""
+        return "Neimark-Sacker" if self is Kind.NEIMARK_SACKER else super().word
+
+
+#: Kind of a critical step: the equilibrium is not lost up to the largest step size.
+NOT_LOST = Kind.NOT_LOST
+#: Kind of a critical step: an eigenvalue reaches 1.
+FOLD = Kind.FOLD
+#: Kind of a critical step: an eigenvalue reaches −1.
+FLIP = Kind.FLIP
+#: Kind of a critical step: an eigenvalue reaches the unit circle elsewhere.
+NEIMARK_SACKER = Kind.NEIMARK_SACKER
+
+
+@result
+class CriticalStep:
+    """The step size at which an equilibrium stops attracting, and how it does.
+
+    Where it never attracts, the eigenvalue, angle, kind and resonance are those at
+    ``neutral_step_size``.
+
+    Attributes:
+        step_size: The equilibrium attracts on (0, ``step_size``): 0 where it never does, infinity
+            where it does up to ``max_step_size``.
+        neutral_step_size: ρ ≤ 1 on (0, ``neutral_step_size``): 0 or infinity likewise.
+        eigenvalue: The eigenvalue that reaches the unit circle; of a pair, the one above the axis.
+        angle: Its angle, in [0, π] radians.
+        kind: A ``Kind``: ``FOLD`` (at 1), ``FLIP`` (at −1), ``NEIMARK_SACKER`` (elsewhere), or
+            ``NOT_LOST``.
+        resonance: (p, q) where the angle is 2πp/q with q ≤ 12, otherwise (0, 0).
+        simple: Whether that eigenvalue and its conjugate are the only ones on the circle, and
+            simple. Only then is the derivative of the step size a fact rather than a convention.
+        residual: How far one step moves from the equilibrium, in the largest coordinate, per unit
+            of step size. Large means that the players are in no equilibrium.
+    """
+
+    step_size: Float[Array, ""]
+    neutral_step_size: Float[Array, ""]
+    eigenvalue: Shaped[Array, ""]
+    angle: Float[Array, ""]
+    kind: Int[Array, ""]
+    resonance: Int[Array, "2"]
+    simple: Bool[Array, ""]
+    residual: Float[Array, ""]
+
+    def __str__(self) -> str:
+        """The step sizes, and how the equilibrium is lost, in words."""
+        if isinstance(self.kind, jax.core.Tracer) or jnp.ndim(self.kind):
+            return repr(self)
+        names = ["step_size", "neutral_step_size", "eigenvalue", "angle"]
+        p, q = (int(number) for number in self.resonance)
+        rows = [
+            *([f"  {name}", getattr(self, name)] for name in names),
+            ["  kind", Kind.said(self.kind)],
+            ["  resonance", f"{p}:{q}" if q else "none"],
+            ["  simple", bool(self.simple)],
+            ["  residual", self.residual],
+        ]
+        return f"CriticalStep\n{aligned(rows)}"
+
+
+def resonance(angle: Array) -> Array:
+    """(p, q) of least q ≤ 12 with angle = 2πp/q up to rounding, otherwise (0, 0).
+
+    Rounding is ε^0.45: an eigenvalue that two others meet has lost half of its digits.
+    """
+    q = jnp.arange(1, _LARGEST_RESONANCE + 1, dtype=angle.dtype)
+    turns = angle / (2 * jnp.pi) * q
+    fits = jnp.abs(turns - jnp.round(turns)) < rounding(angle.dtype, 0.45) * q
+    k = jnp.argmax(fits)
+    pair = jnp.stack([jnp.round(turns[k]), q[k]]).astype(jnp.int32)
+    return jnp.where(jnp.any(fits), pair, 0)

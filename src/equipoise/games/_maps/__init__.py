@@ -1,0 +1,1 @@
+"""Orbits of any map: cycles, rotation, exponents and basins."""

@@ -1,0 +1,59 @@
+"""The trajectory of play."""
+
+import jax
+import jax.numpy as jnp
+
+from equipoise._check import at, positive_integer
+from equipoise.games._rules.game import Game, Players
+from equipoise.games._rules.rule import Rule, State, StepSize, check_rule
+
+
+@at("games.simulate")
+def simulate(
+    game: Game, rule: Rule, players: Players, *, step_size: StepSize, num_steps: int
+) -> Players:
+    r"""The trajectory of play, the start included.
+
+    .. math::
+
+        s_0 = \mathrm{init}(z_0), \qquad s_{t+1} = \Phi_\eta(s_t), \qquad t = 0, \dots, T - 1
+
+    Args:
+        game: The game.
+        rule: Φ, the update rule.
+        players: z₀, a tuple of one pytree of real arrays a player.
+        step_size: η, one number or one a player.
+        num_steps: T, the number of steps, ≥ 0 and static.
+
+    Returns:
+        z₀ … z_T with the structure of ``players``; every leaf has a new leading axis of length
+        T + 1. A trajectory that overflows holds infinities and then NaNs from there on.
+
+    Raises:
+        TypeError: If a player is not real and floating-point, or ``num_steps`` is no Python
+            integer.
+        ValueError: If the players do not fit the game or the rule, or a step size is negative or
+            NaN.
+
+    Cost: T steps of the rule; memory of T + 1 positions.
+
+    Examples:
+        >>> game = games.general_sum(lambda x: 0.5 * jnp.sum(x**2))
+        >>> (x,) = games.simulate(
+        ...     game, games.simultaneous(), (jnp.ones(2),), step_size=0.5, num_steps=3)
+        >>> print(x[:, 0])
+        [1.    0.5   0.25  0.125]
+
+    References:
+        :cite:t:`arrow1958`
+    """
+    check_rule(rule)
+    num_steps = positive_integer("num_steps", num_steps, minimum=0)
+    start = rule.init(game, players, step_size)
+
+    def step(state: State, _: None) -> tuple[State, Players]:
+        state = rule.step(game, state, step_size)
+        return state, state.players
+
+    _, path = jax.lax.scan(step, start, None, length=num_steps)
+    return jax.tree.map(lambda x, xs: jnp.concatenate([x[None], xs]), start.players, path)

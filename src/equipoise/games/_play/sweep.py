@@ -1,0 +1,194 @@
+"""What play does at each of many step sizes."""
+
+from collections.abc import Callable
+from itertools import pairwise
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from equipoise._check import at, floating_array, positive_integer
+from equipoise._types import Array, Float, Int, aligned, result
+from equipoise.games._play.lanes import NUM_PARTS, play_lanes
+from equipoise.games._rules.game import Game, Players, checked_players
+from equipoise.games._rules.rule import (
+    Ratios,
+    Rule,
+    State,
+    check_not_negative,
+    check_rule,
+    common_step,
+)
+from equipoise.games._rules.verdict import Verdict
+
+# States of so many bytes are swept at once, so that what a step reads and writes stays in a cache.
+_BLOCK_BYTES = 2**21
+
+
+@result
+class Sweep:
+    """What play does at each of many step sizes, one entry a step size.
+
+    Attributes:
+        step_sizes: η.
+        verdict: A ``Verdict`` each: ``CONVERGES``, ``NEUTRAL``, ``DIVERGES`` or ``UNDEFINED``.
+        rate: The factor per step by which the distance changes at the end of the run; after an
+            overflow a lower bound of it, 0 from a start without distance, and NaN where undefined.
+        period: Length of the cycle that play ends in: 1 for a fixed point, 0 for none up to
+            ``max_period``.
+        final_distance: The distance at the last step that was used; infinity after overflow, and
+            NaN where undefined.
+        steps_used: Steps until the verdict.
+    """
+
+    step_sizes: Float[Array, "*shape"]
+    verdict: Int[Array, "*shape"]
+    rate: Float[Array, "*shape"]
+    period: Int[Array, "*shape"]
+    final_distance: Float[Array, "*shape"]
+    steps_used: Int[Array, "*shape"]
+
+    def __str__(self) -> str:
+        """The intervals of step sizes with the same verdict, in the order given."""
+        if isinstance(self.verdict, jax.core.Tracer) or np.ndim(self.verdict) > 1:
+            return f"Sweep of shape {np.shape(self.verdict)}"
+        if np.ndim(self.verdict) == 0:
+            names = ["step_sizes", "rate", "period", "final_distance", "steps_used"]
+            rows = [[f"  {name}", getattr(self, name)] for name in names]
+            rows.insert(1, ["  verdict", Verdict.said(self.verdict)])
+            return f"Sweep\n{aligned(rows)}"
+        verdict, eta = np.asarray(self.verdict), np.asarray(self.step_sizes)
+        rate, period = np.asarray(self.rate), np.asarray(self.period)
+        changes = np.flatnonzero(np.diff(verdict)) + 1
+        rows = []
+        for i, j in pairwise([0, *changes, eta.size] if eta.size else []):
+            cycles = sorted({int(p) for p in period[i:j] if p > 1})
+            rows.append(
+                [
+                    f"{eta[i]:.6g} to {eta[j - 1]:.6g}",
+                    Verdict(verdict[i]).word,
+                    f"{rate[i:j].min():.4g} to {rate[i:j].max():.4g}",
+                    ", ".join(map(str, cycles[:6])) or "none",
+                ]
+            )
+        kept = rows if len(rows) <= 30 else [*rows[:29], [f"{len(rows) - 29} more", "", "", ""]]
+        header = ["step sizes", "verdict", "rate", "cycles"]
+        return f"Sweep of {eta.size} step sizes\n{aligned(kept, header=header)}"
+
+
+@at("games.sweep")
+def sweep(
+    game: Game,
+    rule: Rule,
+    players: Players,
+    *,
+    step_sizes: Array,
+    num_steps: int,
+    step_ratios: Ratios | None = None,
+    equilibrium: Players | None = None,
+    tolerance: float = 0.05,
+    max_period: int = 24,
+) -> Sweep:
+    r"""Whether play converges, stays or diverges at many step sizes, and how fast.
+
+    .. math::
+
+        r_t = \lVert z_t - z^* \rVert, \qquad
+        \text{rate} = \Bigl(\max_{t \in \text{last half}} r_t \Bigm/
+        \max_{t \in \text{quarter before}} r_t\Bigr)^{1/\Delta t}
+
+    with Δt the time between the starts of the two spans where r shrinks and between their ends
+    where it grows. Without an equilibrium, :math:`r_t = \lVert z_t - z_{t-1} \rVert`.
+
+    Args:
+        game: The game.
+        rule: The update rule.
+        players: The start z₀, a tuple of one pytree a player.
+        step_sizes: η, an array of any shape. A concrete array that is sharded over a device mesh
+            is swept where it lies, each device with its own loop.
+        num_steps: T, the steps of a run at most, ≥ 16 and static.
+        step_ratios: Factors rᵢ of the common step, one a player. Default: 1 for everybody.
+        equilibrium: z*, where the distance is measured from. Default: none.
+        tolerance: The relative change between the two spans that counts as none. The verdict then
+            resolves rates that differ from 1 by about 4·tolerance/T.
+        max_period: The longest cycle that is recognized, ≥ 1.
+
+    Returns:
+        A verdict and what it rests on for each step size; see ``Sweep``. A run ends early, at a
+        sixteenth of T, as converged where r has fallen to ε^¾ of its first value or to the
+        rounding of z, and as diverged where it is beyond 10⁸·max(1, first value) or no longer
+        finite. Overflow is a divergence with distance ∞. NaN that comes before any distance beyond
+        that bound is ``UNDEFINED``, with rate and distance NaN; otherwise no field is NaN. Cycles
+        count as exact to √ε of their extent.
+
+    Raises:
+        TypeError: If a player is not real and floating-point, ``rule`` is no rule, or ``num_steps``
+            no Python integer.
+        ValueError: If the players do not fit the game or the rule, a step size is negative or NaN,
+            ``num_steps`` < 16 or ``max_period`` < 1.
+
+    Cost: T + 2·``max_period`` steps for each step size at most, in blocks of 2 MiB of states
+    that end as soon as all their lanes are judged; memory of a few states a step size of a block
+    and of the results, no trajectories.
+
+    Examples:
+        >>> game = games.zero_sum(lambda p, q: p * q)
+        >>> swept = games.sweep(game, games.alternating(), (1.0, 1.0),
+        ...     step_sizes=jnp.array([0.5, 1.0, 2.5]), num_steps=1000)
+        >>> print(swept.verdict, swept.period)
+        [0 0 1] [0 6 0]
+
+    References:
+        :cite:t:`bailey2020`
+    """
+    check_rule(rule)
+    players = checked_players(game, players)
+    dtype = jnp.result_type(*(leaf.dtype for leaf in jax.tree.leaves(players)))
+    step_sizes = floating_array("step_sizes", step_sizes).astype(dtype)
+    check_not_negative("step_sizes", step_sizes)
+    num_steps = positive_integer("num_steps", num_steps, minimum=NUM_PARTS)
+    max_period = positive_integer("max_period", max_period)
+    steps = common_step(step_ratios, len(players), dtype)
+    if equilibrium is not None:
+        equilibrium = checked_players(game, equilibrium, "equilibrium")
+
+    def begin(eta: Array) -> State:
+        return rule.init(game, players, steps(eta))
+
+    def block(etas: Array) -> tuple[Array, ...]:
+        return play_lanes(
+            lambda state, eta: rule.step(game, state, eta),
+            jax.vmap(begin)(etas),
+            jax.vmap(steps)(etas),
+            equilibrium,
+            num_steps=num_steps,
+            tolerance=tolerance,
+            max_period=max_period,
+        )
+
+    def lanes(etas: Array) -> Sweep:
+        flat = etas.reshape(-1)
+        leaves = jax.tree.leaves(jax.eval_shape(begin, jnp.zeros((), etas.dtype)))
+        most = max(_BLOCK_BYTES // sum(x.size * x.dtype.itemsize for x in leaves), 1)
+        num_blocks = max(-(-flat.size // most), 1)
+        size = -(-flat.size // num_blocks)
+        # Equal blocks, the last one filled up: blocks of two sizes would be two programs.
+        filled = jnp.pad(flat, (0, num_blocks * size - flat.size), mode="edge")
+        found = jax.lax.map(block, filled.reshape(num_blocks, size))
+        return Sweep(etas, *(x.reshape(-1)[: flat.size].reshape(etas.shape) for x in found))
+
+    return jax.jit(_spread(lanes, step_sizes))(step_sizes)
+
+
+def _spread(lanes: Callable[[Array], Sweep], step_sizes: Array) -> Callable[[Array], Sweep]:
+    """The same function on the mesh that concrete step sizes are sharded over."""
+    sharding = None if isinstance(step_sizes, jax.core.Tracer) else step_sizes.sharding
+    if isinstance(sharding, jax.sharding.NamedSharding) and not sharding.is_fully_replicated:
+        return jax.shard_map(
+            lanes,
+            mesh=sharding.mesh,
+            in_specs=sharding.spec,
+            out_specs=sharding.spec,
+            check_vma=False,
+        )
+    return lanes

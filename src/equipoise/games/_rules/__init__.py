@@ -1,0 +1,1 @@
+"""Games, and the update rules by which they are played."""
