@@ -83,21 +83,20 @@ def blackjax_scan(log_density, size):
 
 def ours(log_density, size):
     """The plain Adam loop of fit, closed-form entropy, without its start and its verdict."""
-    from equipoise.vi import _fit_run, _fit_stages
-    from equipoise.vi._fit_gradient import begin
-    from equipoise.vi._fit_target import trace
+    from equipoise.vi._fit.descent import descend, state_at
+    from equipoise.vi._fit.gradient import choose_optimizer, plan
+    from equipoise.vi._fit.target import trace
 
     family = vi.mean_field(jnp.zeros(size))
     optimizer = optax.adam(0.01)
-    target = trace("bench", log_density, family)
-    settings = _fit_run.plan(family, optimizer, PARTICLES, "closed_form_entropy", "iid")
-    extended = _fit_run.choose_optimizer(family, optimizer, STEPS)
+    target = trace(log_density, family)
+    settings = plan(family, optimizer, PARTICLES, "closed_form_entropy", "iid")
+    extended = choose_optimizer(family, optimizer, STEPS)
 
     def run(seed, steps=STEPS):
-        state = begin(family.init(), extended, steps)
-        state = _fit_stages.descend(
-            target, family, extended, state, jax.random.key(seed), settings, jnp.asarray(steps)
-        )
+        state = state_at(family.init(), extended, steps)
+        key, limit = jax.random.key(seed), jnp.asarray(steps)
+        state = descend(target, extended, settings, key, state, limit)
         return state.params["mean"], jnp.exp(state.params["log_scale"]), state.history
 
     return run

@@ -120,5 +120,7 @@ CASES = {
     "fit": Static("reports mistakes from values, so it is no traced function; see test_fit.py"),
     "posterior_draws": Static("draws from a Fit, whose source is static; see test_fit.py"),
     "Fit": Static("made by fit alone; test_fit.py flattens and prints one"),
+    "Verdict": Static("an enum; test_diagnose.py holds each of its sentences"),
+    "Source": Static("an enum; test_fit.py compares it with its strings"),
     "Diagnostics": Pytree(lambda: vi.Diagnostics(*jnp.linspace(0.1, 1.0, 9))),
 }

@@ -1,19 +1,19 @@
 """Figures of variational inference: bounds, posteriors, gradient noise, trust, latent maps."""
 
 from collections.abc import Mapping
-from typing import Any
 
 import jax
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.patches import Ellipse
+from numpy.typing import ArrayLike
 
 from equipoise import vi
 from equipoise.plot._style import COLORS, VERDICT_COLORS, new_axes, styled
 
 
 def elbo_curve(
-    steps: Any,
+    steps: ArrayLike,
     bounds: vi.Estimate,
     *,
     optimum: float | None = None,
@@ -45,9 +45,9 @@ def elbo_curve(
 
 
 def posterior_pair(
-    draws: Any,
+    draws: ArrayLike,
     *,
-    normals: Mapping[str, tuple[Any, Any]] | None = None,
+    normals: Mapping[str, tuple[ArrayLike, ArrayLike]] | None = None,
     labels: tuple[str, str] = ("z₁", "z₂"),
     ax: Axes | None = None,
 ) -> Axes:
@@ -86,8 +86,8 @@ def posterior_pair(
 
 
 def gradient_noise(
-    steps: Any,
-    variances: Mapping[str, Any],
+    steps: ArrayLike,
+    variances: Mapping[str, ArrayLike],
     *,
     ax: Axes | None = None,
 ) -> Axes:
@@ -149,7 +149,7 @@ def trust_report(fits: Mapping[str, vi.Fit], *, ax: Axes | None = None) -> Axes:
     return ax
 
 
-def latent_map(means: Any, classes: Any, *, ax: Axes | None = None) -> Axes:
+def latent_map(means: ArrayLike, classes: ArrayLike, *, ax: Axes | None = None) -> Axes:
     """Latent means of data in two coordinates, one color for each class.
 
     Args:
@@ -172,7 +172,9 @@ def latent_map(means: Any, classes: Any, *, ax: Axes | None = None) -> Axes:
     return ax
 
 
-def image_grid(images: Any, *, columns: int = 10, title: str = "", ax: Axes | None = None) -> Axes:
+def image_grid(
+    images: ArrayLike, *, columns: int = 10, title: str = "", ax: Axes | None = None
+) -> Axes:
     """Small gray images side by side, row after row.
 
     Args:

@@ -11,26 +11,27 @@ The bound, its two terms and its tighter relatives come with standard errors, an
 ``gradient_variance`` measure what is otherwise hoped for.
 """
 
-from equipoise.vi._block_diagonal import block_diagonal
-from equipoise.vi._categorical import categorical
-from equipoise.vi._cholesky import cholesky_correlation
-from equipoise.vi._diagnose import diagnose
-from equipoise.vi._elbo import elbo
-from equipoise.vi._elbo_terms import ElboTerms, cyclical_weight, elbo_terms, free_bits
-from equipoise.vi._estimate import Estimate
-from equipoise.vi._family import Family
-from equipoise.vi._fit import fit
-from equipoise.vi._fit_result import Diagnostics, Fit, posterior_draws
-from equipoise.vi._flow import flow
-from equipoise.vi._full_rank import full_rank
-from equipoise.vi._gradient_variance import GradientVariance, gradient_variance
-from equipoise.vi._importance import importance_weighted_bound, renyi_bound
-from equipoise.vi._kl import kl_divergence
-from equipoise.vi._low_rank import low_rank
-from equipoise.vi._mean_field import mean_field
-from equipoise.vi._mixture import mixture
-from equipoise.vi._support import Support
-from equipoise.vi._supports import interval, ordered, positive, real, simplex
+from equipoise.vi._bounds.elbo import elbo
+from equipoise.vi._bounds.elbo_terms import ElboTerms, cyclical_weight, elbo_terms, free_bits
+from equipoise.vi._bounds.estimate import Estimate
+from equipoise.vi._bounds.gradient_variance import GradientVariance, gradient_variance
+from equipoise.vi._bounds.importance import importance_weighted_bound, renyi_bound
+from equipoise.vi._bounds.kl import kl_divergence
+from equipoise.vi._families.block_diagonal import block_diagonal
+from equipoise.vi._families.categorical import categorical
+from equipoise.vi._families.family import Family
+from equipoise.vi._families.flow import flow
+from equipoise.vi._families.full_rank import full_rank
+from equipoise.vi._families.low_rank import low_rank
+from equipoise.vi._families.mean_field import mean_field
+from equipoise.vi._families.mixture import mixture
+from equipoise.vi._fit.fit import fit
+from equipoise.vi._fit.result import Fit, Source, posterior_draws
+from equipoise.vi._supports.bijectors import interval, ordered, positive, real, simplex
+from equipoise.vi._supports.cholesky import cholesky_correlation
+from equipoise.vi._supports.support import Support
+from equipoise.vi._weights.diagnose import Diagnostics, diagnose
+from equipoise.vi._weights.verdict import Verdict
 
 # In teaching order.
 __all__ = [  # noqa: RUF022
@@ -39,6 +40,8 @@ __all__ = [  # noqa: RUF022
     "posterior_draws",
     "diagnose",
     "Diagnostics",
+    "Verdict",
+    "Source",
     "Family",
     "mean_field",
     "full_rank",

@@ -1,0 +1,1 @@
+"""Bounds of the evidence, their terms and their gradients, with standard errors."""

@@ -1,0 +1,1 @@
+"""Families: the approximations q, their draws and their densities."""

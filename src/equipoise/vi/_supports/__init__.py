@@ -1,0 +1,1 @@
+"""Supports: smooth maps of real vectors onto the sets where positions live."""

@@ -1,0 +1,1 @@
+"""Importance weights: how far an approximation is from its target, and better draws."""
