@@ -65,7 +65,7 @@ norms = np.array(price(counts, needed))
 # A key in the middle of others is out of reach, and the certificate shows between which.
 middle = keys.at[0].set(keys[1:4].mean(axis=0))
 stuck = jax.tree.map(lambda x: x[0], lookup(middle, margins))
-print(attention.LOOKUP_REASONS[int(stuck.reason)], stuck.certificate.round(3))
+print(attention.LookupReason(int(stuck.reason)).sentence, stuck.certificate.round(3))
 
 # %%
 figure, (left, right) = new_grid(1, 2, size=(9.5, 3.8))

@@ -17,7 +17,7 @@ code; where one overtakes the other; and how many steps apart two positions are.
 import jax
 import jax.numpy as jnp
 
-from equipoise import cost, layers
+from equipoise import attention, cost, layers
 from equipoise.plot import COLORS, new_grid
 
 # %%
@@ -28,7 +28,8 @@ from equipoise.plot import COLORS, new_grid
 
 kinds = {"RNN": layers.elman_rnn, "transformer": layers.transformer_block}
 causal = {"RNN": {}, "transformer": {"is_causal": True}}
-states = {"RNN": "f32[L,d]", "transformer": ("f32[L,n,1,d]", "f32[L,n,1,d]", "i32[L]")}
+cached = "f32[L,n,1,d]", "f32[L,n,1,d]", "i32[L]"
+states = {"RNN": "f32[L,d]", "transformer": attention.KVCache(*cached, ring=False)}
 models = {name: layers.stack(kinds[name]("d", **causal[name]), "L") for name in kinds}
 whole, trained, used, kept = {}, {}, {}, {}
 for name, model in models.items():

@@ -3,62 +3,113 @@ r"""Descent–ascent on pq returns after six steps, at no step size to Nash
 
 .. math:: \min_p \max_q\; p\,q, \qquad q \leftarrow q + \eta p, \quad p \leftarrow p - \eta q
 
-Play starts at (1, 1) with step size 1, the maximizer first. The positions after each move repeat
-after six steps. It is tempting to blame the step size. You will see that it is not to blame:
-alternating play circles the equilibrium at every step size below 2, simultaneous play leaves it at
-every step size, and both are read off the spectrum of the update. The six steps are the period of a
-rotation by 60°, which the step size 1 happens to make.
+Play starts at (1, 1) with step size 1, the maximizer first, and is back after six steps: a rotation
+by 60°. It is tempting to blame the step size. You will see that it is not to blame: alternating
+play circles the equilibrium at every step size below 2, simultaneous play leaves it at every step
+size, and both are read off the spectrum of the update, as are the step sizes below which other
+rules do converge.
 """
 
-# %%
-# Six steps, and back at the start.
+import concurrent.futures
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
 from equipoise import games, plot
 
+jax.config.update("jax_enable_x64", val=True)
+
 game = games.zero_sum(lambda p, q: p * q)
-maximizer_first = games.alternating(order=(1, 0))
 start, nash = (1.0, 1.0), (0.0, 0.0)
-p, q = games.simulate(game, maximizer_first, start, step_size=1.0, num_steps=6)
-print("p", p)
-print("q", q)
 
 # %%
-# No step size cures it: neither rule converges for any, by the spectrum and by simulation.
+# Six steps, and back at the start
+# --------------------------------
 
-rules = [maximizer_first, games.simultaneous()]
-table = games.compare(game, rules, nash, max_step_size=4.0)
-print(table)
-
-steps = jnp.linspace(0.05, 1.95, 39)
-sweeps = [
-    games.sweep(game, rule, start, step_sizes=steps, num_steps=512, equilibrium=nash)
-    for rule in rules
-]
+turns = games.alternating(order=(1, 0))  # q moves first
+p, q = games.simulate(game, turns, start, step_size=1.0, num_steps=600)
+conserved = p**2 + q**2 + p * q
+length = games.period(games.update_map(game, turns, 1.0).step, jnp.ones(2))
+print("\n4  Descent-ascent on f(p, q) = pq from (1, 1), step 1, q moves first")
+print("   step" + "".join(f"{t:5d}" for t in range(7)))
+print("   q   " + "".join(f"{x:5.0f}" for x in q[:7]))
+print("   p   " + "".join(f"{x:5.0f}" for x in p[:7]))
+print(f"   back after {length} steps: p² + q² + pq stays {conserved[0]:.0f}, but is 0 at Nash")
+np.testing.assert_array_equal(q[:7], [1, 2, 1, -1, -2, -1, 1])
+np.testing.assert_array_equal(p[:7], [1, -1, -2, -1, 1, 2, 1])
+np.testing.assert_array_equal(conserved, 3.0)
+assert length == 6
 
 # %%
-# Every step size below 2 turns by its own angle; those of a whole fraction of a turn are cycles.
+# No step size cures it
+# ---------------------
+# Rules, with the step size up to which each attracts and that up to which it stays bounded.
 
-eta = 2 * np.sin(np.pi / 12)
-step, _, _ = games.update_map(game, maximizer_first, eta)
-twelve = games.period(step, jnp.ones(2), num_transient=0)
-paths = {
-    "alternating": games.simulate(game, maximizer_first, start, step_size=1.0, num_steps=12),
-    "simultaneous": games.simulate(game, rules[1], start, step_size=1.0, num_steps=5),
+gamma, beta = 0.5, -0.25
+limit = 2 * gamma / (1 + gamma**2)
+rules = {
+    "simultaneous": (games.simultaneous(), 0, 0),
+    "alternating": (games.alternating(), 0, 2),
+    "simultaneous, momentum 0.5": (games.momentum(0.5), 0, 0),
+    "alternating, momentum −0.25": (games.momentum(beta, order=(0, 1)), *[2 * (1 + beta)] * 2),
+    "extragradient": (games.extragradient(), 1, 1),
+    "optimistic": (games.optimistic(), 1 / np.sqrt(3), 1 / np.sqrt(3)),
+    "consensus γ = 0.5": (games.consensus(gamma), limit, limit),
+    "symplectic λ = 0.5": (games.symplectic_adjustment(gamma), limit, limit),
+    "proximal point": (games.proximal_point(), np.inf, np.inf),
+    "competitive": (games.competitive(), np.inf, np.inf),
 }
-ax = plot.phase_plane(game, paths, equilibrium=nash)
+etas = np.linspace(0.01, 3, 300)
+drawn = ("simultaneous", "alternating", "extragradient", "optimistic", "proximal point")
+once = {"xla_backend_optimization_level": 0}  # what runs once is not worth optimizing
+
+
+def radii(rule):
+    radius = jax.vmap(lambda eta: games.spectral_radius(game, rule, nash, step_size=eta))
+    return np.asarray(jax.jit(radius, compiler_options=once)(etas))
+
+
+def critical(rule):
+    def search():
+        return games.critical_step_size(game, rule, nash, max_step_size=10.0)
+
+    return jax.jit(search, compiler_options=once)()
+
+
+with concurrent.futures.ThreadPoolExecutor(2) as pool:
+    radius = dict(zip(drawn, pool.map(radii, [rules[name][0] for name in drawn]), strict=True))
+    steps = list(pool.map(critical, [rule for rule, _, _ in rules.values()]))
+print("   the usual answer, a smaller step, is wrong: least spectral radius over steps in (0, 3]:")
+least = {name: radius[name].min() for name in ("simultaneous", "alternating")}
+print("   " + ", ".join(f"{n} {r:.6f}" for n, r in least.items()) + ": neither converges at any")
+assert all(r > 1 - 1e-12 for r in least.values())
+print(f"   {'rule':28}{'converges below':>16}{'bounded up to':>16}   eigenvalue there")
+for (name, (_, attracts, bounded)), step in zip(rules.items(), steps, strict=True):
+    value = f"{step.eigenvalue:.3f}" if 0 < step.neutral_step_size < np.inf else "-"
+    print(f"   {name:28}{step.step_size:16.6f}{step.neutral_step_size:16.6f}   {value}")
+    np.testing.assert_allclose(step.step_size, attracts, atol=1e-9)
+    np.testing.assert_allclose(step.neutral_step_size, bounded, atol=1e-9)
 
 # %%
-# Every claim above, asserted.
-
-np.testing.assert_array_equal(q, [1, 2, 1, -1, -2, -1, 1])
-np.testing.assert_array_equal(p, [1, -1, -2, -1, 1, 2, 1])
-assert all(step.step_size == 0 for step in table.steps)
-np.testing.assert_allclose(table.steps[0].neutral_step_size, 2, rtol=1e-3)  # a Jordan block: √ε
-assert table.steps[1].neutral_step_size == 0
-assert np.all(sweeps[0].verdict == games.NEUTRAL)
-assert np.all(sweeps[1].verdict == games.DIVERGES)
-assert games.sweep(game, maximizer_first, start, step_sizes=jnp.ones(1), num_steps=60).period == 6
-assert twelve == 12
+figure, (left, right) = plot.new_grid(1, 2, size=(11.5, 4.0))
+played = {"alternating": (turns, 1.0, 6), "simultaneous": (rules["simultaneous"][0], 0.5, 12)}
+played |= {"extragradient": (rules["extragradient"][0], 0.5, 40)}
+for name, (rule, step, num_steps) in played.items():
+    path = games.simulate(game, rule, start, step_size=step, num_steps=num_steps)
+    left.plot(*path, "o-", markersize=3, label=f"{name}, step {step}")
+    away = [float(jnp.hypot(*(x[i] for x in path))) for i in (0, -1)]
+    assert (
+        np.sign(np.round(np.log(away[1] / away[0]), 6))
+        == ({"alternating": 0, "simultaneous": 1, "extragradient": -1}[name])
+    )
+left.plot(0, 0, "k*", markersize=10, label="Nash")
+left.set(xlabel="p", ylabel="q", aspect="equal")
+left.set_title("Taking turns circles Nash, moving at once leaves it")
+for name, values in radius.items():
+    right.plot(etas, values, label=name)
+right.axhline(1, color="black", linewidth=1, linestyle=":", label="ρ = 1")
+right.set(xlabel="step size η", ylabel="spectral radius ρ", ylim=(0.4, 2.2))
+right.set_title("Only below ρ = 1 does play converge")
+for ax in (left, right):
+    ax.legend(loc="upper left", bbox_to_anchor=(1, 1), fontsize=8)
