@@ -6,6 +6,7 @@ import pathlib
 import re
 import sys
 
+import jax
 from sphinx.pycode import ModuleAnalyzer
 from sphinx.util import logging
 
@@ -85,6 +86,12 @@ html_theme_options = {
     "footer_end": [],
 }
 
+
+def reset_jax(_gallery, _name):
+    """Examples that ask for float64 do not ask for the next one."""
+    jax.config.update("jax_enable_x64", val=False)
+
+
 sphinx_gallery_conf = {
     "examples_dirs": [str(ROOT / "examples")],
     "gallery_dirs": ["gallery"],
@@ -100,6 +107,7 @@ sphinx_gallery_conf = {
     "show_signature": False,
     "download_all_examples": False,
     "write_computation_times": False,
+    "reset_modules": ("matplotlib", reset_jax),
 }
 
 

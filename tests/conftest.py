@@ -12,7 +12,7 @@ os.environ.setdefault("MPLBACKEND", "Agg")
 # where they meet an unknown flag.
 os.environ.setdefault(
     "XLA_FLAGS",
-    "--xla_backend_optimization_level=0"
+    "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
     + " --xla_cpu_use_fusion_emitters=false"
     * importlib.metadata.version("jaxlib").startswith(("0.9.", "0.10.")),
 )

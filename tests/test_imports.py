@@ -1,15 +1,15 @@
 """The direction of imports between areas, rooms and files, and where what may stand."""
 
 import ast
-import pathlib
 import subprocess
 import sys
 
 import pytest
 
 import equipoise
+from tests.house import LARGEST_FOLDER, ROOT, House
 
-SOURCE = pathlib.Path(equipoise.__file__).parent
+SOURCE = ROOT / "src" / "equipoise"
 SHARED = {"_check", "_types", "_jax"}
 AREAS = {
     "attention": set(),
@@ -22,7 +22,12 @@ AREAS = {
 # Which rooms of its area a room may import; files beside the rooms may import all of them, and no
 # room imports such a file.
 ROOMS = {
-    "attention": {"_masks": set(), "_kernel": {"_masks"}, "_lookup": set()},
+    "attention": {
+        "_masks": set(),
+        "_kernel": {"_masks"},
+        "_layer": {"_kernel"},
+        "_lookup": set(),
+    },
     "vi": {
         "_supports": set(),
         "_families": {"_supports"},
@@ -53,30 +58,10 @@ BELOW = {
     "jax.custom_derivatives": {"zeros"},
     "jax._src": set(),
 }
-LARGEST_FOLDER = 12
 
 
-def module_of(path):
-    """The dotted name of a file of the package."""
-    parts = path.relative_to(SOURCE.parent).with_suffix("").parts
-    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
-
-
-FILES = {module_of(path): path for path in sorted(SOURCE.rglob("*.py"))}
-
-
-def imported(path):
-    """Every module that a file imports, wherever in the file; names of a package as modules."""
-    found = set()
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{path}: imports are absolute"
-            names = {f"{node.module}.{alias.name}" for alias in node.names}
-            inside = names & set(FILES)
-            found |= inside if inside else {node.module}
-    return found
+HOUSE = House(ROOT)
+FILES, imported = HOUSE.files, HOUSE.imported
 
 
 def first_below(modules, above):
@@ -108,18 +93,7 @@ def test_imports_point_one_way_between_rooms(area):
 
 
 def test_no_imports_go_in_a_circle():
-    edges = {module: imported(path) & set(FILES) for module, path in FILES.items()}
-    done = set()
-
-    def visit(module, trail):
-        assert module not in trail, " → ".join([*trail, module])
-        if module not in done:
-            for other in sorted(edges[module]):
-                visit(other, [*trail, module])
-            done.add(module)
-
-    for module in FILES:
-        visit(module, [])
+    assert [" → ".join(circle) for circle in HOUSE.circles()] == []
 
 
 @pytest.mark.parametrize("name", sorted(SHARED))
@@ -144,14 +118,17 @@ def test_folders_hold_few_files():
 
 def test_files_hold_one_idea_and_say_which():
     for path in FILES.values():
-        text = path.read_text()
-        assert len(text.splitlines()) <= 360, path
-        assert ast.get_docstring(ast.parse(text)), path
+        assert len(HOUSE.texts[path].splitlines()) <= 360, path
+        assert ast.get_docstring(HOUSE.trees[path]), path
 
 
-@pytest.mark.parametrize("area", ["attention", "vi", "games", "cost", "layers"])
-def test_matplotlib_is_not_imported_before_it_is_asked_for(area):
-    code = f"import sys, equipoise.{area}; sys.exit('matplotlib' in sys.modules)"
+def test_matplotlib_is_not_imported_before_it_is_asked_for():
+    code = (
+        "import sys, equipoise\n"
+        "for area in equipoise.__all__[1:]:\n"
+        "    getattr(equipoise, area)\n"
+        "    assert 'matplotlib' not in sys.modules, area"
+    )
     subprocess.run([sys.executable, "-c", code], check=True)
 
 

@@ -1,7 +1,9 @@
 """The tour's command line: what it refuses, how it says so, and what an interruption leaves."""
 
 import importlib.util
+import os
 import pathlib
+import re
 import subprocess
 import sys
 
@@ -59,17 +61,36 @@ def test_tour_interrupted_leaves_no_half_written_figure(tour, tmp_path):
     assert [p.read_bytes() for p in tmp_path.iterdir()] == [whole]
 
 
+@pytest.fixture
+def told(tmp_path):
+    """What the tour prints and the folder of its figures: those of a run just before, or of one."""
+    if "EQUIPOISE_TOUR" in os.environ:
+        text = pathlib.Path(os.environ["EQUIPOISE_TOUR"]).read_text()
+        return text, pathlib.Path(os.environ["EQUIPOISE_FIGURES"])
+    command = [sys.executable, str(SCRIPT), "--out", str(tmp_path / "figures")]
+    run = subprocess.run(command, check=True, capture_output=True, text=True)
+    return run.stdout, tmp_path / "figures"
+
+
 @pytest.mark.slow
-def test_tour_prints_eighty_lines_at_most_and_four_figures(tmp_path):
-    run = subprocess.run(
-        [sys.executable, str(SCRIPT), "--out", str(tmp_path / "figures")],
-        check=True,
-        capture_output=True,
-        text=True,
-    )
-    lines = run.stdout.splitlines()
+def test_tour_prints_eighty_lines_at_most_and_four_figures(told):
+    text, folder = told
+    lines = text.splitlines()
     assert 20 <= len(lines) <= 80
     assert max(map(len, lines)) <= 120
-    figures = sorted((tmp_path / "figures").iterdir())
+    figures = sorted(folder.iterdir())
     assert [path.suffix for path in figures] == [".png"] * 4
     assert all(path.read_bytes().startswith(b"\x89PNG") for path in figures)
+
+
+@pytest.mark.slow
+def test_tour_rows_of_the_bound_add_up(told):
+    number = r"(-?[\d.]+)"
+    evidence = float(re.search(rf"log evidence {number}", told[0])[1])
+    rows = re.findall(
+        rf"reconstruction {number}, KL {number}, ELBO {number}, gap {number}", told[0]
+    )
+    assert len(rows) == 2
+    for reconstruction, kl, elbo, gap in (map(float, row) for row in rows):
+        assert abs(reconstruction - kl - elbo) < 2e-4  # three roundings to four decimals
+        assert abs(elbo + gap - evidence) < 2e-4

@@ -40,7 +40,7 @@ def describe(value: object) -> str:
     return f"{type(value).__name__} {text if len(text) <= 60 else text[:57] + '...'}"
 
 
-def message(argument: str, expected: str, got: object, advice: str = "") -> str:
+def _message(argument: str, expected: str, got: object, advice: str = "") -> str:
     """``<place>: `<argument>` <expected>; got <actual>. <advice>``, the one format of errors."""
     actual = got if isinstance(got, str) else describe(got)
     return f"{_place.get()}: `{argument}` {expected}; got {actual}. {advice}".rstrip()
@@ -48,12 +48,12 @@ def message(argument: str, expected: str, got: object, advice: str = "") -> str:
 
 def value_error(argument: str, expected: str, got: object, advice: str = "") -> ValueError:
     """The :class:`ValueError` to raise; strings in ``got`` are printed as they are."""
-    return ValueError(message(argument, expected, got, advice))
+    return ValueError(_message(argument, expected, got, advice))
 
 
 def type_error(argument: str, expected: str, got: object, advice: str = "") -> TypeError:
     """The :class:`TypeError` to raise; strings in ``got`` are printed as they are."""
-    return TypeError(message(argument, expected, got, advice))
+    return TypeError(_message(argument, expected, got, advice))
 
 
 def is_traced(value: object) -> bool:

@@ -8,14 +8,14 @@ import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from equipoise import _check_old as _check
+from equipoise._check import value_error
 
 #: Okabe and Ito's palette, darkest first so that single lines have contrast.
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 SEQUENTIAL = "cividis"
 VERDICT_COLORS = {"converges": "#0072B2", "neutral": "#E69F00", "diverges": "#D55E00"}
 
-STYLE: Any = {
+_STYLE: Any = {
     "axes.prop_cycle": plt.cycler(color=COLORS),
     "axes.spines.top": False,
     "axes.spines.right": False,
@@ -41,7 +41,7 @@ STYLE: Any = {
 
 def styled(**changes: Any) -> Any:
     """A context in which figures are drawn in the house style."""
-    return mpl.rc_context({**STYLE, **changes})
+    return mpl.rc_context({**_STYLE, **changes})
 
 
 def new_axes(ax: Axes | None, *, size: tuple[float, float] = (6.0, 4.0)) -> Axes:
@@ -49,19 +49,18 @@ def new_axes(ax: Axes | None, *, size: tuple[float, float] = (6.0, 4.0)) -> Axes
     if ax is not None:
         return ax
     with styled():
-        made: Axes = plt.figure(figsize=size).add_subplot()
-    return made
+        return plt.figure(figsize=size).add_subplot()
 
 
 def pair_of_axes(
-    where: str, ax: Sequence[Axes] | None, *, size: tuple[float, float]
+    ax: Sequence[Axes] | None, *, size: tuple[float, float]
 ) -> tuple[Figure, Axes, Axes]:
     """The two given axes, or those of a new figure in the house style, and their figure."""
     if ax is None:
         figure, (left, right) = new_grid(1, 2, size=size)
         return figure, left, right
     if len(ax) != 2:
-        raise _check.value_error(where, "ax", "must be two axes", f"{len(ax)} of them")
+        raise value_error("ax", "must be two axes", f"{len(ax)} of them")
     figure = ax[0].figure  # type: ignore[assignment]
     return figure, ax[0], ax[1]
 
