@@ -10,6 +10,8 @@ adapter         imports                                       seen to work on ja
 ``zeros``       ``jax.custom_derivatives``: SymbolicZero      0.9.0, 0.10.2, 0.12.0.1
 ==============  ============================================  ========================
 
+``traced`` stands on ``programs``: a function as an argument of compiled functions.
+
 ``tests/test_imports.py`` holds the table, as nothing else imports from these places, and
 ``tests/test_jax_programs.py`` holds what the adapters say on each version that CI runs.
 """

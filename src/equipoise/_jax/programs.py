@@ -59,6 +59,11 @@ def is_literal(atom: object) -> TypeGuard[Literal]:
     return isinstance(atom, Literal)
 
 
+def is_program(value: object) -> TypeGuard[Program]:
+    """Whether a parameter is a program."""
+    return isinstance(value, (ClosedJaxpr, Jaxpr))
+
+
 def rank(atom: Atom) -> int:
     """The number of axes of a variable or number."""
     return len(aval(atom).shape) if is_array(atom) else 0
@@ -95,7 +100,7 @@ def called(equation: Equation) -> Program | None:
         return None
     for name in _CALLED:
         found = equation.params.get(name)
-        if isinstance(found, (ClosedJaxpr, Jaxpr)):
+        if is_program(found):
             body = opened(found)
             inside, outside = (len(body.invars), len(body.outvars)), _arity(equation)
             return found if inside == outside else None
@@ -113,11 +118,16 @@ def plain_call(equation: Equation) -> ClosedJaxpr | None:
     return program if isinstance(program, ClosedJaxpr) else None
 
 
+def own_rules(equation: Equation) -> bool:
+    """Whether an equation calls a function that brings rules of derivation of its own."""
+    return equation.primitive.name.startswith(("custom_jvp_call", "custom_vjp_call"))
+
+
 def held(equation: Equation) -> Iterator[Program]:
     """Every program that an equation runs, however often; of a solve the one that solves."""
     for name in _HELD:
         program = equation.params.get(name)
-        if isinstance(program, (ClosedJaxpr, Jaxpr)):
+        if is_program(program):
             yield program
     if equation.primitive.name == COND:
         yield from branches(equation)
@@ -159,6 +169,20 @@ def bind(equation: Equation, operands: Sequence[Value], **changed: object) -> li
     params = {**equation.params, **changed}
     found = equation.primitive.bind(*operands, **params)  # type: ignore[no-untyped-call]
     return list(found) if equation.primitive.multiple_results else [found]
+
+
+def again(program: Program, equation: Equation, operands: Sequence[Value]) -> list[Value]:
+    """The results of an equation of the program on other operands, its rules and context kept."""
+    variables: list[Atom] = [Var(atom.aval) for atom in equation.invars]
+    body = opened(program)
+    one = body.replace(  # type: ignore[no-untyped-call]
+        constvars=[],
+        invars=variables,
+        outvars=equation.outvars,
+        eqns=[equation.replace(invars=variables)],
+        debug_info=body.debug_info.with_unknown_names(),
+    )
+    return jaxpr_as_fun(ClosedJaxpr(one, ()))(*operands)
 
 
 class _Scan(NamedTuple):
