@@ -4,13 +4,19 @@ import json
 import pathlib
 
 HERE = pathlib.Path(__file__).parent
-AREAS = ("attention", "vi", "games", "cost")
+TITLES = {
+    "attention": "equipoise.attention",
+    "vi": "equipoise.vi",
+    "games": "equipoise.games",
+    "cost": "equipoise.cost",
+    "latency": "Time to the first result",
+}
 HEAD = """# Performance
 
 Made from the results of the scripts in `tests/benchmarks`, with the machine and the versions they
 ran on. Each script checks that both sides give equal results before it reads a clock. Both run in
-one process, compiled beforehand and blocked until ready; a time is a median, ± the spread of all
-repeats. *Against ours* is the time of a peer divided by ours: below 1 the peer is faster.
+one process, compiled beforehand and blocked until ready, but for the time to the first result,
+which is that of fresh processes; a time is a median, ± the spread of all repeats. *Against ours* is the time of a peer divided by ours: below 1 the peer is faster.
 
 Run one yourself from the root of the repository, on a machine that does nothing else:
 
@@ -76,8 +82,8 @@ def losses(rows: list[dict]) -> list[str]:
 def page(results: dict[str, dict]) -> str:
     """The page, from the kept results by area."""
     lines = [HEAD]
-    for area in AREAS:
-        lines += [f"## equipoise.{area}", ""]
+    for area, title in TITLES.items():
+        lines += [f"## {title}", ""]
         if area not in results:
             lines += ["No results are kept.", ""]
             continue

@@ -138,7 +138,7 @@ def test_results_keep_their_structure():
 
 
 def test_programs_are_bounded_and_hold_no_captured_array(monkeypatch):
-    monkeypatch.setattr(module, "MOST_PROGRAMS", 4)
+    monkeypatch.setattr(module, "_MOST_PROGRAMS", 4)
     module.seen.clear()
     before = len(jax.live_arrays())
     for n in range(1, 9):

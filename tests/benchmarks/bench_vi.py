@@ -19,7 +19,7 @@ from numpyro.infer.autoguide import AutoNormal
 
 from equipoise import vi
 from tests.benchmarks import _report
-from tests.vi.test_posteriors import reference
+from tests.vi.fit.test_posteriors import reference
 
 STEPS, PARTICLES, REPEATS = 10_000, 8, 5
 LIMIT = 60.0

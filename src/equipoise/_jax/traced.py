@@ -32,7 +32,7 @@ from equipoise._jax.programs import (
 from equipoise._types import Array, PyTree, record, static_field
 
 _Key: TypeAlias = Hashable
-MOST_PROGRAMS = 1024
+_MOST_PROGRAMS = 1024
 _ORDERS = 2  # of derivatives that tell functions with rules of their own apart
 
 
@@ -83,7 +83,7 @@ def traced(function: Callable[..., PyTree], *examples: PyTree) -> Traced:
     if key not in seen:
         seen[key] = _Shared(_lifted(program, outline.captured), out_tree)
     seen.move_to_end(key)
-    while len(seen) > MOST_PROGRAMS:
+    while len(seen) > _MOST_PROGRAMS:
         seen.popitem(last=False)
     return Traced(tuple(outline.captured), seen[key])
 
