@@ -16,7 +16,8 @@ HEAD = """# Performance
 Made from the results of the scripts in `tests/benchmarks`, with the machine and the versions they
 ran on. Each script checks that both sides give equal results before it reads a clock. Both run in
 one process, compiled beforehand and blocked until ready, but for the time to the first result,
-which is that of fresh processes; a time is a median, ± the spread of all repeats. *Against ours* is the time of a peer divided by ours: below 1 the peer is faster.
+which is that of fresh processes; a time is a median, ± the spread of all repeats. *Against ours* is
+the time of a peer divided by ours: below 1 the peer is faster.
 
 Run one yourself from the root of the repository, on a machine that does nothing else:
 
