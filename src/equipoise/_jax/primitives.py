@@ -3,6 +3,7 @@
 import functools
 import types
 from collections.abc import Callable, Mapping, Sequence
+from typing import TypeAlias
 
 import jax
 from jax.extend.core import Primitive
@@ -10,7 +11,8 @@ from jax.interpreters import ad, batching, mlir
 
 from equipoise._types import PyTree
 
-_Rule = Callable[..., PyTree]
+OwnPrimitive: TypeAlias = Primitive
+_Rule: TypeAlias = Callable[..., PyTree]
 _DEFINITIONS: dict[Primitive, _Rule] = {}
 
 

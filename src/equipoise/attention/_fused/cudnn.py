@@ -6,18 +6,22 @@ in XLA's ``gpu_backend_config.proto`` (``CudnnfMHABackendConfig``).
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import TypeAlias
 
 import jax
 import jax.numpy as jnp
 
 from equipoise._jax.varying import alike
-from equipoise._types import Array
+from equipoise._types import Array, PyTree
 from equipoise.attention._fused.request import Arrays, Plan
 
 # cuDNN has had trouble with the difference of two infinities: a masked pair has these scores, as
 # in ``jax.nn``. A row that reads nothing has a log-sum-exp of about as much.
 _MASKED = {"bfloat16": -(2.0**41), "float16": -(2.0**15)}
+
+_Result: TypeAlias = tuple[tuple[int, ...], jnp.dtype, tuple[int, ...] | None]
+"""Shape and dtype of a result, and its axes from slow to fast where they are not in order."""
 
 
 def forward(plan: Plan, arrays: Arrays) -> tuple[Array, Array]:
@@ -27,7 +31,10 @@ def forward(plan: Plan, arrays: Arrays) -> tuple[Array, Array]:
     """
     b, t, n, h = arrays.query.shape
     bias = score_bias(arrays)
-    outs = [((b, n, t, h), arrays.query.dtype, (0, 2, 1, 3)), ((b, n, t), jnp.float32, None)]
+    outs: list[_Result] = [
+        ((b, n, t, h), arrays.query.dtype, (0, 2, 1, 3)),
+        ((b, n, t), jnp.dtype(jnp.float32), None),
+    ]
     operands = [arrays.query, arrays.key, arrays.value]
     operands += [] if bias is None else [bias]
     name = f"fmha{'ScaleBias' if bias is not None else ''}Softmax"
@@ -42,7 +49,7 @@ def backward(
     (b, t, n, h), (_, s, k, _) = arrays.query.shape, arrays.key.shape
     dtype = arrays.query.dtype
     bias = score_bias(arrays)
-    outs = [((b, m, r, h), dtype, (0, 2, 1, 3)) for m, r in ((n, t), (k, s), (k, s))]
+    outs: list[_Result] = [((b, m, r, h), dtype, (0, 2, 1, 3)) for m, r in ((n, t), (k, s), (k, s))]
     operands = [arrays.query, arrays.key, arrays.value, lse, cotangent.astype(dtype)]
     if bias is not None:
         outs.append((bias.shape, dtype, None))
@@ -93,12 +100,12 @@ def _call(
     plan: Plan,
     arrays: Arrays,
     operands: Sequence[Array],
-    outs: Sequence[tuple[tuple[int, ...], jnp.dtype, tuple[int, ...] | None]],
+    outs: Sequence[_Result],
     *,
     backward: bool,
 ) -> list[Array]:
-    """The results of one call: each has a shape, a dtype and its axes from slow to fast."""
-    structure = jax.ShapeDtypeStruct
+    """The results of one call."""
+    structure: Callable[..., PyTree] = jax.ShapeDtypeStruct  # it is left untyped
     call = jax.ffi.ffi_call(
         f"__cudnn${name}",
         # The last one is memory that cuDNN works in, whose size XLA finds out.

@@ -1,13 +1,17 @@
 """The rule of ``jax.vmap``: an axis that all entries share becomes one with the batch."""
 
+import functools
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
 
-from equipoise._types import Array
+from equipoise._types import Array, PyTree
+from equipoise.attention._fused.blocks import Moving
+from equipoise.attention._fused.request import Plan
 
+_Evaluate: TypeAlias = Callable[..., list[Array]]
 
 
 class Like(NamedTuple):
@@ -17,9 +21,9 @@ class Like(NamedTuple):
     results: Sequence[int]
 
 
-def folded(
-    bind: Callable[..., list[Array]],
-    evaluate: Callable[..., list[Array]],
+def _folded(
+    bind: _Evaluate,
+    evaluate: _Evaluate,
     like: Like,
     args: Sequence[Array],
     dims: Sequence[int | None],
@@ -59,3 +63,25 @@ def folded(
 
     found = bind(*map(fold, args, dims, kinds))
     return list(map(unfold, found, like.results)), [0] * len(found)
+
+
+def folding(
+    bind: _Evaluate, evaluate: _Evaluate, likes: Callable[[int, Moving], Like]
+) -> Callable[..., tuple[list[Array], list[int]]]:
+    """The rule of vmap of a primitive: ``likes`` says what its operands and results are like."""
+
+    def rule(
+        args: Sequence[Array], dims: Sequence[int | None], **params: PyTree
+    ) -> tuple[list[Array], list[int]]:
+        plan: Plan = params["plan"]
+        given = len(args) - len(plan.names) - 2
+        return _folded(
+            functools.partial(bind, **params),
+            functools.partial(evaluate, **params),
+            likes(given, params.get("moving", ())),
+            args,
+            dims,
+            copies=plan.forced,
+        )
+
+    return rule

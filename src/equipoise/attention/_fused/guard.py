@@ -65,14 +65,14 @@ def _finite(x: Array) -> Array:
 def _alive(plan: Plan, arrays: Arrays) -> tuple[Array | None, Array | None]:
     """Which rows (b or 1, t) read some key, and which keys (b or 1, s) count; None for all."""
     t, s = arrays.query.shape[1], arrays.key.shape[1]
-    row, key = jnp.arange(t, dtype=jnp.int32), jnp.arange(s, dtype=jnp.int32)
+    row, key = (jnp.arange(n, dtype=jnp.int32)[None] for n in (t, s))
     keys = None if arrays.keys is None else key < arrays.keys[:, None]
     # The first key that a row reads, if its window is not beyond all of them.
     first = jnp.zeros_like(row) if plan.window is None else jnp.maximum(row - plan.window, 0)
     beyond = plan.window is not None and t - 1 - plan.window >= s
     rows = None
     if arrays.keys is not None or beyond:
-        rows = first < (jnp.full((1, 1), s) if arrays.keys is None else arrays.keys[:, None])
+        rows = first < (s if arrays.keys is None else arrays.keys[:, None])
     if arrays.rows is not None:
         inside = row < arrays.rows[:, None]
         rows = inside if rows is None else rows & inside

@@ -1,6 +1,7 @@
 """Whether the kernel can be trusted on the machine at hand: it is tried before it is used."""
 
 import concurrent.futures
+import dataclasses
 import functools
 import logging
 
@@ -21,7 +22,8 @@ def fault(plan: Plan, leaves: tuple[Array, ...], *, backward: bool) -> str | Non
 
     Where no CUDA device is at hand the program is for another machine, and nothing can be tried.
     """
-    return _fault(plan, tuple((x.shape, np.dtype(x.dtype)) for x in leaves), backward)
+    types = tuple((x.shape, np.dtype(x.dtype)) for x in leaves)
+    return _fault(dataclasses.replace(plan, forced=False), types, backward)
 
 
 @functools.cache
@@ -106,20 +108,9 @@ def _small(plan: Plan, sizes: dict[str, tuple[tuple[int, ...], np.dtype]]) -> li
 def _definition(plan: Plan, leaves: list[Array], *, backward: bool) -> dict[str, Array]:
     """What the kernel is to give, from whole matrices in float32."""
     arrays = plan.arrays(leaves[:-1])
-    t, s = arrays.query.shape[1], arrays.key.shape[1]
     groups = arrays.query.shape[2] // arrays.key.shape[2]
-    row, key = jnp.arange(t)[:, None], jnp.arange(s)
-    mask = jnp.ones((1, 1, t, s), bool)
-    if plan.causal:
-        mask = mask & (key <= row)
-    if plan.window is not None:
-        mask = mask & (key >= row - plan.window)
-    if arrays.rows is not None:
-        mask = mask & (row < arrays.rows[:, None, None, None])
-    if arrays.keys is not None:
-        mask = mask & (key < arrays.keys[:, None, None, None])
-    if arrays.allowed is not None:
-        mask = mask & arrays.allowed
+    mask = permitted(plan, arrays)
+    mask = mask if arrays.allowed is None else mask & arrays.allowed
 
     def attend(moving: dict[str, Array]) -> tuple[Array, Array]:
         k, v = (jnp.repeat(moving[name], groups, 2) for name in ("key", "value"))
@@ -145,3 +136,20 @@ def _definition(plan: Plan, leaves: list[Array], *, backward: bool) -> dict[str,
 def _named(out: Array, lse: Array) -> dict[str, Array]:
     # A row that reads nothing has −inf, which has no distance to itself.
     return {"output": out, "log-sum-exp": jnp.where(jnp.isneginf(lse), 0, lse)}
+
+
+def permitted(plan: Plan, arrays: Arrays) -> Array:
+    """The pairs (b or 1, 1, t, s) that positions and lengths permit."""
+    t, s = arrays.query.shape[1], arrays.key.shape[1]
+    row, key = (jnp.arange(m, dtype=jnp.int32) for m in (t, s))
+    row, key = row[None, None, :, None], key[None, None, None]
+    mask = jnp.ones((1, 1, t, s), bool)
+    if plan.causal:
+        mask = mask & (key <= row)
+    if plan.window is not None:
+        mask = mask & (key >= row - plan.window)
+    if arrays.rows is not None:
+        mask = mask & (row < arrays.rows[:, None, None, None])
+    if arrays.keys is not None:
+        mask = mask & (key < arrays.keys[:, None, None, None])
+    return mask
