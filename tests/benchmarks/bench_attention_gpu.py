@@ -112,7 +112,8 @@ def compared(name, arrays, options):
     with jax.default_matmul_precision("highest"):
         reference = jax.jit(orders(attention.reference_attention, options))
         wanted = reference(*(x.astype(jnp.float32) for x in arrays))
-    row = {"case": name, "forward kernel": "Softmax" in text, "backward kernel": "Backward" in text}
+    kernels = {"forward kernel": 'Softmax"' in text, "backward kernel": 'SoftmaxBackward"' in text}
+    row = {"case": name, **kernels}
     for order, found in program(*arrays).items():
         errors = jax.tree.map(
             lambda a, b: float(jnp.max(jnp.abs(a.astype(jnp.float32) - b)) / jnp.max(jnp.abs(b))),
@@ -267,7 +268,7 @@ def main():
     parser.add_argument("--out", help="write all results as JSON to this path")
     parser.add_argument("--seconds", type=float, default=230, help="start no timing after these")
     parser.add_argument("--repeats", type=int, default=10)
-    parser.add_argument("--length", type=int, default=256, help="of the requests compared")
+    parser.add_argument("--length", type=int, default=192, help="of the requests compared")
     parser.add_argument("--shapes", default="", help="BxTxNxD,… in place of ours")
     parser.add_argument("--threads", type=int, default=12, help="that compile side by side")
     options = parser.parse_args()

@@ -23,8 +23,8 @@ def primitive(
     shapes: _Rule,
     jvp: _Rule,
     batch: _Rule,
-    transpose: _Rule | None = None,
     static: Sequence[str] = (),
+    transpose: _Rule | None = None,
     lowered: Mapping[str | None, _Rule] = types.MappingProxyType({}),
 ) -> Primitive:
     """A primitive with many results, compiled as what ``evaluate`` traces to.

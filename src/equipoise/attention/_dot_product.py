@@ -129,10 +129,10 @@ def dot_product_attention(
         dropout_rate: Probability that a weight is dropped; the others grow by 1/(1 − rate).
         dropout_key: Random key of the dropout, which does not depend on the block size.
         implementation: ``"blockwise"`` (or ``"xla"``) is this library's, ``"cudnn"`` the fused
-            kernel of NVIDIA GPUs, which has first derivatives in reverse mode alone.
-            None takes the kernel for the values of unmasked
-            attention in half precision, where a GPU has it, and this library's for all else,
-            every derivative included.
+            kernel of NVIDIA GPUs, or an error that says why not. None takes the kernel where a
+            program is lowered for such a GPU, for values and first derivatives of what it
+            serves in half precision, and this library's blocks for all else. Forward mode and
+            further derivatives are by blocks, above either.
         block_size: Rows and keys of a block. Affects time and memory, not the result beyond
             rounding.
         return_residual: Whether to return the log-sum-exp of the scores (and sink) too.

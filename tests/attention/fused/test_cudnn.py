@@ -145,6 +145,7 @@ def test_dot_product_attention_switches_a_kernel_off_and_logs_why(
     caplog.clear()
     tried(ARRAYS, {}, backward=False)
     assert not caplog.records, "a reason is logged once"
+    forced = functools.partial(attention.dot_product_attention, implementation="cudnn")
+    slope = jax.jit(jax.grad(functools.partial(loss, forced, {})))
     with stand_in.as_cuda(), pytest.raises(ValueError, match=f"the kernel serves; got.*{reason}"):
-        forced = functools.partial(attention.dot_product_attention, implementation="cudnn")
-        jax.jit(jax.grad(functools.partial(loss, forced, {})))(ARRAYS)
+        slope(ARRAYS)

@@ -44,7 +44,6 @@ def _tried(plan: Plan, types: _Types, backward: bool, device: jax.Device) -> str
     """The reason against the kernel, or None."""
     run = jax.jit(functools.partial(_both if backward else _values, plan))
     sizes = dict(zip(plan.names, types, strict=True))
-    small = _small(plan, sizes)
     with (
         jax.default_device(device),
         jax.numpy_dtype_promotion("standard"),
@@ -53,6 +52,7 @@ def _tried(plan: Plan, types: _Types, backward: bool, device: jax.Device) -> str
         try:
             asked = [jax.ShapeDtypeStruct(*x) for x in (*types, types[0])]  # type: ignore[no-untyped-call]
             run.lower(*asked).compile()
+            small = _small(plan, sizes)
             found = run(*small)
             wanted = _definition(plan, small, backward=backward)
         # Whatever it raises where a driver, a library or a shape does not suit it.
