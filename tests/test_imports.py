@@ -25,6 +25,7 @@ ROOMS = {
     "attention": {
         "_masks": set(),
         "_kernel": {"_masks"},
+        "_fused": {"_masks", "_kernel"},
         "_layer": {"_kernel"},
         "_lookup": set(),
     },

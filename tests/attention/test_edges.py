@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 
 from equipoise import attention
-from equipoise.attention._kernel import fused as _fused
 from tests.attention.problems import KEY, QUERY, VALUE, B, E, N, S, T
 
 ARRAYS = (QUERY, KEY, VALUE)
@@ -168,10 +167,9 @@ def test_dot_product_attention_rejects(error, match, arguments, options):
 
 
 def test_dot_product_attention_cudnn_says_why_it_cannot_serve():
-    half = [x.astype(jnp.bfloat16) for x in (QUERY, KEY, KEY)]
+    half = [jnp.zeros((B, x.shape[1], N, 8), jnp.bfloat16) for x in (QUERY, KEY, KEY)]
     for options, reason in (
         ({"logits_soft_cap": 1.0}, "`logits_soft_cap` None"),
-        ({"return_residual": True}, "log-sum-exp has no gradient"),
         ({"local_window_size": 3}, r"`mask` causal.*got windows.*\(3, 3\)"),
         ({"query_offset": 2}, "`query_offset` the integer 0"),
         ({}, "needs an NVIDIA GPU"),
@@ -180,72 +178,3 @@ def test_dot_product_attention_cudnn_says_why_it_cannot_serve():
             attention.dot_product_attention(*half, implementation="cudnn", **options)
     with pytest.raises(ValueError, match="`query` float16 or bfloat16; got float64"):
         attention.dot_product_attention(*ARRAYS, implementation="cudnn")
-
-
-def test_dot_product_attention_cudnn_passes_the_request_on(monkeypatch):
-    half = [x.astype(jnp.bfloat16) for x in (QUERY, KEY, KEY)]
-    asked = {}
-
-    def kernel(query, key, value, bias, mask, **options):
-        asked.update(options)
-        options.pop("implementation")
-        with jax.numpy_dtype_promotion("standard"):  # jax.nn mixes dtypes
-            return original(query, key, value, bias, mask, **options)
-
-    original = jax.nn.dot_product_attention
-    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
-    monkeypatch.setattr(jax.nn, "dot_product_attention", kernel)
-    options = {"is_causal": True, "local_window_size": (4, 0)}
-    attend = functools.partial(attention.dot_product_attention, implementation="cudnn", **options)
-    out = jax.jit(attend)(*half)
-    assert asked["implementation"] == "cudnn"
-    assert asked["is_causal"]
-    assert asked["local_window_size"] == (4, 0)
-    wanted = attention.dot_product_attention(*half, **options)
-    # Two roundings to bfloat16 of values up to three.
-    np.testing.assert_allclose(
-        np.asarray(out, np.float64), np.asarray(wanted, np.float64), rtol=0.02, atol=0.02
-    )
-
-
-@pytest.mark.parametrize("broken", [False, True])
-def test_dot_product_attention_takes_the_kernel_for_plain_values_alone(monkeypatch, broken):
-    """On a machine that claims a GPU, with a stand-in for the kernel that counts its calls."""
-    calls = []
-
-    def kernel(query, key, value, **options):
-        if options.pop("implementation") == "cudnn":
-            calls.append(query.shape)
-            if broken:
-                raise RuntimeError("no such kernel")
-        with jax.numpy_dtype_promotion("standard"):  # jax.nn mixes dtypes
-            return original(query, key, value, **options)
-
-    original = jax.nn.dot_product_attention
-    half = [x.astype(jnp.bfloat16) for x in (QUERY, KEY, KEY)]
-    wanted = attention.dot_product_attention(*half)
-    slopes = jax.grad(lambda *x: attention.dot_product_attention(*x).sum().astype(float))(*half)
-    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
-    monkeypatch.setattr(jax.nn, "dot_product_attention", kernel)
-    _fused.works.cache_clear()
-
-    out = jax.jit(lambda *x: attention.dot_product_attention(*x))(*half)
-    # Two looks whether it works, at these shapes and on numbers, and the call.
-    looks = [QUERY.shape, (1, 128, 2, QUERY.shape[-1])]
-    assert calls == (looks[:1] if broken else [*looks, QUERY.shape])
-    np.testing.assert_allclose(*(np.asarray(x, float) for x in (out, wanted)), rtol=0.02, atol=0.02)
-
-    calls.clear()
-    found = jax.grad(lambda *x: attention.dot_product_attention(*x).sum().astype(float))(*half)
-    np.testing.assert_array_equal(found, slopes)
-    for options in (
-        {"is_causal": True},
-        {"bias": jnp.zeros((1, 1, 1, 1), jnp.bfloat16)},
-        {"return_residual": True},
-        {"implementation": "blockwise"},
-        {"logits_soft_cap": 3.0},
-    ):
-        attention.dot_product_attention(*half, **options)
-    attention.dot_product_attention(*ARRAYS)
-    assert not calls
-    _fused.works.cache_clear()

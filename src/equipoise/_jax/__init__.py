@@ -6,12 +6,14 @@ adapter         imports                                       seen to work on ja
 ``programs``    ``jax.extend.core``: ClosedJaxpr, Jaxpr,      0.9.0, 0.10.2, 0.12.0.1
                 JaxprEqn, Literal, Var, jaxpr_as_fun
 ``primitives``  ``jax.extend.core``: Primitive;               0.9.0, 0.10.2, 0.12.0.1
-                ``jax.interpreters``: ad, batching, mlir
+                ``jax.interpreters``: ad, batching, mlir;
+                of a lowering: ``axis_context``,
+                ``lowering_parameters.for_export``
+``varying``     of ``jax.typeof``: ``vma``, ``mat``           0.9.0, 0.10.2, 0.12.0.1
 ``zeros``       ``jax.custom_derivatives``: SymbolicZero      0.9.0, 0.10.2, 0.12.0.1
 ==============  ============================================  ========================
 
-``traced`` stands on ``programs``: a function as an argument of compiled functions.
-
-``tests/test_imports.py`` holds the table, as nothing else imports from these places, and
-``tests/test_jax_programs.py`` holds what the adapters say on each version that CI runs.
+``pruned`` and ``traced`` are written in terms of ``programs``. ``tests/test_imports.py`` holds the
+table, as nothing else imports from these places, and ``tests/test_jax_programs.py`` holds what the
+adapters say on each version that CI runs.
 """

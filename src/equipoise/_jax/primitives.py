@@ -1,6 +1,9 @@
-"""A primitive of our own: what it computes, and its rules for jvp, transposition and vmap."""
+"""A primitive of our own: what it computes, its rules, and what it is lowered to on a platform."""
 
-from collections.abc import Callable, Sequence
+import functools
+import types
+from collections.abc import Callable, Mapping, Sequence
+from typing import TypeAlias
 
 import jax
 from jax.extend.core import Primitive
@@ -8,8 +11,9 @@ from jax.interpreters import ad, batching, mlir
 
 from equipoise._types import PyTree
 
-_Values = Sequence[PyTree]
-_Rule = Callable[..., PyTree]
+OwnPrimitive: TypeAlias = Primitive
+_Rule: TypeAlias = Callable[..., PyTree]
+_DEFINITIONS: dict[Primitive, _Rule] = {}
 
 
 def primitive(
@@ -18,23 +22,60 @@ def primitive(
     evaluate: _Rule,
     shapes: _Rule,
     jvp: _Rule,
-    transpose: _Rule,
     batch: _Rule,
     static: Sequence[str] = (),
+    transpose: _Rule | None = None,
+    lowered: Mapping[str | None, _Rule] = types.MappingProxyType({}),
 ) -> Primitive:
     """A primitive with many results, compiled as what ``evaluate`` traces to.
 
-    ``static`` are the names of its parameters, which are no arrays.
+    ``static`` are the names of its parameters, which are no arrays. ``lowered`` has, for a
+    platform or for all others (None), the function that is traced there in place of ``evaluate``
+    while a program is lowered for it; such a function is also told the :func:`_obstacle`.
     """
     made = Primitive(name)
     made.multiple_results = True
-    made.def_impl(jax.jit(evaluate, static_argnames=static))  # type: ignore[no-untyped-call]
+    _DEFINITIONS[made] = evaluate
     made.def_abstract_eval(shapes)  # type: ignore[no-untyped-call]
     ad.primitive_jvps[made] = jvp
-    ad.primitive_transposes[made] = transpose
+    if transpose is not None:
+        ad.primitive_transposes[made] = transpose
     batching.primitive_batchers[made] = batch
     mlir.register_lowering(made, mlir.lower_fun(evaluate, multiple_results=True))
+    for platform, run in lowered.items():
+        lower_as(made, run, platform)
+    # Evaluated as a program of one equation, so that the platform decides there too.
+    alone = made.bind if lowered else evaluate
+    made.def_impl(jax.jit(alone, static_argnames=static))  # type: ignore[no-untyped-call]
     return made
+
+
+def lower_as(made: Primitive, run: _Rule, platform: str | None) -> None:
+    """Lowers the primitive to this function on a platform, or on those that have no own."""
+
+    def rule(ctx: mlir.LoweringRuleContext, *args: PyTree, **params: PyTree) -> PyTree:
+        told = functools.partial(run, obstacle=_obstacle(ctx))
+        return mlir.lower_fun(told, multiple_results=True)(ctx, *args, **params)
+
+    mlir.register_lowering(made, rule, platform=platform)
+
+
+def _obstacle(ctx: mlir.LoweringRuleContext) -> str | None:
+    """Why no library of this machine may be called from the program; None where one may."""
+    if ctx.module_context.lowering_parameters.for_export:
+        return "an exported program, which such a library promises no compatibility"
+    context: PyTree = ctx.module_context.axis_context
+    if hasattr(context, "manual_axes"):
+        alone = set(context.manual_axes) == set(context.mesh.axis_names)
+    else:
+        alone = getattr(context, "num_devices", None) == 1
+    # XLA cannot divide such a call: it would gather its operands on every device.
+    return None if alone else "a program that XLA divides between devices (use jax.shard_map)"
+
+
+def definition(made: Primitive) -> _Rule:
+    """What a primitive computes, as operations of JAX where it is one of ours."""
+    return _DEFINITIONS.get(made, made.impl)
 
 
 def is_linear(value: object) -> bool:

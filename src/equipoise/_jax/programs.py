@@ -12,6 +12,7 @@ import jax
 import numpy as np
 from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal, Var, jaxpr_as_fun
 
+from equipoise._jax.primitives import definition
 from equipoise._types import Array, PyTree
 
 Program: TypeAlias = ClosedJaxpr | Jaxpr
@@ -266,7 +267,7 @@ def implementation(equation: Equation) -> ClosedJaxpr | None:
     primitive = equation.primitive
 
     def computed(*operands: Array) -> Sequence[Array]:
-        found = primitive.impl(*operands, **equation.params)  # type: ignore[no-untyped-call]
+        found = definition(primitive)(*operands, **equation.params)
         return found if primitive.multiple_results else [found]
 
     structure: Callable[..., PyTree] = jax.ShapeDtypeStruct  # it is left untyped

@@ -7,8 +7,9 @@ import jax.numpy as jnp
 
 from equipoise._check import at, choice, positive_integer, value_error
 from equipoise._types import Array, Bool, Float, Int, PRNGKeyArray
+from equipoise.attention._fused.request import refusal, serves
+from equipoise.attention._fused.tower import attend
 from equipoise.attention._kernel.blockwise import blockwise
-from equipoise.attention._kernel.fused import fused, kernel_for
 from equipoise.attention._masks.mask import Mask
 from equipoise.attention._reference import with_sinks
 from equipoise.attention._request import Request, problem_of
@@ -128,10 +129,10 @@ def dot_product_attention(
         dropout_rate: Probability that a weight is dropped; the others grow by 1/(1 − rate).
         dropout_key: Random key of the dropout, which does not depend on the block size.
         implementation: ``"blockwise"`` (or ``"xla"``) is this library's, ``"cudnn"`` the fused
-            kernel of NVIDIA GPUs, which has first derivatives in reverse mode alone.
-            None takes the kernel for the values of unmasked
-            attention in half precision, where a GPU has it, and this library's for all else,
-            every derivative included.
+            kernel of NVIDIA GPUs, or an error that says why not. None takes the kernel where a
+            program is lowered for such a GPU, for values and first derivatives of what it
+            serves in half precision, and this library's blocks for all else. Forward mode and
+            further derivatives are by blocks, above either.
         block_size: Rows and keys of a block. Affects time and memory, not the result beyond
             rounding.
         return_residual: Whether to return the log-sum-exp of the scores (and sink) too.
@@ -194,10 +195,20 @@ def dot_product_attention(
     if implementation is not None:
         implementation = choice("implementation", implementation, _IMPLEMENTATIONS)
     if implementation == "cudnn":
-        out, lse = fused(problem, return_residual=return_residual)
+        refused = refusal(problem)
+        if refused is not None:
+            argument, expected, came = refused
+            raise value_error(
+                "implementation",
+                f"'cudnn' serves only requests with `{argument}` {expected}",
+                came,
+                "Use implementation=None, which serves all.",
+            )
+        out, lse = attend(problem, forced=True)
+    elif implementation is None and block_size is None and serves(problem):
+        out, lse = attend(problem)
     else:
-        free = implementation is None and block_size is None and not return_residual
-        out, lse = blockwise(problem, block_size, kernel_for(problem) if free else None)
+        out, lse = blockwise(problem, block_size)
     out, lse = with_sinks(out, lse, problem.sinks)
     shape = jnp.shape(query)
     out = out.reshape(*shape[:-1], out.shape[-1]).astype(problem.value.dtype)

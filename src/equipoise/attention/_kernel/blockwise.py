@@ -8,7 +8,6 @@ from jax import lax
 
 from equipoise._jax.zeros import is_zero
 from equipoise._types import Array, PyTree
-from equipoise.attention._kernel.fused import Kernel
 from equipoise.attention._kernel.grid import Grid, Place, Schedule
 from equipoise.attention._kernel.loop import walk, zero_like_all
 from equipoise.attention._kernel.problem import Problem
@@ -25,13 +24,8 @@ from equipoise.attention._kernel.tangent import (
 )
 
 
-def blockwise(
-    problem: Problem, block_size: int | None, kernel: Kernel | None = None
-) -> tuple[Array, Array]:
-    """(o, lse) with o (b, t, n, e) and lse (b, t, n) in the dtype of sums.
-
-    A kernel gives the value of o where nothing is differentiated; lse is then not to be used.
-    """
+def blockwise(problem: Problem, block_size: int | None) -> tuple[Array, Array]:
+    """(o, lse) with o (b, t, n, e) and lse (b, t, n) in the dtype of sums."""
     b, t, s, k, g = problem.sizes
     if 0 in (b, t, s, g):
         shape = (b, t, k * g)
@@ -41,20 +35,17 @@ def blockwise(
     grid = grid_of(problem, block_size)
     schedule = schedule_of(problem, grid)
     problem = dataclasses.replace(problem, sinks=None).as_arrays()
-    return _attend(problem, schedule, _Static(grid, kernel))
+    return _attend(problem, schedule, _Static(grid))
 
 
 @jax.tree_util.register_static
 @dataclasses.dataclass(frozen=True)
 class _Static:
     grid: Grid
-    kernel: Kernel | None = None
 
 
 @jax.custom_jvp
 def _attend(problem: Problem, schedule: Schedule, static: _Static) -> tuple[Array, Array]:
-    if static.kernel is not None:
-        return static.kernel(problem)
     return _forward(problem, schedule, static.grid)
 
 
@@ -62,7 +53,7 @@ def _attend_jvp(
     primals: tuple[Problem, Schedule, _Static], tangents: tuple[PyTree, PyTree, PyTree]
 ) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
     problem, schedule, static = primals
-    out, lse = _attend(problem, schedule, _Static(static.grid))
+    out, lse = _attend(problem, schedule, static)
     directions = [None if is_zero(x) else x for x in jax.tree.leaves(tangents[0], is_leaf=is_zero)]
     return (out, lse), tangent(problem, schedule, static.grid, out, lse, directions)
 

@@ -1,0 +1,31 @@
+"""Functions without the operations that their results do not need, before XLA sees them."""
+
+import itertools
+from collections.abc import Callable, Sequence
+
+import jax
+
+from equipoise._jax.programs import Equation, bind, is_literal, opened, run
+from equipoise._types import Array, PyTree
+
+
+def pruned(function: Callable[..., Sequence[Array]]) -> Callable[..., list[Array]]:
+    """The function without the operations that none of its results needs."""
+
+    def lean(*args: Array) -> list[Array]:
+        program = jax.make_jaxpr(function)(*args)
+        needed = {atom for atom in opened(program).outvars if not is_literal(atom)}
+        kept = set()
+        for i, equation in reversed(list(enumerate(opened(program).eqns))):
+            if needed.intersection(equation.outvars):
+                kept.add(i)
+                needed.update(atom for atom in equation.invars if not is_literal(atom))
+        count = itertools.count()
+
+        def apply(equation: Equation, operands: list[Array]) -> Sequence[PyTree]:
+            alive = next(count) in kept
+            return bind(equation, operands) if alive else [None] * len(equation.outvars)
+
+        return run(program, args, apply)
+
+    return lean
