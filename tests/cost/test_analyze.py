@@ -11,7 +11,7 @@ from equipoise import attention, cost
 from tests.cost import programs
 
 MEASURES = [
-    name for name in cost.Cost.__dataclass_fields__ if name not in ("branches", "assumptions")
+    name for name in cost.Cost.__dataclass_fields__ if name not in ("branches", "assumptions", "parts")
 ]
 
 

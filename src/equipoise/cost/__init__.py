@@ -12,6 +12,7 @@ r"""Symbolic work, depth and memory of any JAX function.
 """
 
 from equipoise.cost._analyze import Cost, analyze
+from equipoise.cost._breakdown import Breakdown
 from equipoise.cost._compare import Comparison, compare
 from equipoise.cost._crossover import Crossover, crossover
 from equipoise.cost._dependencies import Dependencies, dependencies
@@ -24,6 +25,7 @@ from equipoise.cost._training import TrainingCost, analyze_training
 __all__ = [  # noqa: RUF022
     "analyze",
     "Cost",
+    "Breakdown",
     "Expression",
     "analyze_training",
     "TrainingCost",

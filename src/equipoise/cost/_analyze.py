@@ -7,10 +7,13 @@ import jax
 from equipoise._check import at, type_error
 from equipoise._jax.programs import Atom, ClosedProgram, Program, opened
 from equipoise._types import PyTree, result, static_field
+from equipoise.cost._breakdown import Breakdown, by
 from equipoise.cost._count.control import ledger_of
 from equipoise.cost._count.depth import EMPTY, START
+from equipoise.cost._count.place import Place
 from equipoise.cost._count.scope import Walked
 from equipoise.cost._count.walk import Ledger, walk_whole
+from equipoise.cost._count.work import Work
 from equipoise.cost._expression.expression import Expression
 from equipoise.cost._expression.extremes import largest
 from equipoise.cost._program.arguments import structures
@@ -41,6 +44,7 @@ class Cost:
         parameter_bytes: Bytes of the arrays that the function closes over.
         branches: Operations of each branch of each ``cond``, in the order of the program.
         assumptions: What was assumed: primitives without a rule, loops of unknown length.
+        parts: Work by place in the code; :meth:`by` sums it.
     """
 
     flops: Expression = static_field()
@@ -60,6 +64,21 @@ class Cost:
     parameter_bytes: Expression = static_field()
     branches: tuple[tuple[Expression, ...], ...] = static_field()
     assumptions: tuple[str, ...] = static_field()
+    parts: tuple[tuple[Place, Work], ...] = static_field(repr=False)
+
+    @at("cost.Cost.by")
+    def by(self, kind: str, /, measure: str = "flops", *, libraries: bool = False) -> Breakdown:
+        """What each part of the code costs: expressions that sum to the whole.
+
+        ``kind`` is ``"line"``, ``"function"``, ``"scope"`` (of ``jax.named_scope``),
+        ``"primitive"`` or ``"dtype"``; ``measure`` is ``"flops"`` or another field that counts
+        operations, ``"bytes_read"`` or ``"bytes_written"``. Lines and functions are those of your
+        own files, the innermost that led to an operation; with ``libraries`` also those of
+        installed packages, JAX apart. A derivative counts at the line that it differentiates. Of a
+        ``cond`` without a branch that is largest in every measure, the work counts at the line of
+        the ``cond``. Raises ``ValueError`` for another kind or measure.
+        """
+        return by(self.parts, kind, measure, libraries=libraries)
 
 
 @at("cost.analyze")
@@ -160,6 +179,7 @@ def summary(
         parameter_bytes=parameters,
         branches=tuple(ledger.branches),
         assumptions=tuple(ledger.notes),
+        parts=tuple(walked.parts.items()),
     )
 
 

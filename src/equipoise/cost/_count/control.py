@@ -23,10 +23,10 @@ from equipoise._jax.programs import (
     while_loop,
 )
 from equipoise.cost._count.depth import EMPTY, Depth, compose, join, loop
+from equipoise.cost._count.place import Parts, one_of, repeated, together
 from equipoise.cost._count.scope import Known, Operands, Walked
 from equipoise.cost._count.table import RULES
 from equipoise.cost._count.walk import Handler, Ledger, primitive, walk
-from equipoise.cost._count.work import NOTHING, either
 from equipoise.cost._expression.expression import ZERO, Expression
 from equipoise.cost._expression.extremes import largest
 from equipoise.cost._expression.order import frontier
@@ -67,7 +67,7 @@ def _scan(operands: Operands, ledger: Ledger) -> Walked:
     inside = _inside(layout.body, ledger, range(len(equation.invars)), used)
     made = total_bytes(v for v, read in zip(equation.outvars, operands.used, strict=True) if read)
     return Walked(
-        inside.work.repeated(trips),
+        repeated(inside.parts, trips),
         _looped(operands, inside, range(first, first + carried), trips),
         tuple(made + e for e in inside.extra),
     )
@@ -80,21 +80,21 @@ def _while(operands: Operands, ledger: Ledger) -> Walked:
     of_body = everything[layout.num_test_constants :]
     carry = of_body[layout.num_body_constants :]
     done = _inside(layout.body, ledger, of_body)
-    trips, last_test = _counted(layout, [operands.known[i] for i in carry]), NOTHING
+    trips, last_test = _counted(layout, [operands.known[i] for i in carry]), Parts()
     if trips is None:
         trips = ledger.next_trips()
         of_test = [*everything[: layout.num_test_constants], *carry]
         tested = _inside(layout.test, ledger, of_test)
         # No iteration starts before its test is done.
         done = Walked(
-            done.work.then(tested.work),
+            together(done.parts, tested.parts),
             [join([depth, tested.depths[0]]) for depth in done.depths],
             (*done.extra, *tested.extra),
         )
-        last_test = tested.work
+        last_test = tested.parts
     made = total_bytes(equation.outvars)
     return Walked(
-        done.work.repeated(trips).then(last_test),
+        together(repeated(done.parts, trips), last_test),
         _looped(operands, done, carry, trips),
         tuple(made + e for e in done.extra),
     )
@@ -164,7 +164,7 @@ def _cond(operands: Operands, ledger: Ledger) -> Walked:
     ]
     ledger.branches.append(tuple(branch.work.flops for branch in walked))
     return Walked(
-        either([branch.work for branch in walked]),
+        one_of([branch.parts for branch in walked], ledger.place),
         [
             join([depths[0], *outputs])
             for outputs in zip(*(branch.depths for branch in walked), strict=True)
@@ -192,7 +192,7 @@ def _shard_map(operands: Operands, ledger: Ledger) -> Walked:
     one = _call(operands._replace(dying=[False] * len(operands.dying)), ledger)
     devices = Expression(num_devices(operands.equation))
     return one._replace(
-        work=one.work.repeated(devices),
+        parts=repeated(one.parts, devices),
         extra=tuple(extra * devices for extra in one.extra),
     )
 
