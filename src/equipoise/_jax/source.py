@@ -12,8 +12,8 @@ import jax
 from equipoise._jax.programs import Equation, Program, opened
 from equipoise._types import PyTree
 
-_OWN = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-_JAX = os.path.dirname(os.path.abspath(jax.__file__))
+_OWN = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
+_JAX = os.path.dirname(os.path.abspath(jax.__file__)) + os.sep
 _INSTALLED = ("site-packages", "dist-packages")
 _STANDARD = sysconfig.get_paths()["stdlib"]
 # What transformations write around a name: jvp(block), transpose(jvp(block)), vmap(block).

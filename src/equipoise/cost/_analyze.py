@@ -1,5 +1,6 @@
 """The cost of one function: operations, depth and memory."""
 
+import dataclasses
 from collections.abc import Sequence
 
 import jax
@@ -14,10 +15,10 @@ from equipoise.cost._count.place import Place
 from equipoise.cost._count.scope import Walked
 from equipoise.cost._count.walk import Ledger, walk_whole
 from equipoise.cost._count.work import Work
-from equipoise.cost._expression.expression import Expression
+from equipoise.cost._expression.expression import Expression, from_terms
 from equipoise.cost._expression.extremes import largest
 from equipoise.cost._program.arguments import structures
-from equipoise.cost._program.sizes import array_bytes, total_bytes
+from equipoise.cost._program.sizes import array_bytes, size_names, total_bytes
 from equipoise.cost._program.trace import Function, Pullback, forward, trace, with_numbers
 
 
@@ -161,7 +162,7 @@ def summary(
     work, body = walked.work, opened(program)
     inputs, parameters = total_bytes(body.invars), total_bytes(body.constvars)
     ends = [depth[start] for depth in walked.depths if start in depth] or [EMPTY]
-    return Cost(
+    found = Cost(
         flops=work.flops,
         matmul_flops=work.matmul,
         elementwise_flops=work.elementwise,
@@ -181,14 +182,21 @@ def summary(
         assumptions=tuple(ledger.notes),
         parts=tuple(walked.parts.items()),
     )
+    names = size_names(body.invars).union(work.flops.names)
+    scoped: dict[str, PyTree] = {
+        field.name: from_terms(value.coefficients, names)
+        for field in dataclasses.fields(found)
+        if isinstance(value := getattr(found, field.name), Expression)
+    }
+    return dataclasses.replace(found, **scoped)
 
 
 def _residual_bytes(fn: Function, shapes: Sequence[PyTree], ledger: Ledger) -> Expression | None:
     """Bytes that the function's vjp holds, or None and the reason why among the assumptions."""
     try:
         program, (_, pullback) = forward(fn, shapes)
-    except (ValueError, TypeError, NotImplementedError) as error:
-        reason = str(error).splitlines()[0]
+    except Exception as error:  # whatever JAX raises where a primitive has no such rule
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
         ledger.note(f"no residual bytes, as there is no reverse derivative: {reason}")
         return None
     walked = walk_whole(program, ledger_of([]))

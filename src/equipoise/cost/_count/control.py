@@ -1,9 +1,11 @@
 """What equations cost that hold programs: calls, loops and branches; and with them all others."""
 
+import math
 from collections.abc import Sequence
 
 from equipoise._jax.programs import (
     COND,
+    KERNEL,
     SCAN,
     SHARD_MAP,
     SOLVE,
@@ -16,18 +18,19 @@ from equipoise._jax.programs import (
     called,
     implementation,
     is_literal,
+    kernel,
     linear_solve,
     num_devices,
     opened,
     scan,
     while_loop,
 )
-from equipoise.cost._count.depth import EMPTY, Depth, compose, join, loop
+from equipoise.cost._count.depth import AT_START, EMPTY, START, Depth, after, compose, join, loop
 from equipoise.cost._count.place import Parts, one_of, repeated, together
 from equipoise.cost._count.scope import Known, Operands, Walked
 from equipoise.cost._count.table import RULES
 from equipoise.cost._count.walk import Handler, Ledger, primitive, walk
-from equipoise.cost._expression.expression import ZERO, Expression
+from equipoise.cost._expression.expression import ONE, ZERO, Expression
 from equipoise.cost._expression.extremes import largest
 from equipoise.cost._expression.order import frontier
 from equipoise.cost._program.sizes import size_of, total_bytes
@@ -197,10 +200,29 @@ def _shard_map(operands: Operands, ledger: Ledger) -> Walked:
     )
 
 
+def _kernel(operands: Operands, ledger: Ledger) -> Walked:
+    """The kernel's program as often as its grid has points, which run side by side."""
+    ledger.note("pallas_call: the depth is that of one point of its grid")
+    equation = operands.equation
+    body, grid = kernel(equation)
+    inside = _inside(body, ledger, range(len(opened(body).invars)))
+    points = math.prod(map(size_of, grid), start=ONE)
+    longest = join({START: chain} for depth in inside.depths for chain in depth.values()).get(
+        START, EMPTY
+    )
+    depth = after(join(operands.depths) or AT_START, longest)
+    return Walked(
+        repeated(inside.parts, points),
+        [depth] * len(equation.outvars),
+        (total_bytes(equation.outvars),),
+    )
+
+
 _CONTROL: dict[str, Handler] = {
     SCAN: _scan,
     WHILE: _while,
     COND: _cond,
     SOLVE: _linear_solve,
     SHARD_MAP: _shard_map,
+    KERNEL: _kernel,
 }

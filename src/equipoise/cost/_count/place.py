@@ -33,19 +33,19 @@ TOP = Place(_NOWHERE, _NOWHERE, (), "", "")
 Parts = dict[Place, Work]
 
 
-class Surroundings(NamedTuple):
+class _Surroundings(NamedTuple):
     """The equation that holds a program, and whether its lines stand for those of the program."""
 
     holder: Place
     opaque: bool
 
 
-def around(holder: Place, program: Program) -> Surroundings:
+def around(holder: Place, program: Program) -> _Surroundings:
     """What surrounds the equations of a program that an equation at this place holds."""
-    return Surroundings(holder, written_in_library(program) and holder is not TOP)
+    return _Surroundings(holder, written_in_library(program) and holder is not TOP)
 
 
-def place_of(equation: Equation, surroundings: Surroundings) -> Place:
+def place_of(equation: Equation, surroundings: _Surroundings) -> Place:
     """The place of an equation of a program with these surroundings."""
     holder, opaque = surroundings
     user, library = holder.user, holder.library
