@@ -95,6 +95,6 @@ def aligned(rows: Sequence[Sequence[object]], *, header: Sequence[str] | None = 
 
 
 def _summary(self: object) -> str:
-    fields = dataclasses.fields(self)  # type: ignore[arg-type]
+    fields = [field for field in dataclasses.fields(self) if field.repr]  # type: ignore[arg-type]
     rows = [[f"  {field.name}", getattr(self, field.name)] for field in fields]
     return f"{type(self).__name__}\n{aligned(rows)}"

@@ -11,6 +11,9 @@ SMALL = cost.analyze(lambda w, x: x @ w, "f32[d,d]", "f32[n,d]")
 CASES: dict = {
     "analyze": Static(PROGRAM),
     "Cost": Pytree(lambda: SMALL),
+    "Breakdown": Pytree(lambda: SMALL.by("line")),
+    "fits": Static("takes costs, not arrays; held by tests/cost/test_fits.py"),
+    "Fits": Pytree(lambda: cost.fits(SMALL, "1 GB", n=2, d=3)),
     "analyze_training": Static(PROGRAM),
     "TrainingCost": Pytree(
         lambda: cost.analyze_training(lambda w, x: x @ w, "f32[d,d]", "f32[n,d]")

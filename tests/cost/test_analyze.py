@@ -5,13 +5,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax import lax
+from jax.experimental import pallas as pl
 from jax.sharding import AxisType, PartitionSpec
 
 from equipoise import attention, cost
 from tests.cost import programs
 
 MEASURES = [
-    name for name in cost.Cost.__dataclass_fields__ if name not in ("branches", "assumptions")
+    name
+    for name in cost.Cost.__dataclass_fields__
+    if name not in ("branches", "assumptions", "parts")
 ]
 
 
@@ -364,3 +367,43 @@ def test_analyze_counts_blockwise_attention_by_its_loops():
     # All pairs of blocks of 32: two products of 2·64·64·8 in each of two heads.
     assert found.matmul_flops.evaluate(**{loops: 2}) == 2 * 2 * 2 * 64 * 64 * 8
     assert not any("not known" in note for note in found.assumptions)
+
+
+def blocked_product(x, y, block=32):
+    """x @ y by a Pallas kernel that adds products of blocks."""
+
+    def kernel(x, y, out):
+        @pl.when(pl.program_id(2) == 0)
+        def _():
+            out[...] = jnp.zeros_like(out)
+
+        out[...] += jnp.dot(x[...], y[...])
+
+    n, tiles = x.shape[0], x.shape[0] // block
+    spec = functools.partial(pl.BlockSpec, (block, block))
+    return pl.pallas_call(
+        kernel,
+        grid=(tiles,) * 3,
+        in_specs=[spec(lambda i, j, k: (i, k)), spec(lambda i, j, k: (k, j))],
+        out_specs=spec(lambda i, j, k: (i, j)),
+        out_shape=jax.ShapeDtypeStruct((n, n), x.dtype),
+    )(x, y)
+
+
+def test_analyze_counts_a_kernel_once_for_each_point_of_its_grid():
+    x = jax.ShapeDtypeStruct((128, 128), jnp.float32)
+    found = cost.analyze(blocked_product, x, x)
+    assert found.matmul_flops == 2 * 128**3
+    # Each of 64 points adds its block, and tests whether it is the first of its row.
+    assert found.elementwise_flops == 64 * (32 * 32 + 2)
+    # A product and a sum; blocks are read from memory and stored there.
+    assert found.depth == 2
+    assert found.peak_bytes == 3 * 128**2 * 4
+    assert found.residual_bytes is None
+    assert any("pallas_call" in note for note in found.assumptions)
+
+
+@pytest.mark.parametrize("dtype", ["f8_e4m3fn", "f8_e5m2", "float8_e4m3fn", "f8_e8m0fnu"])
+def test_analyze_takes_small_dtypes_by_name(dtype):
+    found = cost.analyze(lambda x: x.astype(jnp.float32), f"{dtype}[n,d]")
+    assert str(found.input_bytes) == "d*n"

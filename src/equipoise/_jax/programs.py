@@ -25,11 +25,13 @@ _V = TypeVar("_V")
 Size: TypeAlias = SupportsInt  # a number, or one of JAX's symbolic dimensions
 
 SCAN, WHILE, COND, SOLVE, SHARD_MAP = "scan", "while", "cond", "custom_linear_solve", "shard_map"
+KERNEL = "pallas_call"
+_STORES = ("swap", "masked_swap", "addupdate")  # into what an operand of a kernel points at
 # Under which names a primitive keeps a program.
 _CALLED = ("jaxpr", "call_jaxpr", "fun_jaxpr")
 _HELD = (*_CALLED, "cond_jaxpr", "body_jaxpr")
 # Primitives that keep a program under such a name and do not call it once.
-_NO_CALLS = (SCAN, WHILE, COND, "reduce", "reduce_window")
+_NO_CALLS = (SCAN, WHILE, COND, KERNEL, "reduce", "reduce_window")
 
 
 class Aval(Protocol):
@@ -255,6 +257,23 @@ def linear_solve(equation: Equation) -> _Solve:
     sides = first + lengths.solve + lengths.transpose_solve
     reads = [*range(first, first + lengths.solve), *range(sides, len(equation.invars))]
     return _Solve(equation.params["jaxprs"].solve, reads)
+
+
+class _Kernel(NamedTuple):
+    """A kernel: its program on blocks, whose results are what it stores, and its grid."""
+
+    body: Program
+    grid: Sequence[Size]
+
+
+def kernel(equation: Equation) -> _Kernel:
+    """The layout of a Pallas kernel, whose program runs once for each point of a grid."""
+    body = opened(equation.params["jaxpr"])
+    stores = [e for e in body.eqns if e.primitive.name in _STORES]
+    storing = body.replace(  # type: ignore[no-untyped-call]
+        outvars=[e.invars[1] for e in stores], debug_info=body.debug_info.with_unknown_names()
+    )
+    return _Kernel(storing, equation.params["grid_mapping"].grid)
 
 
 def num_devices(equation: Equation) -> int:

@@ -7,15 +7,18 @@ r"""Symbolic work, depth and memory of any JAX function.
 
 ``analyze`` reads a function without running it and counts in the sizes that you name;
 ``analyze_training`` counts the forward and the backward pass and the bytes kept between them.
+``fits`` says whether a device's memory holds a program, ``Cost.by`` which line costs what.
 ``compare`` and ``crossover`` say from which size on one program costs more than another.
 ``dependencies`` and ``path_length`` say which outputs read which inputs, and over how long a path.
 """
 
 from equipoise.cost._analyze import Cost, analyze
+from equipoise.cost._breakdown import Breakdown
 from equipoise.cost._compare import Comparison, compare
 from equipoise.cost._crossover import Crossover, crossover
 from equipoise.cost._dependencies import Dependencies, dependencies
 from equipoise.cost._expression.expression import Expression
+from equipoise.cost._fits import Fits, fits
 from equipoise.cost._kinds import Larger, Pattern
 from equipoise.cost._paths import path_length
 from equipoise.cost._training import TrainingCost, analyze_training
@@ -24,9 +27,12 @@ from equipoise.cost._training import TrainingCost, analyze_training
 __all__ = [  # noqa: RUF022
     "analyze",
     "Cost",
+    "Breakdown",
     "Expression",
     "analyze_training",
     "TrainingCost",
+    "fits",
+    "Fits",
     "compare",
     "Comparison",
     "crossover",

@@ -9,7 +9,8 @@ from equipoise.cost._expression.expression import Expression
 from equipoise.cost._expression.polynomial import Number
 
 _MEASURES = ("flops", "depth", "log_depth", "peak_bytes", "residual_bytes")
-_COLUMNS = tuple(name for name in Cost.__annotations__ if name not in ("branches", "assumptions"))
+_NO_COLUMNS = ("branches", "assumptions", "parts")
+_COLUMNS = tuple(name for name in Cost.__annotations__ if name not in _NO_COLUMNS)
 
 
 @result

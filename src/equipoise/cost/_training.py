@@ -10,6 +10,7 @@ from equipoise._types import PyTree, aligned, result, static_field
 from equipoise.cost._analyze import Cost, residual_bytes, summary, trip_counts
 from equipoise.cost._count.control import ledger_of
 from equipoise.cost._count.depth import AT_START, EMPTY
+from equipoise.cost._count.place import together
 from equipoise.cost._count.scope import Walked
 from equipoise.cost._count.walk import Ledger, walk, walk_whole
 from equipoise.cost._expression.expression import ZERO, Expression
@@ -156,7 +157,7 @@ def _joined(
     cotangents = back.invars[len(ahead.outvars) - results :]
     saved = total_bytes([*made, *cotangents])
     return Walked(
-        first.work.then(second.work),
+        together(first.parts, second.parts),
         [*first.depths[:results], *second.depths],
         frontier([*first.extra, *(saved + extra for extra in second.extra)]),
     )

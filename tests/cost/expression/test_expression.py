@@ -2,6 +2,7 @@ import pickle
 from fractions import Fraction
 
 import jax
+import jax.numpy as jnp
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -82,7 +83,7 @@ def test_expression_equal_ones_are_one():
 
 def test_expression_degree_and_leading():
     cost_ = 3 * n**2 * d + n * d**2 + 7 * n + 1
-    assert [cost_.degree(name) for name in "ndk"] == [2, 2, 0]
+    assert [cost_.degree(name) for name in "nd"] == [2, 2]
     assert cost_.leading("n") == 3 * n**2 * d
     assert cost_.leading("d") == n * d**2
     assert cost_.leading() == 3 * n**2 * d + n * d**2
@@ -91,6 +92,47 @@ def test_expression_degree_and_leading():
     assert (n % d).degree("n") == 0
     assert largest([n**2, n * d]).degree("n") == 2
     assert (n**2 / (n + d)).degree("n") == 1
+
+
+def test_expression_degree_of_an_unknown_size_is_an_error_and_of_a_known_one_is_not():
+    with pytest.raises(
+        ValueError, match=r"cost\.Expression\.degree: `name` must be one of .* d, n;"
+    ):
+        (n * d).degree("k")
+    depth = cost.analyze(lambda x: jnp.tanh(x) + 1, "f32[n,d]").depth
+    for known in (depth, 2 * depth, depth + 1, depth**2):
+        assert known.degree("n") == 0
+        with pytest.raises(ValueError, match="k"):
+            known.degree("k")
+
+
+@pytest.mark.parametrize(
+    ("expression", "at_most", "expected"),
+    [
+        (n**2 * 4, 400, 10),
+        (n**2 * 4, 399, 9),
+        (n**2 * 4, 3, 0),
+        (4 * n**2 * d, "1 kB", 5),
+        (4 * n**2 * d, "1 KiB", 5),
+        (4 * n, "2 GiB", 2**29),
+        (4 * n, "1.5 GB", 375_000_000),
+    ],
+)
+def test_largest_is_the_last_size_within_the_bound(expression, at_most, expected):
+    assert expression.largest("n", at_most=at_most, d=10) == expected
+
+
+def test_largest_refuses_what_does_not_grow():
+    with pytest.raises(ValueError, match="must be one of the sizes d, n"):
+        (n * d).largest("k", at_most=10)
+    with pytest.raises(ValueError, match="must be a size that the expression grows with"):
+        (n // n + n % 2).largest("n", at_most=10)
+    with pytest.raises(ValueError, match="`d` must be given a size"):
+        (n * d).largest("n", at_most=10)
+    with pytest.raises(ValueError, match="`at_most` must be an amount of memory; got '8 gigs'"):
+        n.largest("n", at_most="8 gigs")
+    with pytest.raises(TypeError, match="`at_most` must be a number"):
+        n.largest("n", at_most=None)
 
 
 def test_expression_prints():

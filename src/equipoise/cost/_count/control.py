@@ -1,9 +1,11 @@
 """What equations cost that hold programs: calls, loops and branches; and with them all others."""
 
+import math
 from collections.abc import Sequence
 
 from equipoise._jax.programs import (
     COND,
+    KERNEL,
     SCAN,
     SHARD_MAP,
     SOLVE,
@@ -16,18 +18,19 @@ from equipoise._jax.programs import (
     called,
     implementation,
     is_literal,
+    kernel,
     linear_solve,
     num_devices,
     opened,
     scan,
     while_loop,
 )
-from equipoise.cost._count.depth import EMPTY, Depth, compose, join, loop
+from equipoise.cost._count.depth import AT_START, EMPTY, START, Depth, after, compose, join, loop
+from equipoise.cost._count.place import Parts, one_of, repeated, together
 from equipoise.cost._count.scope import Known, Operands, Walked
 from equipoise.cost._count.table import RULES
 from equipoise.cost._count.walk import Handler, Ledger, primitive, walk
-from equipoise.cost._count.work import NOTHING, either
-from equipoise.cost._expression.expression import ZERO, Expression
+from equipoise.cost._expression.expression import ONE, ZERO, Expression
 from equipoise.cost._expression.extremes import largest
 from equipoise.cost._expression.order import frontier
 from equipoise.cost._program.sizes import size_of, total_bytes
@@ -67,7 +70,7 @@ def _scan(operands: Operands, ledger: Ledger) -> Walked:
     inside = _inside(layout.body, ledger, range(len(equation.invars)), used)
     made = total_bytes(v for v, read in zip(equation.outvars, operands.used, strict=True) if read)
     return Walked(
-        inside.work.repeated(trips),
+        repeated(inside.parts, trips),
         _looped(operands, inside, range(first, first + carried), trips),
         tuple(made + e for e in inside.extra),
     )
@@ -80,21 +83,21 @@ def _while(operands: Operands, ledger: Ledger) -> Walked:
     of_body = everything[layout.num_test_constants :]
     carry = of_body[layout.num_body_constants :]
     done = _inside(layout.body, ledger, of_body)
-    trips, last_test = _counted(layout, [operands.known[i] for i in carry]), NOTHING
+    trips, last_test = _counted(layout, [operands.known[i] for i in carry]), Parts()
     if trips is None:
         trips = ledger.next_trips()
         of_test = [*everything[: layout.num_test_constants], *carry]
         tested = _inside(layout.test, ledger, of_test)
         # No iteration starts before its test is done.
         done = Walked(
-            done.work.then(tested.work),
+            together(done.parts, tested.parts),
             [join([depth, tested.depths[0]]) for depth in done.depths],
             (*done.extra, *tested.extra),
         )
-        last_test = tested.work
+        last_test = tested.parts
     made = total_bytes(equation.outvars)
     return Walked(
-        done.work.repeated(trips).then(last_test),
+        together(repeated(done.parts, trips), last_test),
         _looped(operands, done, carry, trips),
         tuple(made + e for e in done.extra),
     )
@@ -164,7 +167,7 @@ def _cond(operands: Operands, ledger: Ledger) -> Walked:
     ]
     ledger.branches.append(tuple(branch.work.flops for branch in walked))
     return Walked(
-        either([branch.work for branch in walked]),
+        one_of([branch.parts for branch in walked], ledger.place),
         [
             join([depths[0], *outputs])
             for outputs in zip(*(branch.depths for branch in walked), strict=True)
@@ -192,8 +195,26 @@ def _shard_map(operands: Operands, ledger: Ledger) -> Walked:
     one = _call(operands._replace(dying=[False] * len(operands.dying)), ledger)
     devices = Expression(num_devices(operands.equation))
     return one._replace(
-        work=one.work.repeated(devices),
+        parts=repeated(one.parts, devices),
         extra=tuple(extra * devices for extra in one.extra),
+    )
+
+
+def _kernel(operands: Operands, ledger: Ledger) -> Walked:
+    """The kernel's program as often as its grid has points, which run side by side."""
+    ledger.note("pallas_call: the depth is that of one point of its grid")
+    equation = operands.equation
+    body, grid = kernel(equation)
+    inside = _inside(body, ledger, range(len(opened(body).invars)))
+    points = math.prod(map(size_of, grid), start=ONE)
+    longest = join({START: chain} for depth in inside.depths for chain in depth.values()).get(
+        START, EMPTY
+    )
+    depth = after(join(operands.depths) or AT_START, longest)
+    return Walked(
+        repeated(inside.parts, points),
+        [depth] * len(equation.outvars),
+        (total_bytes(equation.outvars),),
     )
 
 
@@ -203,4 +224,5 @@ _CONTROL: dict[str, Handler] = {
     COND: _cond,
     SOLVE: _linear_solve,
     SHARD_MAP: _shard_map,
+    KERNEL: _kernel,
 }

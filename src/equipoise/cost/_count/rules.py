@@ -133,6 +133,12 @@ def scattered(op: Operation) -> Price:
     return placed(op)._replace(work=operations(elementwise=updates), chain=step())
 
 
+def stored(op: Operation) -> Price:
+    """One operation for each element that is added to what is stored."""
+    added = count(op.inputs[1].shape)
+    return placed(op)._replace(work=operations(elementwise=added), chain=step())
+
+
 def sorted_(op: Operation) -> Price:
     """N ⌈log₂ n⌉ comparisons of each line, in ⌈log₂ n⌉ stages that are merged in parallel."""
     rounds = _log2(op.size(op.equation.params["dimension"]))

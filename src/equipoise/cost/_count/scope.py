@@ -7,8 +7,9 @@ import numpy as np
 
 from equipoise._jax.programs import Atom, Equation, OpenProgram, aval, is_literal
 from equipoise.cost._count.depth import Depth, Frontier
+from equipoise.cost._count.place import Parts
 from equipoise.cost._count.table import RENAMED
-from equipoise.cost._count.work import Work
+from equipoise.cost._count.work import Work, total
 from equipoise.cost._expression.expression import ZERO, Expression
 from equipoise.cost._program.sizes import size_of, total_bytes
 
@@ -32,7 +33,8 @@ class Operands(NamedTuple):
 class Walked(NamedTuple):
     """What a program, or an equation, costs."""
 
-    work: Work
+    # Its work, by the places in the code that ask for it.
+    parts: Parts
     # The depth of each result.
     depths: list[Depth]
     # Most bytes alive at once beyond what was alive before it, operands that die there included.
@@ -41,6 +43,11 @@ class Walked(NamedTuple):
     in_place: bool = False
     # Which results follow from sizes alone.
     known: Sequence[Known | None] = ()
+
+    @property
+    def work(self) -> Work:
+        """All of its work."""
+        return total(self.parts.values())
 
 
 class Scope:

@@ -23,6 +23,7 @@ from equipoise.cost._count.rules import (
     scattered,
     selected_in_windows,
     sorted_,
+    stored,
     top_k,
     unknown,
     windowed,
@@ -62,11 +63,12 @@ RULES: dict[str, Rule] = {
     **_table(integer_power, "integer_pow"),
     **_table(converted, "convert_element_type"),
     **_table(renamed, " ".join(RENAMED)),
-    **_table(picked, "gather slice dynamic_slice split unstack"),
-    **_table(placed, "dynamic_update_slice scatter"),
+    **_table(picked, "get load masked_load gather slice dynamic_slice split unstack"),
+    **_table(placed, "dynamic_update_slice scatter swap masked_swap"),
     **_table(
         moved,
-        "axis_index broadcast broadcast_in_dim concatenate copy copy_p create_token device_put "
+        "axis_index program_id num_programs broadcast broadcast_in_dim concatenate copy copy_p "
+        "create_token device_put "
         "empty full iota mesh_cast optimization_barrier pad pbroadcast platform_index pvary "
         "random_unwrap random_wrap reshard rev sharding_constraint tile transpose "
         "all_gather all_to_all ppermute psend precv",
@@ -82,6 +84,7 @@ RULES: dict[str, Rule] = {
     **_table(dot_general, "dot_general"),
     **_table(ragged_dot, "ragged_dot ragged_dot_general"),
     **_table(convolution, "conv_general_dilated"),
+    **_table(stored, "addupdate"),
     **_table(scattered, "scatter-add scatter-mul scatter-min scatter-max scatter-sub"),
     **_table(linear_algebra, " ".join(COUNTS)),
     **_table(reduced_by_program, "reduce"),

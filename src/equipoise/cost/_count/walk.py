@@ -12,9 +12,9 @@ from typing import TypeAlias
 from equipoise._jax.programs import Program, is_literal, opened
 from equipoise.cost._count.depth import AT_START, Depth, after, join
 from equipoise.cost._count.operation import operation
+from equipoise.cost._count.place import TOP, Parts, Place, around, place_of
 from equipoise.cost._count.scope import Known, Operands, Scope, Walked
 from equipoise.cost._count.table import price_of
-from equipoise.cost._count.work import NOTHING
 from equipoise.cost._expression.expression import Expression
 from equipoise.cost._expression.order import frontier
 from equipoise.cost._program.sizes import total_bytes
@@ -29,6 +29,7 @@ class Ledger:
     notes: dict[str, None] = dataclasses.field(default_factory=dict)
     branches: list[tuple[Expression, ...]] = dataclasses.field(default_factory=list)
     unknown_loops: int = 0
+    place: Place = TOP  # of the equation at hand
 
     def note(self, assumption: str) -> None:
         """Keep an assumption, once."""
@@ -58,18 +59,22 @@ def walk(
     """The cost of a program whose inputs have these depths; ``dying`` ones need not be kept."""
     body = opened(program)
     scope = Scope(body, depths, known, dying, used)
-    work = NOTHING
+    holder, parts = ledger.place, Parts()
+    surroundings = around(holder, program)
     for index, equation in enumerate(body.eqns):
         if not scope.needed[index]:
             continue
         operands = scope.operands(index, equation)
         if scope.is_static(equation, operands):
             continue
+        ledger.place = place_of(equation, surroundings)
         walked = ledger.price(operands, ledger)
-        work = work.then(walked.work)
+        for place, work in walked.parts.items():
+            parts[place] = parts[place].then(work) if place in parts else work
         scope.record(index, equation, walked)
+    ledger.place = holder
     return Walked(
-        work,
+        parts,
         [scope.depth(v) for v in body.outvars],
         frontier(scope.peaks),
         known=[None if is_literal(v) else scope.known.get(v) for v in body.outvars],
@@ -96,4 +101,5 @@ def primitive(operands: Operands, ledger: Ledger) -> Walked:
     read, written = price.moved or (total_bytes(v for v, known in pairs if known is None), made)
     inputs = join(operands.depths) or AT_START
     depths = [after(inputs, price.chain)] * len(equation.outvars)
-    return Walked(price.work.moving(read, written), depths, (made,), in_place=price.in_place)
+    parts = {ledger.place: price.work.moving(read, written)}
+    return Walked(parts, depths, (made,), in_place=price.in_place)

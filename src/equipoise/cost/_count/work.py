@@ -1,5 +1,6 @@
 """What a program does: operations by kind, and bytes moved. Adds up along the program."""
 
+from collections.abc import Iterable
 from typing import NamedTuple
 
 from equipoise.cost._expression.expression import ZERO, Expression
@@ -32,6 +33,14 @@ class Work(NamedTuple):
 
 
 NOTHING = Work()
+
+
+def total(works: Iterable[Work]) -> Work:
+    """All of it together."""
+    whole = NOTHING
+    for work in works:
+        whole = whole.then(work)
+    return whole
 
 
 def either(alternatives: list[Work]) -> Work:

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from fractions import Fraction
 
 from equipoise._check import at, positive_integer, value_error
+from equipoise.cost._expression.amount import amount, last_within
 from equipoise.cost._expression.order import decide
 from equipoise.cost._expression.polynomial import (
     FUNCTIONS,
@@ -30,8 +31,9 @@ class Expression(Polynomial):
     __slots__ = ()
 
     def __init__(self, value: "int | Fraction | str | Expression" = 0) -> None:
+        scope: frozenset[str] = frozenset()
         if isinstance(value, Expression):
-            coefficients = value.coefficients
+            coefficients, scope = value.coefficients, value.scope
         elif isinstance(value, str):
             if not value.isidentifier():
                 with at("cost.Expression"):
@@ -39,10 +41,10 @@ class Expression(Polynomial):
             coefficients = {((value, 1),): 1}
         else:
             coefficients = {(): value} if value else {}
-        super().__init__(coefficients)
+        super().__init__(coefficients, scope)
 
     def __reduce__(self) -> tuple[object, ...]:
-        return (from_terms, (dict(self.coefficients),))
+        return (from_terms, (dict(self.coefficients), self.scope))
 
     @property
     def terms(self) -> tuple[tuple[Monomial, Number], ...]:
@@ -74,12 +76,15 @@ class Expression(Polynomial):
         """The expression with some sizes replaced by numbers or other expressions."""
         return _substitute(self, {name: as_expression(value) for name, value in sizes.items()})
 
+    @at("cost.Expression.degree")
     def degree(self, name: str) -> int:
         """The power of one size that bounds the growth when all others are fixed.
 
-        A rounded logarithm has degree 0, and so has anything bounded. The zero expression has
-        degree 0.
+        A rounded logarithm has degree 0, and so has anything bounded, and every number. Raises
+        ``ValueError`` for a name that is no size of the expression, nor of the function that it was
+        counted for.
         """
+        self._known(name)
         return max((degree(monomial, (name,)) for monomial in self.coefficients), default=0)
 
     def leading(self, *names: str) -> "Expression":
@@ -88,6 +93,27 @@ class Expression(Polynomial):
         degrees = {monomial: degree(monomial, names) for monomial in self.coefficients}
         top = max(degrees.values(), default=0)
         return from_terms({m: c for m, c in self.coefficients.items() if degrees[m] == top})
+
+    @at("cost.Expression.largest")
+    def largest(self, name: str, /, *, at_most: int | str, **sizes: int) -> int:
+        """The largest size up to which the expression stays within a bound.
+
+        ``at_most`` is a number, or an amount of memory such as ``"80 GB"`` or ``"16 GiB"``; all
+        other sizes are given by name. 0 where not even a size of 1 stays within it. An expression
+        that never falls as the size grows is solved exactly, by bisection; one that falls here and
+        there, as remainders do, is within the bound at the result, but may be so later again.
+        Raises ``ValueError`` where the expression does not grow with the size, or another size is
+        missing.
+        """
+        bound = amount("at_most", at_most)
+        self._known(name)
+        return last_within(lambda n: self.evaluate(**{**sizes, name: n}), bound)
+
+    def _known(self, name: str) -> None:
+        known = self.names | self.scope
+        if known and name not in known:
+            expected = f"must be one of the sizes {', '.join(sorted(known))}"
+            raise value_error("name", expected, repr(name))
 
     def latex(self) -> str:
         """LaTeX source, without the dollar signs."""
@@ -117,7 +143,7 @@ class Expression(Polynomial):
                 terms[monomial] = total
             else:
                 del terms[monomial]
-        return from_terms(terms)
+        return from_terms(terms, self.scope | other.scope)
 
     def __neg__(self) -> "Expression":
         return ZERO - self
@@ -129,11 +155,13 @@ class Expression(Polynomial):
         if not isinstance(other, (Expression, int, Fraction)):
             return NotImplemented
         terms: dict[Monomial, Number] = {}
+        other = as_expression(other)
         for left, a in self.coefficients.items():
-            for right, b in as_expression(other).coefficients.items():
+            for right, b in other.coefficients.items():
                 product = _times(left, right)
                 terms[product] = terms.get(product, 0) + a * b
-        return from_terms({monomial: c for monomial, c in terms.items() if c})
+        scope = self.scope | other.scope
+        return from_terms({monomial: c for monomial, c in terms.items() if c}, scope)
 
     def __pow__(self, power: int) -> "Expression":
         if power < 0:
@@ -178,10 +206,10 @@ class Expression(Polynomial):
         return as_expression(other) < self
 
 
-def from_terms(terms: Mapping[Monomial, Number]) -> Expression:
+def from_terms(terms: Mapping[Monomial, Number], scope: frozenset[str] = frozenset()) -> Expression:
     """The expression with these terms, which have no zero coefficient."""
     made = Expression.__new__(Expression)
-    Polynomial.__init__(made, terms)
+    Polynomial.__init__(made, terms, scope)
     return made
 
 

@@ -53,14 +53,21 @@ FUNCTIONS: dict[str, Callable[..., Number]] = {
 
 
 class Polynomial:
-    """Coefficients, none of them zero, of products of powers; immutable and hashable."""
+    """Coefficients, none of them zero, of products of powers; immutable and hashable.
 
-    __slots__ = ("_hash", "coefficients")
+    ``scope`` holds names that are known beside those that occur, and is no part of the value.
+    """
+
+    __slots__ = ("_hash", "coefficients", "scope")
     coefficients: Mapping[Monomial, Number]
+    scope: frozenset[str]
     _hash: int | None
 
-    def __init__(self, coefficients: Mapping[Monomial, Number]) -> None:
+    def __init__(
+        self, coefficients: Mapping[Monomial, Number], scope: frozenset[str] = frozenset()
+    ) -> None:
         object.__setattr__(self, "coefficients", coefficients)
+        object.__setattr__(self, "scope", scope)
         object.__setattr__(self, "_hash", None)
 
     def __setattr__(self, name: str, value: object) -> None:

@@ -12,9 +12,12 @@ from equipoise._check import type_error, value_error
 from equipoise._types import PyTree
 from equipoise.cost._program.sizes import structure
 
+# Floating-point types of eight bits and fewer: "f8_e4m3fn" is float8_e4m3fn.
+_SMALL = [name for name in dir(jnp) if name.startswith(("float4_", "float6_", "float8_"))]
 DTYPES = {
     "bool": "bool",
     "bf16": "bfloat16",
+    **{name.replace("float", "f"): name for name in _SMALL},
     **{f"f{bits}": f"float{bits}" for bits in (16, 32, 64)},
     **{f"i{bits}": f"int{bits}" for bits in (4, 8, 16, 32, 64)},
     **{f"s{bits}": f"int{bits}" for bits in (4, 8, 16, 32, 64)},

@@ -62,6 +62,12 @@ def _product(sizes: tuple[str, ...]) -> Expression:
     return functools.reduce(lambda total, size: total * parse(size), sizes, ONE)
 
 
+def size_names(variables: Iterable[Atom]) -> frozenset[str]:
+    """The names in the shapes of variables."""
+    shapes = (aval(v).shape for v in variables if is_array(v))
+    return frozenset(name for shape in shapes for size in shape for name in size_of(size).names)
+
+
 @functools.lru_cache(maxsize=2**10)
 def item_bytes(dtype: np.dtype) -> int:
     """Bytes of one element; a random key counts the words that it holds."""

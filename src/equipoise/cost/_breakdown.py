@@ -1,0 +1,124 @@
+"""Where in the code the work is asked for: the parts of a cost by line, scope or operation."""
+
+import linecache
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+
+from equipoise._check import choice
+from equipoise._jax.source import Frame
+from equipoise._types import aligned, result, static_field
+from equipoise.cost._count.place import Place
+from equipoise.cost._count.work import Work
+from equipoise.cost._expression.expression import ZERO, Expression
+
+_MEASURES = {
+    "flops": "flops",
+    "matmul_flops": "matmul",
+    "elementwise_flops": "elementwise",
+    "transcendental_flops": "transcendental",
+    "reduction_flops": "reduction",
+    "other_flops": "other",
+    "bytes_read": "read",
+    "bytes_written": "written",
+}
+_NOT_YOURS = "outside your files"
+_SHOWN = 10
+_SIZE = 1024  # of every name, where parts are put in order
+
+
+@result
+class Breakdown(Mapping[str, Expression]):
+    """Parts of a cost, which sum to the whole; a mapping from labels to expressions.
+
+    Printed, it shows the ten parts that are largest where all sizes are 1024, and the rest as one.
+
+    Attributes:
+        kind: What the parts are: lines, functions, scopes, primitives or dtypes.
+        measure: The field of :class:`Cost` that is divided.
+        labels: One a part, in the order of the program.
+        expressions: What each part costs.
+        code: The text of each line, where the parts are lines; otherwise empty.
+    """
+
+    kind: str = static_field()
+    measure: str = static_field()
+    labels: tuple[str, ...] = static_field()
+    expressions: tuple[Expression, ...] = static_field()
+    code: tuple[str, ...] = static_field()
+
+    def __getitem__(self, label: str) -> Expression:
+        if label not in self.labels:
+            raise KeyError(label)
+        return self.expressions[self.labels.index(label)]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.labels)
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __str__(self) -> str:
+        values = [float(e.at(dict.fromkeys(e.names, _SIZE))) for e in self.expressions]
+        whole = sum(values) or 1.0
+        order = sorted(range(len(values)), key=lambda i: -values[i])
+        shown, hidden = order[:_SHOWN], order[_SHOWN:]
+        code = self.code or ("",) * len(values)
+        rows = [
+            [f"  {self.labels[i]}", f"{values[i] / whole:.1%}", str(self.expressions[i]), code[i]]
+            for i in shown
+        ]
+        if hidden:
+            rest = sum(values[i] for i in hidden) / whole
+            rows.append([f"  {len(hidden)} more", f"{rest:.1%}", "", ""])
+        header = [f"  {self.kind}", f"at {_SIZE}", self.measure, ""]
+        return f"Breakdown\n{aligned(rows, header=header)}"
+
+
+def by(
+    whole: Sequence[tuple[Place, Work]], kind: str, measure: str, *, libraries: bool
+) -> Breakdown:
+    """Work by place, summed over what has the same label."""
+    label = _LABELS[choice("kind", kind, tuple(_LABELS))]
+    field = _MEASURES[choice("measure", measure, tuple(_MEASURES))]
+    parts: dict[str, Expression] = {}
+    code: dict[str, str] = {}
+    for place, work in whole:
+        amount = getattr(work, field)
+        if amount == 0:
+            continue
+        frame = place.library if libraries else place.user
+        name = label(place, frame)
+        parts[name] = parts.get(name, ZERO) + amount
+        code[name] = linecache.getline(frame.file, frame.line).strip() if kind == "line" else ""
+    return Breakdown(
+        kind=kind,
+        measure=measure,
+        labels=tuple(parts),
+        expressions=tuple(parts.values()),
+        code=tuple(code.values()) if kind == "line" else (),
+    )
+
+
+def _file(frame: Frame) -> str:
+    """The path from the working directory, or the last two parts of one that lies elsewhere."""
+    if frame.file.startswith("<"):
+        return frame.file
+    here = os.path.relpath(frame.file)
+    return here if not here.startswith("..") else os.sep.join(frame.file.split(os.sep)[-2:])
+
+
+def _line(place: Place, frame: Frame) -> str:
+    return f"{_file(frame)}:{frame.line}" if frame.file else _NOT_YOURS
+
+
+def _function(place: Place, frame: Frame) -> str:
+    return f"{frame.function} in {_file(frame)}" if frame.file else _NOT_YOURS
+
+
+_LABELS: dict[str, Callable[[Place, Frame], str]] = {
+    "line": _line,
+    "function": _function,
+    "scope": lambda place, _: "/".join(place.scope) or "no scope",
+    "primitive": lambda place, _: place.primitive,
+    "dtype": lambda place, _: place.dtype,
+}
