@@ -55,7 +55,7 @@ def test_by_sums_to_the_whole(name, kind):
     fn, *args = programs.ALL[name]
     found = cost.analyze(fn, *args)
     for measure in MEASURES:
-        assert same(found.by(kind, measure), getattr(found, measure)), measure
+        assert same(found.by(kind, measure=measure), getattr(found, measure)), measure
 
 
 def test_by_line_finds_the_line_through_compiled_functions_and_loops():
@@ -90,8 +90,8 @@ def test_the_backward_pass_counts_at_the_line_that_it_differentiates():
     trained = cost.analyze_training(loss, *ARGS)
     n, d = cost.Expression("n"), cost.Expression("d")
     line = line_of(dense, "x @ w")
-    assert trained.backward.by("line", "matmul_flops")[line] == 8 * d**2 * n
-    assert trained.backward.by("scope", "matmul_flops")["layer/dense"] == 8 * d**2 * n
+    assert trained.backward.by("line", measure="matmul_flops")[line] == 8 * d**2 * n
+    assert trained.backward.by("scope", measure="matmul_flops")["layer/dense"] == 8 * d**2 * n
     assert same(trained.total.by("line"), trained.total.flops)
 
 
@@ -102,6 +102,14 @@ def test_by_scope_primitive_and_dtype():
     assert found.by("primitive")["dot_general"] == 4 * d**2 * n
     assert set(found.by("dtype")) == {"float32", "bool"}
     assert found.by("function")["dense in tests/cost/test_breakdown.py"] == 4 * d**2 * n
+
+
+def test_by_several_kinds_divides_each_part():
+    found = cost.analyze(loss, *ARGS)
+    both = found.by("scope", "primitive")
+    assert same(both, found.flops)
+    assert both["layer/dense", "dot_general"] == found.by("scope")["layer/dense"]
+    assert "layer/dense · dot_general" in str(both)
 
 
 def test_a_branch_that_is_not_largest_in_all_counts_as_one():
@@ -146,9 +154,11 @@ def test_print_shows_the_ten_largest_and_the_rest_as_one():
 
 def test_by_refuses_other_kinds_and_measures():
     found = cost.analyze(loss, *ARGS)
-    with pytest.raises(ValueError, match=r"cost\.Cost\.by: `kind` must be one of"):
+    with pytest.raises(ValueError, match=r"cost\.Cost\.by: `kinds` must be one of"):
         found.by("file")
+    with pytest.raises(ValueError, match="`kinds` must be some of"):
+        found.by()
     with pytest.raises(ValueError, match="`measure` must be one of"):
-        found.by("line", "peak_bytes")
+        found.by("line", measure="peak_bytes")
     with pytest.raises(KeyError):
         found.by("scope")["nowhere"]

@@ -1,8 +1,9 @@
+import jax
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 
-from equipoise import plot
+from equipoise import cost, plot
 from equipoise.cost import Expression
 
 n, d = Expression("n"), Expression("d")
@@ -57,3 +58,61 @@ def test_cost_curves_rejects_bad_input():
         plot.cost_curves(LAYERS, "n", at=[3], d=4)
     with pytest.raises(ValueError, match="`d` must be given a size"):
         plot.cost_curves(LAYERS, "n", at=[3, 4])
+
+
+def scoped(p, x):
+    with jax.named_scope("mix"):
+        x = x + (x @ x.T) @ x
+    with jax.named_scope("map"):
+        with jax.named_scope("up"):
+            h = x @ p
+        return h @ p.T
+
+
+SCOPED = cost.analyze(scoped, "f32[d,4*d]", "f32[n,d]")
+
+
+def widths(axes):
+    """The widths of the boxes, row by row."""
+    rows = {}
+    for box in axes.patches:
+        rows.setdefault(box.get_y(), []).append(box.get_width())
+    return rows
+
+
+@pytest.mark.parametrize("kind", ["line", "scope"])
+@pytest.mark.parametrize("measure", ["flops", "matmul_flops", "bytes_read"])
+def test_cost_tree_rows_divide_the_whole(kind, measure):
+    axes = plot.cost_tree(SCOPED, kind=kind, measure=measure, n=64, d=16)
+    rows = widths(axes)
+    assert rows[0] == [1.0]
+    for row in rows.values():
+        assert sum(row) <= 1 + 1e-9
+    assert sum(rows[1]) == pytest.approx(1)
+    parts = SCOPED.by(kind, measure=measure)
+    shares = [p.evaluate(n=64, d=16) / getattr(SCOPED, measure).evaluate(n=64, d=16)
+              for p in parts.values()]  # fmt: skip
+    if kind == "line":
+        assert sorted(rows[2]) == pytest.approx(sorted(shares))
+
+
+def test_cost_tree_nests_scopes_and_names_the_largest():
+    axes = plot.cost_tree(SCOPED, kind="scope", measure="matmul_flops", n=1024, d=16)
+    texts = [text.get_text() for text in axes.texts]
+    assert texts[0] == "71,303,168 matmul flops"
+    assert {"mix", "map"} <= set(texts)
+    assert axes.get_title(loc="left") == "mix takes 94% of 71,303,168 matmul flops"
+
+
+def test_cost_tree_shows_the_text_of_lines():
+    axes = plot.cost_tree(SCOPED, n=64, d=16)
+    assert any("h = x @ p" in text.get_text() for text in axes.texts)
+
+
+def test_cost_tree_rejects_bad_input():
+    with pytest.raises(ValueError, match=r"plot.cost_tree: `kind` must be one of"):
+        plot.cost_tree(SCOPED, kind="dtype", n=1, d=1)
+    with pytest.raises(ValueError, match="must have transcendental_flops above 0"):
+        plot.cost_tree(SCOPED, measure="transcendental_flops", n=1, d=1)
+    with pytest.raises(ValueError, match="`d` must be given a size"):
+        plot.cost_tree(SCOPED, n=1)

@@ -68,18 +68,18 @@ class Cost:
     parts: tuple[tuple[Place, Work], ...] = static_field(repr=False)
 
     @at("cost.Cost.by")
-    def by(self, kind: str, /, measure: str = "flops", *, libraries: bool = False) -> Breakdown:
+    def by(self, *kinds: str, measure: str = "flops", libraries: bool = False) -> Breakdown:
         """What each part of the code costs: expressions that sum to the whole.
 
-        ``kind`` is ``"line"``, ``"function"``, ``"scope"`` (of ``jax.named_scope``),
-        ``"primitive"`` or ``"dtype"``; ``measure`` is ``"flops"`` or another field that counts
-        operations, ``"bytes_read"`` or ``"bytes_written"``. Lines and functions are those of your
-        own files, the innermost that led to an operation; with ``libraries`` also those of
-        installed packages, JAX apart. A derivative counts at the line that it differentiates. Of a
-        ``cond`` without a branch that is largest in every measure, the work counts at the line of
-        the ``cond``. Raises ``ValueError`` for another kind or measure.
+        A kind is ``"line"``, ``"function"``, ``"scope"`` (of ``jax.named_scope``), ``"primitive"``
+        or ``"dtype"``; of several the parts are what agrees in all. ``measure`` is ``"flops"`` or
+        another field that counts operations, ``"bytes_read"`` or ``"bytes_written"``. Lines and
+        functions are those of your own files, the innermost that led to an operation; with
+        ``libraries`` also those of installed packages, JAX apart. A derivative counts at the line
+        that it differentiates. Of a ``cond`` without a branch that is largest in every measure, the
+        work counts at the line of the ``cond``. Raises ``ValueError`` for another kind or measure.
         """
-        return by(self.parts, kind, measure, libraries=libraries)
+        return by(self.parts, kinds, measure, libraries=libraries)
 
 
 @at("cost.analyze")

@@ -3,14 +3,16 @@
 import linecache
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TypeAlias
 
-from equipoise._check import choice
+from equipoise._check import choice, value_error
 from equipoise._jax.source import Frame
 from equipoise._types import aligned, result, static_field
 from equipoise.cost._count.place import Place
 from equipoise.cost._count.work import Work
 from equipoise.cost._expression.expression import ZERO, Expression
 
+_Label: TypeAlias = str | tuple[str, ...]
 _MEASURES = {
     "flops": "flops",
     "matmul_flops": "matmul",
@@ -27,31 +29,31 @@ _SIZE = 1024  # of every name, where parts are put in order
 
 
 @result
-class Breakdown(Mapping[str, Expression]):
+class Breakdown(Mapping[_Label, Expression]):
     """Parts of a cost, which sum to the whole; a mapping from labels to expressions.
 
     Printed, it shows the ten parts that are largest where all sizes are 1024, and the rest as one.
 
     Attributes:
-        kind: What the parts are: lines, functions, scopes, primitives or dtypes.
+        kinds: What the parts are: lines, functions, scopes, primitives or dtypes.
         measure: The field of :class:`Cost` that is divided.
-        labels: One a part, in the order of the program.
+        labels: One a part, in the order of the program; a tuple where there are several kinds.
         expressions: What each part costs.
         code: The text of each line, where the parts are lines; otherwise empty.
     """
 
-    kind: str = static_field()
+    kinds: tuple[str, ...] = static_field()
     measure: str = static_field()
-    labels: tuple[str, ...] = static_field()
+    labels: tuple[_Label, ...] = static_field()
     expressions: tuple[Expression, ...] = static_field()
     code: tuple[str, ...] = static_field()
 
-    def __getitem__(self, label: str) -> Expression:
+    def __getitem__(self, label: _Label) -> Expression:
         if label not in self.labels:
             raise KeyError(label)
         return self.expressions[self.labels.index(label)]
 
-    def __iter__(self) -> Iterator[str]:
+    def __iter__(self) -> Iterator[_Label]:
         return iter(self.labels)
 
     def __len__(self) -> int:
@@ -64,39 +66,51 @@ class Breakdown(Mapping[str, Expression]):
         shown, hidden = order[:_SHOWN], order[_SHOWN:]
         code = self.code or ("",) * len(values)
         rows = [
-            [f"  {self.labels[i]}", f"{values[i] / whole:.1%}", str(self.expressions[i]), code[i]]
+            [
+                f"  {_written(self.labels[i])}",
+                f"{values[i] / whole:.1%}",
+                str(self.expressions[i]),
+                code[i],
+            ]
             for i in shown
         ]
         if hidden:
             rest = sum(values[i] for i in hidden) / whole
             rows.append([f"  {len(hidden)} more", f"{rest:.1%}", "", ""])
-        header = [f"  {self.kind}", f"at {_SIZE}", self.measure, ""]
+        header = [f"  {_written(self.kinds)}", f"at {_SIZE}", self.measure, ""]
         return f"Breakdown\n{aligned(rows, header=header)}"
 
 
 def by(
-    whole: Sequence[tuple[Place, Work]], kind: str, measure: str, *, libraries: bool
+    whole: Sequence[tuple[Place, Work]], kinds: Sequence[str], measure: str, *, libraries: bool
 ) -> Breakdown:
     """Work by place, summed over what has the same label."""
-    label = _LABELS[choice("kind", kind, tuple(_LABELS))]
+    if not kinds:
+        raise value_error("kinds", f"must be some of {', '.join(_LABELS)}", "none")
+    labels = [_LABELS[choice("kinds", kind, tuple(_LABELS))] for kind in kinds]
     field = _MEASURES[choice("measure", measure, tuple(_MEASURES))]
-    parts: dict[str, Expression] = {}
-    code: dict[str, str] = {}
+    parts: dict[_Label, Expression] = {}
+    code: dict[_Label, str] = {}
     for place, work in whole:
         amount = getattr(work, field)
         if amount == 0:
             continue
         frame = place.library if libraries else place.user
-        name = label(place, frame)
+        names = tuple(label(place, frame) for label in labels)
+        name = names if len(names) > 1 else names[0]
         parts[name] = parts.get(name, ZERO) + amount
-        code[name] = linecache.getline(frame.file, frame.line).strip() if kind == "line" else ""
+        code[name] = linecache.getline(frame.file, frame.line).strip()
     return Breakdown(
-        kind=kind,
+        kinds=tuple(kinds),
         measure=measure,
         labels=tuple(parts),
         expressions=tuple(parts.values()),
-        code=tuple(code.values()) if kind == "line" else (),
+        code=tuple(code.values()) if "line" in kinds else (),
     )
+
+
+def _written(label: _Label) -> str:
+    return label if isinstance(label, str) else " · ".join(label)
 
 
 def _file(frame: Frame) -> str:

@@ -13,6 +13,9 @@ from equipoise.plot._attention import (
 from equipoise.plot._cost import (
     cost_curves,
 )
+from equipoise.plot._cost_tree import (
+    cost_tree,
+)
 from equipoise.plot._games import (
     critical_steps,
     eigenvalue_paths,
@@ -56,6 +59,7 @@ __all__ = [  # noqa: RUF022
     "latent_map",
     "image_grid",
     "cost_curves",
+    "cost_tree",
     "COLORS",
     "styled",
     "new_axes",
