@@ -1,4 +1,4 @@
-"""What the guide says of compilation: programs that JAX keeps on disk are found by the next process."""
+"""What the guide says of compilation: the next process finds programs that are kept on disk."""
 
 import os
 import subprocess
