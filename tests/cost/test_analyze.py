@@ -332,10 +332,11 @@ def test_analyze_says_which_operation_needs_numbers():
     def branch_on_size(x):
         return x if x.shape[0] > 3 else -x
 
-    with pytest.raises(ValueError, match=r"at `return x if x.shape\[0\] > 3 else -x`") as caught:
+    with pytest.raises(ValueError, match=r"\d: `return x if x.shape\[0\] > 3 else -x`") as caught:
         cost.analyze(branch_on_size, "f32[n]")
     assert "With numbers for sizes it works" in str(caught.value)
     assert cost.analyze(branch_on_size, "f32[5]").flops == 0
+    assert cost.analyze(branch_on_size, "f32[n]", constraints=("n >= 4",)).flops == 0
 
 
 def test_analyze_leaves_mistakes_of_the_function_alone():
@@ -407,3 +408,73 @@ def test_analyze_counts_a_kernel_once_for_each_point_of_its_grid():
 def test_analyze_takes_small_dtypes_by_name(dtype):
     found = cost.analyze(lambda x: x.astype(jnp.float32), f"{dtype}[n,d]")
     assert str(found.input_bytes) == "d*n"
+
+
+def momentum_step(params, memory, gradient):
+    memory = 0.9 * memory + gradient
+    return params - 0.1 * memory, memory
+
+
+def write(cache, row):
+    return lax.dynamic_update_slice(cache, row, (5, 0))
+
+
+STEP = ("f32[n,d]",) * 3
+ARRAYS = [jax.ShapeDtypeStruct((300, 200), jnp.float32)] * 3
+
+
+@pytest.mark.parametrize("donate", [0, (1,), (0, 1)])
+def test_donated_arguments_are_written_over(donate):
+    kept = cost.analyze(momentum_step, *STEP)
+    freed = cost.analyze(momentum_step, *STEP, donate=donate)
+    assert freed.flops == kept.flops
+    assert freed.peak_bytes <= kept.peak_bytes
+    compiled = jax.jit(momentum_step, donate_argnums=donate).lower(*ARRAYS).compile()
+    memory = compiled.memory_analysis()
+    # Without the table of pointers to the two results.
+    results = memory.output_size_in_bytes - 2 * 8 - memory.alias_size_in_bytes
+    least = memory.argument_size_in_bytes + results
+    # What XLA needs at least, and one temporary more, which it fuses away.
+    assert least <= freed.peak_bytes.evaluate(n=300, d=200) <= least + 4 * 300 * 200
+
+
+def test_a_donated_cache_is_not_copied():
+    kept = cost.analyze(write, "f32[s,d]", "f32[1,d]")
+    freed = cost.analyze(write, "f32[s,d]", "f32[1,d]", donate=0)
+    assert str(kept.peak_bytes) == "8*d*s + 4*d"
+    assert str(freed.peak_bytes) == "4*d*s + 4*d"
+
+
+def test_donation_is_refused_where_nothing_can_take_the_place():
+    with pytest.raises(ValueError, match=r"donate.*numbers of arguments: from 0 to 1; got int 2"):
+        cost.analyze(write, "f32[s,d]", "f32[1,d]", donate=2)
+    with pytest.raises(ValueError, match=r"args\[1\] of shape \(1, d\) and dtype float32"):
+        cost.analyze(write, "f32[s,d]", "f32[1,d]", donate=(0, 1))
+    with pytest.raises(ValueError, match=r"args\[2\] of shape \(n, d\)"):
+        cost.analyze(momentum_step, *STEP, donate=(0, 1, 2))
+    with pytest.raises(TypeError, match="`donate` must hold the numbers of arguments"):
+        cost.analyze(write, "f32[s,d]", "f32[1,d]", donate=(True,))
+
+
+def test_the_remedy_for_a_size_that_is_divided_works():
+    def heads(x):
+        return x.reshape(x.shape[0], 8, -1) * 2
+
+    with pytest.raises(ValueError, match=r"`return x.reshape\(.*as in 'f32\[8\*"):
+        cost.analyze(heads, "f32[n,d]")
+    assert str(cost.analyze(heads, "f32[n,8*d]").flops) == "8*d*n"
+
+
+@pytest.mark.parametrize(
+    ("line", "advice"),
+    [
+        (lambda x: np.tanh(x), "call jax.numpy"),
+        (lambda x: x if x.sum() > 0 else -x, "jnp.where or jax.lax.cond"),
+        (lambda x: x * float(x[0]), "jnp.where or jax.lax.cond"),
+        (lambda x: jnp.zeros(3)[: int(x[0])], "jnp.where or jax.lax.cond"),
+    ],
+)
+def test_analyze_names_the_line_that_wants_values(line, advice):
+    place = rf"line {line.__code__.co_firstlineno} of test_analyze.py: `\(lambda x"
+    with pytest.raises(ValueError, match=rf"values are not known; .*{place}.*{advice}"):
+        cost.analyze(line, "f32[3]")

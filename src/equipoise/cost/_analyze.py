@@ -17,7 +17,7 @@ from equipoise.cost._count.walk import Ledger, walk_whole
 from equipoise.cost._count.work import Work
 from equipoise.cost._expression.expression import Expression, from_terms
 from equipoise.cost._expression.extremes import largest
-from equipoise.cost._program.arguments import structures
+from equipoise.cost._program.arguments import donated, structures
 from equipoise.cost._program.sizes import array_bytes, size_names, total_bytes
 from equipoise.cost._program.trace import Function, Pullback, forward, trace, with_numbers
 
@@ -86,6 +86,7 @@ class Cost:
 def analyze(
     fn: Function,
     *args: PyTree,
+    donate: int | Sequence[int] = (),
     trips: Sequence[int | str | Expression] = (),
     constraints: Sequence[str] = (),
 ) -> Cost:
@@ -104,6 +105,8 @@ def analyze(
         args: Arrays, :class:`jax.ShapeDtypeStruct`, or strings such as ``"f32[n,d]"``,
             ``"i32[8,2*n]"`` and ``"bf16[]"``, or pytrees of those. A name means the same size in
             all of them. Only shapes and dtypes are read.
+        donate: Numbers of the arguments whose memory the results may take over, as
+            ``donate_argnums`` of :func:`jax.jit`. Each array in them is freed after its last use.
         trips: Iterations of the ``while`` loops in the order of the program: numbers, names or
             expressions. Those not stated become the sizes ``trips_1``, ``trips_2``, ...
         constraints: What may be taken for granted of the sizes, in JAX's notation, such as
@@ -114,8 +117,9 @@ def analyze(
         largest of its branches in each measure; code whose result is not used counts nothing.
 
     Raises:
-        ValueError: If a string does not parse or a size in it is not positive, or if the function
-            cannot be traced with named sizes; the message names the operation.
+        ValueError: If a string does not parse or a size in it is not positive, if no result has
+            the shape and dtype of an array that is donated, or if the function cannot be traced
+            with named sizes; the message names the operation.
         TypeError: If an argument is neither an array nor a shape.
 
     Cost: One trace and one walk, whatever the sizes; milliseconds for each hundred equations.
@@ -136,7 +140,7 @@ def analyze(
     shapes = structures(args, constraints)
     ledger = ledger_of(trip_counts(trips))
     program = trace(fn, shapes).program
-    walked = walk_whole(program, ledger)
+    walked = walk_whole(program, ledger, donated(donate, shapes, program))
     residual = _residual_bytes(fn, shapes, ledger)
     return summary(walked, ledger, program, opened(program).outvars, residual)
 

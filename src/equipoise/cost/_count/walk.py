@@ -81,13 +81,12 @@ def walk(
     )
 
 
-def walk_whole(program: Program, ledger: Ledger) -> Walked:
-    """The walk over a whole program, whose arguments belong to the caller."""
+def walk_whole(program: Program, ledger: Ledger, donated: Sequence[bool] | None = None) -> Walked:
+    """The walk over a whole program, whose arguments belong to the caller unless donated."""
     body = opened(program)
     inputs, results = len(body.invars), len(body.outvars)
-    return walk(
-        body, ledger, [AT_START] * inputs, [None] * inputs, [False] * inputs, [True] * results
-    )
+    dying = [False] * inputs if donated is None else donated
+    return walk(body, ledger, [AT_START] * inputs, [None] * inputs, dying, [True] * results)
 
 
 def primitive(operands: Operands, ledger: Ledger) -> Walked:

@@ -3,6 +3,7 @@
 import contextlib
 import linecache
 import os
+import textwrap
 from collections.abc import Callable, Sequence
 from typing import NamedTuple, TypeAlias
 
@@ -16,9 +17,15 @@ from equipoise.cost._program.sizes import size_of, structure
 
 # Sizes for a second trace with numbers: all different, with a common factor for heads and blocks.
 _STEP = 24
+_LONGEST = 80  # characters of a line of code that an error quotes
 _STANDARD_LIBRARY = os.path.dirname(contextlib.__file__) + "/contextlib"
 
 
+_WANTS_VALUES = (
+    jax.errors.TracerArrayConversionError,
+    jax.errors.TracerIntegerConversionError,
+    jax.errors.ConcretizationTypeError,  # booleans among them
+)
 Function: TypeAlias = Callable[..., PyTree]
 # From cotangents of the results to those of the arguments; a pytree of what it keeps.
 Pullback: TypeAlias = Callable[[list[Array]], PyTree]
@@ -35,6 +42,16 @@ def trace(fn: Function, args: Sequence[PyTree]) -> _Traced:
     """The program of a function, with the sizes of its arguments as they are named."""
     try:
         return _Traced(*jax.make_jaxpr(fn, return_shape=True)(*args))
+    except _WANTS_VALUES as error:
+        to_numpy = isinstance(error, jax.errors.TracerArrayConversionError)
+        raise value_error(
+            "fn",
+            "must compute with arrays whose values are not known",
+            f"{type(error).__name__} at {_place(error)}",
+            "NumPy reads values: call jax.numpy there."
+            if to_numpy
+            else "Use jnp.where or jax.lax.cond for what depends on values, or close over them.",
+        ) from error
     except Exception as error:
         sizes, numbers = with_numbers(args)
         if not sizes or not _is_traceable(fn, numbers):
@@ -43,8 +60,9 @@ def trace(fn: Function, args: Sequence[PyTree]) -> _Traced:
             "fn",
             "must be traceable with named sizes",
             f"{type(error).__name__} at {_place(error)}: {_reason(error)}",
-            f"With numbers for sizes it works: give numbers for {', '.join(sizes)}, or state what "
-            f"holds, as in constraints=('mod({next(iter(sizes))}, 2) == 0',).",
+            f"With numbers for sizes it works: give numbers for {', '.join(sizes)}; or write a "
+            f"size that is divided there as a multiple, as in 'f32[8*{next(iter(sizes))}]', or "
+            f"state what holds, as in constraints=('{next(iter(sizes))} >= 4',).",
         ) from error
 
 
@@ -78,7 +96,10 @@ def _place(error: Exception) -> str:
         path = step.tb_frame.f_code.co_filename
         if not any(part in path for part in ("/jax/", "/equipoise/cost/", _STANDARD_LIBRARY)):
             line = linecache.getline(path, step.tb_lineno).strip()
-            place = f"`{line or step.tb_frame.f_code.co_name}`"
+            code = textwrap.shorten(
+                line or step.tb_frame.f_code.co_name, _LONGEST, placeholder=" …"
+            )
+            place = f"line {step.tb_lineno} of {os.path.basename(path)}: `{code}`"
         step = step.tb_next
     return place
 
