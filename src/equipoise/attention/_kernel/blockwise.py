@@ -1,18 +1,19 @@
 """Attention by blocks: the forward loop, and its derivative of any order."""
 
 import dataclasses
+from typing import TypeAlias
 
 import jax
 import jax.numpy as jnp
-from jax import lax
+import numpy as np
 
 from equipoise._jax.zeros import is_zero
 from equipoise._types import Array, PyTree
 from equipoise.attention._kernel.fused import Kernel
-from equipoise.attention._kernel.grid import Grid, Place, Schedule
+from equipoise.attention._kernel.grid import Axes, Grid, Place, Schedule
 from equipoise.attention._kernel.loop import walk, zero_like_all
 from equipoise.attention._kernel.problem import Problem
-from equipoise.attention._kernel.schedule import any_of_batch, grid_of, schedule_of
+from equipoise.attention._kernel.schedule import grid_of, schedule_of
 from equipoise.attention._kernel.scores import both, dropout, scores
 from equipoise.attention._kernel.tangent import (
     BY_ROW,
@@ -23,6 +24,9 @@ from equipoise.attention._kernel.tangent import (
     tangent,
     times_value,
 )
+
+_Totals: TypeAlias = tuple[Array, Array]
+_Carry: TypeAlias = tuple[Array, Array, Array]
 
 
 def blockwise(
@@ -70,44 +74,44 @@ def _attend_jvp(
 _attend.defjvp(_attend_jvp, symbolic_zeros=True)
 
 
-def _forward(problem: Problem, schedule: Schedule, grid: Grid) -> tuple[Array, Array]:
+def _forward(problem: Problem, schedule: Schedule, grid: Grid) -> _Totals:
     """Streams keys past each block of rows with a running maximum."""
     b, t, _, k, g = problem.sizes
     e, dtype = problem.value.shape[-1], problem.dtype
     leaves, structure = jax.tree.flatten(problem)
     zero = zero_like_all((*leaves, *schedule), dtype)
+    # For each key 0, or NaN if its value is not finite.
+    broken = jnp.sum((problem.value - problem.value).astype(dtype), axis=-1)
 
-    def start(_: tuple[Array, Array]) -> tuple[Array, Array, Array]:
+    def start(_: _Totals) -> _Carry:
+        # A maximum that is finite from the start: beside it what is -inf has weight 0.
         shape = (b, grid.head_block * g, grid.row_block)
-        return (
-            jnp.broadcast_to(zero - jnp.inf, shape),
-            jnp.broadcast_to(zero, shape),
-            jnp.broadcast_to(zero, (*shape, e)),
-        )
+        lowest = jnp.broadcast_to(zero + np.finfo(dtype).min, shape)
+        return lowest, jnp.broadcast_to(zero, shape), jnp.broadcast_to(zero, (*shape, e))
 
-    def update(
-        carry: tuple[Array, Array, Array], place: Place, blocks: list[Array]
-    ) -> tuple[Array, Array, Array]:
+    def update(carry: _Carry, place: Place, blocks: list[Array]) -> _Carry:
         top, total, acc = carry
+        *blocks, broken = blocks
         block = block_of(jax.tree.unflatten(structure, blocks), place, grid)
+        value = block.problem.value
         score, allowed = scores(block)
         allowed = both(allowed, overlap(place, block, grid, of_rows=False))
         if allowed is not None:
-            score = jnp.where(allowed, score, -jnp.inf)
-        peak = jnp.maximum(top, jnp.max(score, axis=-1))
-        finite = jnp.where(jnp.isneginf(peak), 0, peak)
-        weight = jnp.exp(score - finite[..., None])
-        shrink = jnp.exp(top - finite)
+            # A weight of 0 times NaN is NaN: the value counts as 0, and who may read it is NaN.
+            whole = jnp.repeat(jnp.swapaxes(broken, 1, 2), g, axis=1)[:, :, None] == 0
+            score = jnp.where(allowed, jnp.where(whole, score, jnp.nan), -jnp.inf)
+            value = clean(value)
+        # The maximum so far enters the block, whose own is then the new one.
+        peak = jnp.max(jnp.maximum(score, top[..., None]), axis=-1)
+        weight = jnp.exp(score - peak[..., None])
+        shrink = jnp.exp(top - peak)
         total = total * shrink + jnp.sum(weight, axis=-1)
         factor = dropout(block)
         if factor is not None:
             weight = weight * factor
-        acc = acc * shrink[..., None] + _weighted(weight, allowed, block.problem.value)
-        return peak, total, acc
+        return peak, total, acc * shrink[..., None] + times_value(weight, value)
 
-    def finish(
-        totals: tuple[Array, Array], carry: tuple[Array, Array, Array], rows: Place
-    ) -> tuple[Array, Array]:
+    def finish(totals: _Totals, carry: _Carry, rows: Place) -> _Totals:
         top, total, acc = carry
         empty = total == 0
         safe = jnp.where(empty, 1, total)
@@ -119,25 +123,5 @@ def _forward(problem: Problem, schedule: Schedule, grid: Grid) -> tuple[Array, A
         )
 
     totals = jnp.broadcast_to(zero, (b, t, k * g, e)), jnp.broadcast_to(zero, (b, t, k * g))
-    axes = leaf_axes(problem)
-    return walk(grid, schedule, leaves, axes, totals, start=start, update=update, finish=finish)
-
-
-def _weighted(weight: Array, allowed: Array | None, value: Array) -> Array:
-    """The weighted sum of values; what is not finite counts only where it may be read."""
-    if allowed is None:
-        return times_value(weight, value)
-
-    def exact(weight: Array, value: Array) -> Array:
-        reads = jnp.broadcast_to(allowed, weight.shape).astype(weight.dtype)
-        out = times_value(weight, clean(value))
-        for test, result in (
-            (jnp.isnan, jnp.nan),
-            (jnp.isposinf, jnp.inf),
-            (jnp.isneginf, -jnp.inf),
-        ):
-            out = out + jnp.where(times_value(reads, test(value)) > 0, result, 0).astype(out.dtype)
-        return out
-
-    broken = any_of_batch(~jnp.isfinite(jnp.max(jnp.abs(value))))
-    return lax.cond(broken, exact, times_value, weight, value)
+    arrays, axes = [*leaves, broken], [*leaf_axes(problem), Axes(head=2, key=1)]
+    return walk(grid, schedule, arrays, axes, totals, start=start, update=update, finish=finish)

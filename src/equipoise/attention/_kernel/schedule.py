@@ -11,10 +11,10 @@ from equipoise.attention._masks.mask import Extent, Flags, Mask
 
 # Blocks are long enough for XLA on CPU to share out their products between cores; what is held at
 # once, over batch and heads, is at most so many scores.
-_BLOCK, _SMALLEST, _SCORES = 512, 128, 2**24
+_BLOCK, _SMALLEST, _LONGEST, _SCORES = 512, 128, 4096, 2**24
 # On CPU a product of one head is shared out between cores, and products of several heads go one
 # after another: heads are taken together only while their scores are few enough to stay in cache.
-_IN_CACHE = 2**19
+_SHARED, _IN_CACHE = 2**20, 2**19
 
 
 def grid_of(problem: Problem, block_size: int | None) -> Grid:
@@ -23,16 +23,19 @@ def grid_of(problem: Problem, block_size: int | None) -> Grid:
     on_cpu = jax.default_backend() == "cpu"
     row_block = key_block = block_size or _BLOCK
     if block_size is None:
-        # Where no block is skipped, long ones waste nothing and pass over the sums less often.
-        row_block *= 4 if on_cpu and problem.mask is None else 1
+        if on_cpu and problem.mask is None:
+            # Where no block is skipped, all keys at once waste nothing and need no loop.
+            key_block = min(s, _LONGEST)
+            row_block = max(_SMALLEST, _SHARED // key_block)
         together = b * g * (1 if on_cpu else k)
         while key_block > _SMALLEST and row_block * key_block * together > _SCORES:
             row_block, key_block = row_block // 2, key_block // 2
     row_block, key_block = _fitted(t, row_block), _fitted(s, key_block)
     head_block = k
     if on_cpu:
-        limit = max(_IN_CACHE // (b * g * row_block * key_block), 1)
-        head_block = max(n for n in range(1, k + 1) if k % n == 0 and n <= limit)
+        most = _IN_CACHE // (b * g * row_block * key_block)
+        if most < k:
+            head_block = max(n for n in range(1, k) if k % n == 0 and n <= max(most // 2, 1))
     return Grid(k, t, s, head_block, row_block, key_block)
 
 
