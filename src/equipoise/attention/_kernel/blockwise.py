@@ -10,10 +10,10 @@ import numpy as np
 from equipoise._jax.zeros import is_zero
 from equipoise._types import Array, PyTree
 from equipoise.attention._kernel.fused import Kernel
-from equipoise.attention._kernel.grid import Axes, Grid, Place, Schedule
+from equipoise.attention._kernel.grid import Grid, Place, Schedule
 from equipoise.attention._kernel.loop import walk, zero_like_all
 from equipoise.attention._kernel.problem import Problem
-from equipoise.attention._kernel.schedule import grid_of, schedule_of
+from equipoise.attention._kernel.schedule import grid_of, grid_of_values, schedule_of
 from equipoise.attention._kernel.scores import both, dropout, scores
 from equipoise.attention._kernel.tangent import (
     BY_ROW,
@@ -26,12 +26,11 @@ from equipoise.attention._kernel.tangent import (
 )
 
 _Totals: TypeAlias = tuple[Array, Array]
+_Schedules: TypeAlias = tuple[Schedule, Schedule]
 _Carry: TypeAlias = tuple[Array, Array, Array]
 
 
-def blockwise(
-    problem: Problem, block_size: int | None, kernel: Kernel | None = None
-) -> tuple[Array, Array]:
+def blockwise(problem: Problem, block_size: int | None, kernel: Kernel | None = None) -> _Totals:
     """(o, lse) with o (b, t, n, e) and lse (b, t, n) in the dtype of sums.
 
     A kernel gives the value of o where nothing is differentiated; lse is then not to be used.
@@ -43,32 +42,35 @@ def blockwise(
         out = jnp.broadcast_to(zero, (*shape, problem.value.shape[-1]))
         return out, jnp.broadcast_to(zero - jnp.inf, shape)
     grid = grid_of(problem, block_size)
-    schedule = schedule_of(problem, grid)
-    problem = dataclasses.replace(problem, sinks=None).as_arrays()
-    return _attend(problem, schedule, _Static(grid, kernel))
+    static = _Static(grid, grid_of_values(problem, grid, block_size), kernel)
+    schedules = schedule_of(problem, grid), schedule_of(problem, static.values)
+    return _attend(dataclasses.replace(problem, sinks=None).as_arrays(), schedules, static)
 
 
 @jax.tree_util.register_static
 @dataclasses.dataclass(frozen=True)
 class _Static:
+    """The grids of derivatives and of values, and what else may give the values."""
+
     grid: Grid
-    kernel: Kernel | None = None
+    values: Grid
+    kernel: Kernel | None
 
 
 @jax.custom_jvp
-def _attend(problem: Problem, schedule: Schedule, static: _Static) -> tuple[Array, Array]:
+def _attend(problem: Problem, schedules: _Schedules, static: _Static) -> _Totals:
     if static.kernel is not None:
         return static.kernel(problem)
-    return _forward(problem, schedule, static.grid)
+    return _forward(problem, schedules[1], static.values)
 
 
 def _attend_jvp(
-    primals: tuple[Problem, Schedule, _Static], tangents: tuple[PyTree, PyTree, PyTree]
-) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
-    problem, schedule, static = primals
-    out, lse = _attend(problem, schedule, _Static(static.grid))
+    primals: tuple[Problem, _Schedules, _Static], tangents: tuple[PyTree, PyTree, PyTree]
+) -> tuple[_Totals, _Totals]:
+    problem, schedules, static = primals
+    out, lse = _attend(problem, schedules, dataclasses.replace(static, kernel=None))
     directions = [None if is_zero(x) else x for x in jax.tree.leaves(tangents[0], is_leaf=is_zero)]
-    return (out, lse), tangent(problem, schedule, static.grid, out, lse, directions)
+    return (out, lse), tangent(problem, schedules[0], static.grid, out, lse, directions)
 
 
 _attend.defjvp(_attend_jvp, symbolic_zeros=True)
@@ -78,10 +80,10 @@ def _forward(problem: Problem, schedule: Schedule, grid: Grid) -> _Totals:
     """Streams keys past each block of rows with a running maximum."""
     b, t, _, k, g = problem.sizes
     e, dtype = problem.value.shape[-1], problem.dtype
+    masks = problem.mask, problem.allowed, problem.bias, problem.score_fn
+    masked = any(x is not None for x in masks) or grid.keys % grid.key_block > 0
     leaves, structure = jax.tree.flatten(problem)
     zero = zero_like_all((*leaves, *schedule), dtype)
-    # For each key 0, or NaN if its value is not finite.
-    broken = jnp.sum((problem.value - problem.value).astype(dtype), axis=-1)
 
     def start(_: _Totals) -> _Carry:
         # A maximum that is finite from the start: beside it what is -inf has weight 0.
@@ -91,25 +93,20 @@ def _forward(problem: Problem, schedule: Schedule, grid: Grid) -> _Totals:
 
     def update(carry: _Carry, place: Place, blocks: list[Array]) -> _Carry:
         top, total, acc = carry
-        *blocks, broken = blocks
-        block = block_of(jax.tree.unflatten(structure, blocks), place, grid)
-        value = block.problem.value
+        part = jax.tree.unflatten(structure, blocks)
+        block = block_of(_readable(part) if masked else part, place, grid)
         score, allowed = scores(block)
         allowed = both(allowed, overlap(place, block, grid, of_rows=False))
         if allowed is not None:
-            # A weight of 0 times NaN is NaN: the value counts as 0, and who may read it is NaN.
-            whole = jnp.repeat(jnp.swapaxes(broken, 1, 2), g, axis=1)[:, :, None] == 0
-            score = jnp.where(allowed, jnp.where(whole, score, jnp.nan), -jnp.inf)
-            value = clean(value)
-        # The maximum so far enters the block, whose own is then the new one.
-        peak = jnp.max(jnp.maximum(score, top[..., None]), axis=-1)
+            score = jnp.where(allowed, score, -jnp.inf)
+        peak = jnp.maximum(top, jnp.max(score, axis=-1))
         weight = jnp.exp(score - peak[..., None])
         shrink = jnp.exp(top - peak)
         total = total * shrink + jnp.sum(weight, axis=-1)
         factor = dropout(block)
         if factor is not None:
             weight = weight * factor
-        return peak, total, acc * shrink[..., None] + times_value(weight, value)
+        return peak, total, acc * shrink[..., None] + times_value(weight, block.problem.value)
 
     def finish(totals: _Totals, carry: _Carry, rows: Place) -> _Totals:
         top, total, acc = carry
@@ -123,5 +120,15 @@ def _forward(problem: Problem, schedule: Schedule, grid: Grid) -> _Totals:
         )
 
     totals = jnp.broadcast_to(zero, (b, t, k * g, e)), jnp.broadcast_to(zero, (b, t, k * g))
-    arrays, axes = [*leaves, broken], [*leaf_axes(problem), Axes(head=2, key=1)]
-    return walk(grid, schedule, arrays, axes, totals, start=start, update=update, finish=finish)
+    axes = leaf_axes(problem)
+    return walk(grid, schedule, leaves, axes, totals, start=start, update=update, finish=finish)
+
+
+def _readable(problem: Problem) -> Problem:
+    """The problem with finite values; a key whose value was not is NaN, as is who may read it.
+
+    What a masked value holds reaches nothing then: a weight of 0 times NaN would be NaN.
+    """
+    key, value = problem.key, problem.value
+    broken = jnp.sum(value - value, axis=-1, keepdims=True)
+    return dataclasses.replace(problem, key=key + broken, value=clean(value))

@@ -14,7 +14,7 @@ from equipoise.attention._masks.mask import Extent, Flags, Mask
 _BLOCK, _SMALLEST, _LONGEST, _SCORES = 512, 128, 4096, 2**24
 # On CPU a product of one head is shared out between cores, and products of several heads go one
 # after another: heads are taken together only while their scores are few enough to stay in cache.
-_SHARED, _IN_CACHE = 2**20, 2**19
+_IN_CACHE = 2**19
 
 
 def grid_of(problem: Problem, block_size: int | None) -> Grid:
@@ -23,10 +23,8 @@ def grid_of(problem: Problem, block_size: int | None) -> Grid:
     on_cpu = jax.default_backend() == "cpu"
     row_block = key_block = block_size or _BLOCK
     if block_size is None:
-        if on_cpu and problem.mask is None:
-            # Where no block is skipped, all keys at once waste nothing and need no loop.
-            key_block = min(s, _LONGEST)
-            row_block = max(_SMALLEST, _SHARED // key_block)
+        # Where no block is skipped, long ones waste nothing and pass over the sums less often.
+        row_block *= 4 if on_cpu and problem.mask is None else 1
         together = b * g * (1 if on_cpu else k)
         while key_block > _SMALLEST and row_block * key_block * together > _SCORES:
             row_block, key_block = row_block // 2, key_block // 2
@@ -37,6 +35,20 @@ def grid_of(problem: Problem, block_size: int | None) -> Grid:
         if most < k:
             head_block = max(n for n in range(1, k) if k % n == 0 and n <= max(most // 2, 1))
     return Grid(k, t, s, head_block, row_block, key_block)
+
+
+def grid_of_values(problem: Problem, grid: Grid, block_size: int | None) -> Grid:
+    """Blocks with as many scores but more keys, for values where no block is skipped.
+
+    Then no loop over keys remains at common lengths. Derivatives, which add to the keys too, gain
+    nothing, nor do accelerators.
+    """
+    if block_size is not None or problem.mask is not None or jax.default_backend() != "cpu":
+        return grid
+    scores = grid.row_block * grid.key_block
+    key_block = _fitted(grid.keys, max(grid.key_block, min(_LONGEST, scores // _SMALLEST)))
+    row_block = _fitted(grid.rows, max(scores // key_block, 1))
+    return grid._replace(row_block=row_block, key_block=key_block)
 
 
 def _fitted(length: int, block_size: int) -> int:

@@ -19,11 +19,11 @@ def scores(block: Block) -> tuple[Array, Array | None]:
     problem = block.problem
     b, t, s, k, g = problem.sizes
     dtype = problem.dtype
-    query = jnp.swapaxes(problem.query.astype(dtype), 1, 2)
+    query = jnp.swapaxes(problem.query.astype(dtype) * problem.scale, 1, 2)
     key = jnp.swapaxes(problem.key.astype(dtype), 1, 2)
     # Query heads that share a key head are further rows of one product.
     score = jnp.einsum("bkrh,bksh->bkrs", query.reshape(b, k, g * t, -1), key)
-    score = score.reshape(b, k * g, t, s) * problem.scale
+    score = score.reshape(b, k * g, t, s)
     at = indices(block)
     allowed = problem.allowed
     if problem.mask is not None:
@@ -42,7 +42,9 @@ def scores(block: Block) -> tuple[Array, Array | None]:
         score = problem.soft_cap * jnp.tanh(score / problem.soft_cap)
     if problem.score_fn is not None:
         scalars = (score, at.batch, at.head, at.query, at.key)
-        score = problem.score_fn(problem.captured, scalars).astype(dtype)
+        # What the function makes of NaN must not hide it.
+        found = problem.score_fn(problem.captured, scalars).astype(dtype)
+        score = jnp.where(jnp.isnan(score), score, found)
         reached = ~jnp.isneginf(score)
         score = jnp.where(reached, score, 0)
         allowed = both(allowed, reached)
