@@ -1,6 +1,7 @@
 """Attention by blocks: the forward loop, and its derivative of any order."""
 
 import dataclasses
+import functools
 from typing import TypeAlias
 
 import jax
@@ -76,8 +77,9 @@ def _attend_jvp(
 _attend.defjvp(_attend_jvp, symbolic_zeros=True)
 
 
+@functools.partial(jax.jit, static_argnames="grid", inline=True)
 def _forward(problem: Problem, schedule: Schedule, grid: Grid) -> _Totals:
-    """Streams keys past each block of rows with a running maximum."""
+    """Streams keys past each block of rows with a running maximum; one program where eager."""
     b, t, _, k, g = problem.sizes
     e, dtype = problem.value.shape[-1], problem.dtype
     masks = problem.mask, problem.allowed, problem.bias, problem.score_fn

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from equipoise._types import Array
+from equipoise._types import Array, PyTree
 from equipoise.attention._kernel.grid import Grid, Schedule
 from equipoise.attention._kernel.problem import Problem
 from equipoise.attention._masks.mask import Extent, Flags, Mask
@@ -72,8 +72,10 @@ def schedule_of(problem: Problem, grid: Grid) -> Schedule:
         found = _possible(problem.mask, problem.offset, grid) & possible[None]
         possible = found.any(axis=0)  # type: ignore[assignment]
     if isinstance(possible, np.ndarray):
-        first = np.argsort(~possible, axis=1, kind="stable")
-        return Schedule(jnp.asarray(first, jnp.int32), jnp.asarray(possible.sum(1), jnp.int32))
+        # Arrays of NumPy, so that no program makes them.
+        first: PyTree = np.argsort(~possible, axis=1, kind="stable").astype(np.int32)
+        counts: PyTree = possible.sum(axis=1, dtype=np.int32)
+        return Schedule(first, counts)
     possible = any_of_batch(possible)
     order = jnp.argsort(~possible, axis=1, stable=True).astype(jnp.int32)
     return Schedule(order, possible.sum(axis=1, dtype=jnp.int32))
