@@ -11,7 +11,7 @@ import numpy as np
 from equipoise._jax.zeros import is_zero
 from equipoise._types import Array, PyTree
 from equipoise.attention._kernel.fused import Kernel
-from equipoise.attention._kernel.grid import Grid, Place, Schedule
+from equipoise.attention._kernel.grid import Axes, Grid, Place, Schedule
 from equipoise.attention._kernel.loop import walk, zero_like_all
 from equipoise.attention._kernel.problem import Problem
 from equipoise.attention._kernel.schedule import grid_of, grid_of_values, schedule_of
@@ -86,6 +86,8 @@ def _forward(problem: Problem, schedule: Schedule, grid: Grid) -> _Totals:
     masked = any(x is not None for x in masks) or grid.keys % grid.key_block > 0
     leaves, structure = jax.tree.flatten(problem)
     zero = zero_like_all((*leaves, *schedule), dtype)
+    # For each key 0, or NaN if its value is not finite.
+    broken = jnp.sum(problem.value - problem.value, axis=-1, keepdims=True)
 
     def start(_: _Totals) -> _Carry:
         # A maximum that is finite from the start: beside it what is -inf has weight 0.
@@ -95,8 +97,13 @@ def _forward(problem: Problem, schedule: Schedule, grid: Grid) -> _Totals:
 
     def update(carry: _Carry, place: Place, blocks: list[Array]) -> _Carry:
         top, total, acc = carry
+        *blocks, broken = blocks
         part = jax.tree.unflatten(structure, blocks)
-        block = block_of(_readable(part) if masked else part, place, grid)
+        if masked:
+            # A masked value must reach nothing, and 0 times NaN is NaN: it counts as 0, and its key
+            # is NaN, which reaches the scores of those alone who may read it.
+            part = dataclasses.replace(part, key=part.key + broken, value=clean(part.value))
+        block = block_of(part, place, grid)
         score, allowed = scores(block)
         allowed = both(allowed, overlap(place, block, grid, of_rows=False))
         if allowed is not None:
@@ -122,15 +129,5 @@ def _forward(problem: Problem, schedule: Schedule, grid: Grid) -> _Totals:
         )
 
     totals = jnp.broadcast_to(zero, (b, t, k * g, e)), jnp.broadcast_to(zero, (b, t, k * g))
-    axes = leaf_axes(problem)
-    return walk(grid, schedule, leaves, axes, totals, start=start, update=update, finish=finish)
-
-
-def _readable(problem: Problem) -> Problem:
-    """The problem with finite values; a key whose value was not is NaN, as is who may read it.
-
-    What a masked value holds reaches nothing then: a weight of 0 times NaN would be NaN.
-    """
-    key, value = problem.key, problem.value
-    broken = jnp.sum(value - value, axis=-1, keepdims=True)
-    return dataclasses.replace(problem, key=key + broken, value=clean(value))
+    arrays, axes = [*leaves, broken], [*leaf_axes(problem), Axes(head=2, key=1)]
+    return walk(grid, schedule, arrays, axes, totals, start=start, update=update, finish=finish)
