@@ -1,17 +1,19 @@
 """Attention by blocks: the forward loop, and its derivative of any order."""
 
 import dataclasses
+import functools
+from typing import TypeAlias
 
 import jax
 import jax.numpy as jnp
-from jax import lax
+import numpy as np
 
 from equipoise._jax.zeros import is_zero
 from equipoise._types import Array, PyTree
-from equipoise.attention._kernel.grid import Grid, Place, Schedule
+from equipoise.attention._kernel.grid import Axes, Grid, Place, Schedule
 from equipoise.attention._kernel.loop import walk, zero_like_all
 from equipoise.attention._kernel.problem import Problem
-from equipoise.attention._kernel.schedule import any_of_batch, grid_of, schedule_of
+from equipoise.attention._kernel.schedule import grid_of, grid_of_values, schedule_of
 from equipoise.attention._kernel.scores import both, dropout, scores
 from equipoise.attention._kernel.tangent import (
     BY_ROW,
@@ -23,8 +25,12 @@ from equipoise.attention._kernel.tangent import (
     times_value,
 )
 
+_Totals: TypeAlias = tuple[Array, Array]
+_Schedules: TypeAlias = tuple[Schedule, Schedule]
+_Carry: TypeAlias = tuple[Array, Array, Array]
 
-def blockwise(problem: Problem, block_size: int | None) -> tuple[Array, Array]:
+
+def blockwise(problem: Problem, block_size: int | None) -> _Totals:
     """(o, lse) with o (b, t, n, e) and lse (b, t, n) in the dtype of sums."""
     b, t, s, k, g = problem.sizes
     if 0 in (b, t, s, g):
@@ -33,72 +39,78 @@ def blockwise(problem: Problem, block_size: int | None) -> tuple[Array, Array]:
         out = jnp.broadcast_to(zero, (*shape, problem.value.shape[-1]))
         return out, jnp.broadcast_to(zero - jnp.inf, shape)
     grid = grid_of(problem, block_size)
-    schedule = schedule_of(problem, grid)
-    problem = dataclasses.replace(problem, sinks=None).as_arrays()
-    return _attend(problem, schedule, _Static(grid))
+    static = _Static(grid, grid_of_values(problem, grid, block_size))
+    schedules = schedule_of(problem, grid), schedule_of(problem, static.values)
+    return _attend(dataclasses.replace(problem, sinks=None).as_arrays(), schedules, static)
 
 
 @jax.tree_util.register_static
 @dataclasses.dataclass(frozen=True)
 class _Static:
+    """The grids of derivatives and of values."""
+
     grid: Grid
+    values: Grid
 
 
 @jax.custom_jvp
-def _attend(problem: Problem, schedule: Schedule, static: _Static) -> tuple[Array, Array]:
-    return _forward(problem, schedule, static.grid)
+def _attend(problem: Problem, schedules: _Schedules, static: _Static) -> _Totals:
+    return _forward(problem, schedules[1], static.values)
 
 
 def _attend_jvp(
-    primals: tuple[Problem, Schedule, _Static], tangents: tuple[PyTree, PyTree, PyTree]
-) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
-    problem, schedule, static = primals
-    out, lse = _attend(problem, schedule, static)
+    primals: tuple[Problem, _Schedules, _Static], tangents: tuple[PyTree, PyTree, PyTree]
+) -> tuple[_Totals, _Totals]:
+    problem, schedules, static = primals
+    out, lse = _attend(problem, schedules, static)
     directions = [None if is_zero(x) else x for x in jax.tree.leaves(tangents[0], is_leaf=is_zero)]
-    return (out, lse), tangent(problem, schedule, static.grid, out, lse, directions)
+    return (out, lse), tangent(problem, schedules[0], static.grid, out, lse, directions)
 
 
 _attend.defjvp(_attend_jvp, symbolic_zeros=True)
 
 
-def _forward(problem: Problem, schedule: Schedule, grid: Grid) -> tuple[Array, Array]:
-    """Streams keys past each block of rows with a running maximum."""
+@functools.partial(jax.jit, static_argnames="grid", inline=True)
+def _forward(problem: Problem, schedule: Schedule, grid: Grid) -> _Totals:
+    """Streams keys past each block of rows with a running maximum; one program where eager."""
     b, t, _, k, g = problem.sizes
     e, dtype = problem.value.shape[-1], problem.dtype
+    masks = problem.mask, problem.allowed, problem.bias, problem.score_fn
+    masked = any(x is not None for x in masks) or grid.keys % grid.key_block > 0
     leaves, structure = jax.tree.flatten(problem)
     zero = zero_like_all((*leaves, *schedule), dtype)
+    # For each key 0, or NaN if its value is not finite.
+    broken = jnp.sum(problem.value - problem.value, axis=-1, keepdims=True)
 
-    def start(_: tuple[Array, Array]) -> tuple[Array, Array, Array]:
+    def start(_: _Totals) -> _Carry:
+        # A maximum that is finite from the start: beside it what is -inf has weight 0.
         shape = (b, grid.head_block * g, grid.row_block)
-        return (
-            jnp.broadcast_to(zero - jnp.inf, shape),
-            jnp.broadcast_to(zero, shape),
-            jnp.broadcast_to(zero, (*shape, e)),
-        )
+        lowest = jnp.broadcast_to(zero + np.finfo(dtype).min, shape)
+        return lowest, jnp.broadcast_to(zero, shape), jnp.broadcast_to(zero, (*shape, e))
 
-    def update(
-        carry: tuple[Array, Array, Array], place: Place, blocks: list[Array]
-    ) -> tuple[Array, Array, Array]:
+    def update(carry: _Carry, place: Place, blocks: list[Array]) -> _Carry:
         top, total, acc = carry
-        block = block_of(jax.tree.unflatten(structure, blocks), place, grid)
+        *blocks, broken = blocks
+        part = jax.tree.unflatten(structure, blocks)
+        if masked:
+            # A masked value must reach nothing, and 0 times NaN is NaN: it counts as 0, and its key
+            # is NaN, which reaches the scores of those alone who may read it.
+            part = dataclasses.replace(part, key=part.key + broken, value=clean(part.value))
+        block = block_of(part, place, grid)
         score, allowed = scores(block)
         allowed = both(allowed, overlap(place, block, grid, of_rows=False))
         if allowed is not None:
             score = jnp.where(allowed, score, -jnp.inf)
         peak = jnp.maximum(top, jnp.max(score, axis=-1))
-        finite = jnp.where(jnp.isneginf(peak), 0, peak)
-        weight = jnp.exp(score - finite[..., None])
-        shrink = jnp.exp(top - finite)
+        weight = jnp.exp(score - peak[..., None])
+        shrink = jnp.exp(top - peak)
         total = total * shrink + jnp.sum(weight, axis=-1)
         factor = dropout(block)
         if factor is not None:
             weight = weight * factor
-        acc = acc * shrink[..., None] + _weighted(weight, allowed, block.problem.value)
-        return peak, total, acc
+        return peak, total, acc * shrink[..., None] + times_value(weight, block.problem.value)
 
-    def finish(
-        totals: tuple[Array, Array], carry: tuple[Array, Array, Array], rows: Place
-    ) -> tuple[Array, Array]:
+    def finish(totals: _Totals, carry: _Carry, rows: Place) -> _Totals:
         top, total, acc = carry
         empty = total == 0
         safe = jnp.where(empty, 1, total)
@@ -110,25 +122,5 @@ def _forward(problem: Problem, schedule: Schedule, grid: Grid) -> tuple[Array, A
         )
 
     totals = jnp.broadcast_to(zero, (b, t, k * g, e)), jnp.broadcast_to(zero, (b, t, k * g))
-    axes = leaf_axes(problem)
-    return walk(grid, schedule, leaves, axes, totals, start=start, update=update, finish=finish)
-
-
-def _weighted(weight: Array, allowed: Array | None, value: Array) -> Array:
-    """The weighted sum of values; what is not finite counts only where it may be read."""
-    if allowed is None:
-        return times_value(weight, value)
-
-    def exact(weight: Array, value: Array) -> Array:
-        reads = jnp.broadcast_to(allowed, weight.shape).astype(weight.dtype)
-        out = times_value(weight, clean(value))
-        for test, result in (
-            (jnp.isnan, jnp.nan),
-            (jnp.isposinf, jnp.inf),
-            (jnp.isneginf, -jnp.inf),
-        ):
-            out = out + jnp.where(times_value(reads, test(value)) > 0, result, 0).astype(out.dtype)
-        return out
-
-    broken = any_of_batch(~jnp.isfinite(jnp.max(jnp.abs(value))))
-    return lax.cond(broken, exact, times_value, weight, value)
+    arrays, axes = [*leaves, broken], [*leaf_axes(problem), Axes(head=2, key=1)]
+    return walk(grid, schedule, arrays, axes, totals, start=start, update=update, finish=finish)

@@ -2,7 +2,6 @@
 
 from typing import NamedTuple, TypeAlias
 
-import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
@@ -69,39 +68,43 @@ class Grid(NamedTuple):
 
     def read(self, x: Array, axes: Axes, place: Place) -> Array:
         """The block of an array at a place."""
-        if axes == Axes():
+        size = self.shape(x.shape, axes)
+        if size == x.shape:
             return x
         corner = self._corner(x, axes, place)
-        return lax.dynamic_slice(x, corner, self.shape(x.shape, axes))
+        return lax.dynamic_slice(x, corner, size, allow_negative_indices=False)
 
     def write(self, x: Array, block: Array, axes: Axes, place: Place) -> Array:
         """The array with this block at a place."""
-        return lax.dynamic_update_slice(x, block, self._corner(x, axes, place))
+        if block.shape == x.shape:
+            return block
+        corner = self._corner(x, axes, place)
+        return lax.dynamic_update_slice(x, block, corner, allow_negative_indices=False)
 
     def _corner(self, x: Array, axes: Axes, place: Place) -> list[Index]:
         start: list[Index] = [np.int32(0)] * x.ndim
         if axes.head is not None:
-            start[axes.head] = place.head * (x.shape[axes.head] // self.heads)
+            start[axes.head] = place.head * np.int32(x.shape[axes.head] // self.heads)
         if axes.row is not None:
             start[axes.row] = place.row_start
         if axes.key is not None:
             start[axes.key] = place.key_start
         return start
 
-    def rows_at(self, i: Array) -> Place:
-        """The place of the i-th block of heads and rows, heads outermost; keys are not set."""
-        blocks = -(-self.rows // self.row_block)
-        i = jnp.asarray(i, jnp.int32)
-        first = i % blocks * self.row_block
-        start = jnp.minimum(first, self.rows - self.row_block)
-        return Place(i // blocks * self.head_block, start, first, np.int32(0), np.int32(0))
+    def place(self, head: Index, row: Index, key: Index) -> Place:
+        """Where the block lies that is so many blocks of heads, rows and keys from the first."""
+        row_first, row_start = _start(row, self.row_block, self.rows)
+        key_first, key_start = _start(key, self.key_block, self.keys)
+        head = head * np.int32(self.head_block)
+        return Place(head, row_start, row_first, key_start, key_first)
 
-    def keys_at(self, place: Place, block: Array) -> Place:
-        """The same heads and rows with a block of keys."""
-        first = block * self.key_block
-        return place._replace(
-            key_start=jnp.minimum(first, self.keys - self.key_block), key_first=first
-        )
+
+def _start(number: Index, block: int, length: int) -> tuple[Index, Index]:
+    """(first index, first index read) of a block; the last one is moved back to fit."""
+    first = number * np.int32(block)
+    if length % block == 0:
+        return first, first
+    return first, lax.min(first, np.int32(length - block))
 
 
 class Schedule(NamedTuple):

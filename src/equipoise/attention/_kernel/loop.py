@@ -1,5 +1,6 @@
 """The one loop over the blocks of a schedule: rows outside, with a carry along their keys."""
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
@@ -9,7 +10,7 @@ import numpy as np
 from jax import lax
 
 from equipoise._types import Array
-from equipoise.attention._kernel.grid import Axes, Grid, Place, Schedule
+from equipoise.attention._kernel.grid import Axes, Grid, Index, Place, Schedule
 
 _Totals = TypeVar("_Totals")
 _Carry = TypeVar("_Carry")
@@ -34,44 +35,54 @@ def walk(
     """
     num_rows, most = schedule.order.shape
 
-    def row_block(i: Array, totals: _Totals) -> _Totals:
-        rows = grid.rows_at(i)
+    def cut(place: Place, *, keys: bool) -> Callable[[Array, Axes], Array]:
         # What runs over keys is read pair by pair, anything else once for the rows.
-        held = [
-            grid.read(x, a, rows) if a.key is None else x for x, a in zip(arrays, axes, strict=True)
-        ]
-        entry = i % num_rows
+        return lambda x, a: grid.read(x, a, place) if (a.key is not None) == keys else x
 
-        def pair(p: Array, carry: _Carry) -> _Carry:
-            place = grid.keys_at(rows, schedule.order[entry, jnp.asarray(p, jnp.int32)])
-            blocks = [
-                x if a.key is None else grid.read(x, a, place)
-                for x, a in zip(held, axes, strict=True)
-            ]
-            return update(carry, place, blocks)
+    def row_block(head: Index, row: Index, totals: _Totals) -> _Totals:
+        rows = grid.place(head, row, _ZERO)
+        held = list(map(cut(rows, keys=False), arrays, axes))
 
-        carry = _repeat(schedule.counts[entry], pair, start(totals), most=most)
-        return finish(totals, carry, rows)
+        def pair(i: Index, carry: _Carry) -> _Carry:
+            place = grid.place(head, row, _entry(schedule.order, row, i))
+            return update(carry, place, list(map(cut(place, keys=True), held, axes)))
 
-    steps = grid.head_blocks * num_rows
-    return _repeat(steps, row_block, totals, most=steps)
+        count = _entry(schedule.counts, row)
+        return finish(totals, _repeat(count, pair, start(totals), most=most), rows)
+
+    def heads(head: Index, totals: _Totals) -> _Totals:
+        return _repeat(num_rows, functools.partial(row_block, head), totals, most=num_rows)
+
+    return _repeat(grid.head_blocks, heads, totals, most=grid.head_blocks)
+
+
+def _entry(table: Array, *index: Index) -> Array:
+    """An entry of a table, whose indices are known to lie within it."""
+    size = (1,) * len(index)
+    return lax.dynamic_slice(table, index, size, allow_negative_indices=False).reshape(())
 
 
 def _repeat(
-    count: int | Array, body: Callable[[Array, _Carry], _Carry], carry: _Carry, *, most: int
+    count: int | Array, body: Callable[[Index, _Carry], _Carry], carry: _Carry, *, most: int
 ) -> _Carry:
     """The carry after ``body(i, carry)`` for i < count ≤ most; without a loop where most is 1.
 
     A single block may be computed though nothing in it is allowed: it adds zeros.
     """
     if most == 1:
-        return body(_ZERO, carry)  # type: ignore[arg-type]
-    return lax.fori_loop(_ZERO, jnp.asarray(count, jnp.int32), body, carry)
+        return body(_ZERO, carry)
+
+    def step(i: Array, carry: _Carry) -> _Carry:
+        return body(lax.convert_element_type(i, jnp.int32), carry)
+
+    return lax.fori_loop(_ZERO, jnp.asarray(count, jnp.int32), step, carry)
 
 
 def zero_like_all(arrays: Sequence[Array], dtype: jnp.dtype) -> Array:
     """A scalar zero that varies over the mesh axes that any of the arrays varies over."""
     total = jnp.zeros((), dtype)
+    if not jax.sharding.get_abstract_mesh().manual_axes:
+        return total  # nothing varies outside of shard_map
     for x in arrays:
         if x.ndim and not jnp.issubdtype(x.dtype, jax.dtypes.extended):
             empty = lax.slice_in_dim(x, 0, 0, axis=0)

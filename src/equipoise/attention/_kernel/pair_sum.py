@@ -72,6 +72,8 @@ def _with_operands(program: ClosedProgram) -> ClosedProgram:
     """The program with its constants as operands, after the numbers of the place."""
     captured, avals = constants(program), program.in_avals
     count = len(captured)
+    if not count:
+        return program
 
     def run(*args: Array) -> Sequence[Array]:
         place, consts, blocks = args[:_PLACE], args[_PLACE : _PLACE + count], args[_PLACE + count :]
@@ -85,39 +87,28 @@ def _evaluate(
 ) -> list[Array]:
     axes, outputs, grid = layout
     nothing = {o.dtype: zero_like_all((order, *arrays), o.dtype) for o in outputs}
-    # What belongs to the rows alone gathers in a block, and is written once.
-    gathers = [o.axes.row is not None and o.axes.key is None for o in outputs]
-
-    def zeros(shape: tuple[int, ...], dtype: jnp.dtype) -> Array:
-        return jnp.broadcast_to(nothing[dtype], shape)
 
     def add(total: Array, part: Array, a: Axes, place: Place) -> Array:
-        if a == Axes():
-            return total + part
         return grid.write(total, grid.read(total, a, place) + part, a, place)
 
-    def start(totals: list[Array]) -> list[Array]:
-        return [
-            zeros(grid.shape(o.shape, o.axes), o.dtype) if own else total
-            for total, o, own in zip(totals, outputs, gathers, strict=True)
-        ]
-
-    def update(carry: list[Array], place: Place, blocks: list[Array]) -> list[Array]:
+    def update(totals: list[Array], place: Place, blocks: list[Array]) -> list[Array]:
         parts = evaluate(body, *place, *blocks)
         return [
-            total + part if own else add(total, part, o.axes, place)
-            for total, part, o, own in zip(carry, parts, outputs, gathers, strict=True)
+            add(total, part, o.axes, place)
+            for total, part, o in zip(totals, parts, outputs, strict=True)
         ]
 
-    def finish(totals: list[Array], carry: list[Array], rows: Place) -> list[Array]:
-        return [
-            add(total, part, o.axes, rows) if own else part
-            for total, part, o, own in zip(totals, carry, outputs, gathers, strict=True)
-        ]
-
-    totals = [zeros(o.shape, o.dtype) for o in outputs]
-    schedule = Schedule(order, counts)
-    return walk(grid, schedule, arrays, axes, totals, start=start, update=update, finish=finish)
+    totals = [jnp.broadcast_to(nothing[o.dtype], o.shape) for o in outputs]
+    return walk(
+        grid,
+        Schedule(order, counts),
+        arrays,
+        axes,
+        totals,
+        start=lambda totals: totals,
+        update=update,
+        finish=lambda _, totals, __: totals,
+    )
 
 
 def _abstract(

@@ -5,8 +5,10 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax.typing import DTypeLike
 
-from equipoise._types import Array, record, static_field
+from equipoise._types import Array, PyTree, record, static_field
 from equipoise.attention._kernel.grid import Index
 from equipoise.attention._masks.functions import Hoisted
 from equipoise.attention._masks.mask import Indices, Mask
@@ -69,9 +71,16 @@ class Problem:
         """The problem with nothing but arrays for leaves, to trace and to differentiate."""
         return dataclasses.replace(
             self,
-            scale=jnp.asarray(self.scale, self.dtype),
-            offset=jnp.asarray(self.offset, jnp.int32).reshape(-1),
+            scale=_array(self.scale, self.dtype),
+            offset=_array(self.offset, jnp.int32).reshape(-1),
         )
+
+
+def _array(number: float | Array, dtype: DTypeLike) -> Array:
+    """The number as an array: of NumPy where it is known, so that no program makes it."""
+    known = isinstance(number, (int, float))
+    found: PyTree = np.asarray(number, dtype) if known else jnp.asarray(number, dtype)
+    return found
 
 
 class Block(NamedTuple):

@@ -4,14 +4,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from equipoise._types import Array
+from equipoise._types import Array, PyTree
 from equipoise.attention._kernel.grid import Grid, Schedule
 from equipoise.attention._kernel.problem import Problem
 from equipoise.attention._masks.mask import Extent, Flags, Mask
 
 # Blocks are long enough for XLA on CPU to share out their products between cores; what is held at
 # once, over batch and heads, is at most so many scores.
-_BLOCK, _SMALLEST, _SCORES = 512, 128, 2**24
+_BLOCK, _SMALLEST, _LONGEST, _SCORES = 512, 128, 4096, 2**24
 # On CPU a product of one head is shared out between cores, and products of several heads go one
 # after another: heads are taken together only while their scores are few enough to stay in cache.
 _IN_CACHE = 2**19
@@ -31,9 +31,24 @@ def grid_of(problem: Problem, block_size: int | None) -> Grid:
     row_block, key_block = _fitted(t, row_block), _fitted(s, key_block)
     head_block = k
     if on_cpu:
-        limit = max(_IN_CACHE // (b * g * row_block * key_block), 1)
-        head_block = max(n for n in range(1, k + 1) if k % n == 0 and n <= limit)
+        most = _IN_CACHE // (b * g * row_block * key_block)
+        if most < k:
+            head_block = max(n for n in range(1, k) if k % n == 0 and n <= max(most // 2, 1))
     return Grid(k, t, s, head_block, row_block, key_block)
+
+
+def grid_of_values(problem: Problem, grid: Grid, block_size: int | None) -> Grid:
+    """Blocks with as many scores but more keys, for values where no block is skipped.
+
+    Then no loop over keys remains at common lengths. Derivatives, which add to the keys too, gain
+    nothing, nor do accelerators.
+    """
+    if block_size is not None or problem.mask is not None or jax.default_backend() != "cpu":
+        return grid
+    scores = grid.row_block * grid.key_block
+    key_block = _fitted(grid.keys, max(grid.key_block, min(_LONGEST, scores // _SMALLEST)))
+    row_block = _fitted(grid.rows, max(scores // key_block, 1))
+    return grid._replace(row_block=row_block, key_block=key_block)
 
 
 def _fitted(length: int, block_size: int) -> int:
@@ -57,8 +72,10 @@ def schedule_of(problem: Problem, grid: Grid) -> Schedule:
         found = _possible(problem.mask, problem.offset, grid) & possible[None]
         possible = found.any(axis=0)  # type: ignore[assignment]
     if isinstance(possible, np.ndarray):
-        first = np.argsort(~possible, axis=1, kind="stable")
-        return Schedule(jnp.asarray(first, jnp.int32), jnp.asarray(possible.sum(1), jnp.int32))
+        # Arrays of NumPy, so that no program makes them.
+        first: PyTree = np.argsort(~possible, axis=1, kind="stable").astype(np.int32)
+        counts: PyTree = possible.sum(axis=1, dtype=np.int32)
+        return Schedule(first, counts)
     possible = any_of_batch(possible)
     order = jnp.argsort(~possible, axis=1, stable=True).astype(jnp.int32)
     return Schedule(order, possible.sum(axis=1, dtype=jnp.int32))

@@ -42,7 +42,9 @@ def scores(block: Block) -> tuple[Array, Array | None]:
         score = problem.soft_cap * jnp.tanh(score / problem.soft_cap)
     if problem.score_fn is not None:
         scalars = (score, at.batch, at.head, at.query, at.key)
-        score = problem.score_fn(problem.captured, scalars).astype(dtype)
+        # What the function makes of NaN must not hide it.
+        found = problem.score_fn(problem.captured, scalars).astype(dtype)
+        score = jnp.where(jnp.isnan(score), score, found)
         reached = ~jnp.isneginf(score)
         score = jnp.where(reached, score, 0)
         allowed = both(allowed, reached)

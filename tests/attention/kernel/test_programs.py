@@ -1,0 +1,155 @@
+"""Programs are few and small: counted, since time would depend on the machine."""
+
+import pathlib
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from equipoise import attention
+from equipoise.attention._kernel import blockwise as _blockwise
+from equipoise.attention._kernel import tangent as _tangent
+
+ROOT = pathlib.Path(__file__).parents[3]
+H = 4
+# Length and size of blocks.
+SIZES = {"one block": (16, None), "many blocks": (64, 16)}
+
+
+def arrays(length, heads=2):
+    return [np.ones((1, length, heads, H), np.float32)] * 3
+
+
+def orders(block_size, **options):
+    def f(q, k, v):
+        return attention.dot_product_attention(q, k, v, block_size=block_size, **options)
+
+    gradient = jax.grad(lambda *a: jnp.sum(f(*a) ** 2), (0, 1, 2))
+    return f, gradient, lambda *a: jax.jvp(gradient, a, a)[1]
+
+
+@pytest.fixture
+def compilations():
+    """The names of the programs that are compiled meanwhile."""
+    found = []
+
+    def listen(event, _, **about):
+        if event == "/jax/core/compile/backend_compile_duration":
+            found.append(about.get("fun_name"))
+
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    jax.clear_caches()
+    yield found
+    jax.monitoring.clear_event_listeners()
+
+
+@pytest.mark.parametrize("is_causal", [False, True])
+@pytest.mark.parametrize("size", SIZES)
+def test_dot_product_attention_called_eagerly_is_one_program(compilations, size, is_causal):
+    length, block_size = SIZES[size]
+    x = jax.device_put(arrays(length)[0])
+    attention.dot_product_attention(x, x, x, is_causal=is_causal, block_size=block_size)
+    assert len(compilations) == 1, compilations
+
+
+@pytest.mark.parametrize("is_causal", [False, True])
+@pytest.mark.parametrize("size", SIZES)
+def test_dot_product_attention_has_each_product_once(monkeypatch, size, is_causal):
+    """q·k and w·v; in the gradient also q·k again, g·v, and one for each of q, k and v."""
+    monkeypatch.setattr(_blockwise, "grid_of_values", lambda _, grid, __: grid)
+    length, block_size = SIZES[size]
+    loops = []
+    for function, products in zip(orders(block_size, is_causal=is_causal), (2, 7, 22), strict=True):
+        text = jax.jit(function).lower(*arrays(length)).as_text()
+        assert text.count("stablehlo.dot_general") == products
+        # No branch, which would hold a body in two forms.
+        assert not text.count("stablehlo.case")
+        assert not text.count("stablehlo.if")
+        loops.append(text.count("stablehlo.while"))
+    # Over rows and keys, as the heads of so few scores go together.
+    assert loops == ([0, 0, 0] if size == "one block" else [2, 4, 6])
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_dot_product_attention_traces_its_body_once_an_order(monkeypatch, size):
+    traced = []
+    for module in (_blockwise, _tangent):
+
+        def counted(block, original=module.scores):
+            traced.append(block)
+            return original(block)
+
+        monkeypatch.setattr(module, "scores", counted)
+    length, block_size = SIZES[size]
+    for order, function in enumerate(orders(block_size, is_causal=True)):
+        jax.clear_caches()
+        traced.clear()
+        jax.jit(function).lower(*arrays(length))
+        # That of values, and one tangent an order; transposes and tangents of it reuse its program.
+        assert len(traced) == order + 1
+
+
+def test_dot_product_attention_has_no_loop_over_keys_where_nothing_is_masked():
+    x = jax.ShapeDtypeStruct((1, 4096, 8, H), jnp.float32)
+    loops = {
+        is_causal: jax.jit(orders(None, is_causal=is_causal)[0])
+        .lower(x, x, x)
+        .as_text()
+        .count("stablehlo.while")
+        for is_causal in (False, True)
+    }
+    assert loops == {False: 2, True: 3}
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_dot_product_attention_row_that_reads_what_is_not_finite_is_nan(size, bad):
+    """Of the value of one channel, whatever a function makes of the scores."""
+    length, block_size = SIZES[size]
+    q, k, v = arrays(length)
+    broken = v.copy()
+    broken[0, length // 2, 1, 2] = bad
+    for score_fn in (None, lambda s, b, h, q, k: jnp.zeros_like(s)):
+        attend = orders(block_size, is_causal=True, score_fn=score_fn)[0]
+        out = np.asarray(attend(q, k, broken))
+        assert np.isnan(out[:, length // 2 :, 1]).all()
+        np.testing.assert_array_equal(out[:, :, 0], attend(q, k, v)[:, :, 0])
+        first = slice(None), slice(length // 2)
+        np.testing.assert_array_equal(out[first], attend(q, k, v)[first])
+
+
+SHARDED = """
+import re
+import jax, jax.numpy as jnp
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+from equipoise import attention
+
+mesh = jax.make_mesh((8,), ("d",), axis_types=(AxisType.Auto,))
+for spec in (PartitionSpec("d"), PartitionSpec(None, None, "d")):
+    x = jax.ShapeDtypeStruct((8, 64, 8, 4), jnp.float32, sharding=NamedSharding(mesh, spec))
+    attend = lambda q, k, v: attention.dot_product_attention(q, k, v, is_causal=True, block_size=16)
+    gradient = jax.grad(lambda *a: jnp.sum(a[3] * attend(*a[:3])), (0, 1, 2))
+    programs = (jax.jit(attend).lower(x, x, x), jax.jit(gradient).lower(x, x, x, x))
+    for order, program in enumerate(programs):
+        text = program.compile().as_text()
+        found = re.findall(r"all-reduce|all-gather|all-to-all|collective-permute", text)
+        print(spec, order, found)
+        assert "while" in text
+        assert not found
+"""
+
+
+@pytest.mark.slow
+def test_dot_product_attention_sharded_by_batch_or_heads_communicates_nothing():
+    script = "import os\nos.environ['XLA_FLAGS'] = '--xla_force_host_platform_device_count=8'\n"
+    done = subprocess.run(
+        [sys.executable, "-c", script + SHARDED],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
