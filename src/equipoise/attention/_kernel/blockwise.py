@@ -79,8 +79,8 @@ def _forward(problem: Problem, schedule: Schedule, grid: Grid) -> _Totals:
     masked = any(x is not None for x in masks) or grid.keys % grid.key_block > 0
     leaves, structure = jax.tree.flatten(problem)
     zero = zero_like_all((*leaves, *schedule), dtype)
-    # For each key 0, or NaN if its value is not finite.
-    broken = jnp.sum(problem.value - problem.value, axis=-1, keepdims=True)
+    # Several blocks of rows meet a key again and again; a single one, only those that it reads.
+    several = schedule.order.shape[0] > 1
 
     def start(_: _Totals) -> _Carry:
         # A maximum that is finite from the start: beside it what is -inf has weight 0.
@@ -90,9 +90,9 @@ def _forward(problem: Problem, schedule: Schedule, grid: Grid) -> _Totals:
 
     def update(carry: _Carry, place: Place, blocks: list[Array]) -> _Carry:
         top, total, acc = carry
-        *blocks, broken = blocks
-        part = jax.tree.unflatten(structure, blocks)
+        part = jax.tree.unflatten(structure, blocks[: len(leaves)])
         if masked:
+            broken = blocks[-1] if several else _broken(part.value)
             # A masked value must reach nothing, and 0 times NaN is NaN: it counts as 0, and its key
             # is NaN, which reaches the scores of those alone who may read it.
             part = dataclasses.replace(part, key=part.key + broken, value=clean(part.value))
@@ -122,5 +122,12 @@ def _forward(problem: Problem, schedule: Schedule, grid: Grid) -> _Totals:
         )
 
     totals = jnp.broadcast_to(zero, (b, t, k * g, e)), jnp.broadcast_to(zero, (b, t, k * g))
-    arrays, axes = [*leaves, broken], [*leaf_axes(problem), Axes(head=2, key=1)]
+    arrays, axes = leaves, leaf_axes(problem)
+    if masked and several:
+        arrays, axes = [*arrays, _broken(problem.value)], [*axes, Axes(head=2, key=1)]
     return walk(grid, schedule, arrays, axes, totals, start=start, update=update, finish=finish)
+
+
+def _broken(value: Array) -> Array:
+    """For each key 0, or NaN if its value is not finite."""
+    return jnp.sum(value - value, axis=-1, keepdims=True)
