@@ -18,9 +18,7 @@ rotary_embedding = compiled(attention.rotary_embedding)
 def test_rotary_embedding_matches_complex_rotation(rng, interleaved, size):
     x = rng.normal(size=(6, 2, 8))
     positions = np.array([0, 3, 1, 50, 7, 1000])
-    y = rotary_embedding(
-        x, positions, base=500.0, rotary_size=size, interleaved=interleaved
-    )
+    y = rotary_embedding(x, positions, base=500.0, rotary_size=size, interleaved=interleaved)
     expected = sequence.rotary(x, positions, 500.0, size or 8, interleaved=interleaved)
     # Angles up to 1000 carry their own rounding.
     np.testing.assert_allclose(y, expected, atol=1000 * 8 * EPS)
@@ -32,8 +30,7 @@ def test_rotary_embedding_keeps_norms_and_sees_only_differences(rng, interleaved
 
     def products(offset):
         turned = (
-            rotary_embedding(jnp.asarray(x), offset=offset, interleaved=interleaved)
-            for x in (q, k)
+            rotary_embedding(jnp.asarray(x), offset=offset, interleaved=interleaved) for x in (q, k)
         )
         return jnp.einsum("btnh,bsnh->bnts", *turned)
 
