@@ -111,7 +111,7 @@ def test_dot_product_attention_matches_definition_at_second_order(name):
 
 @pytest.mark.slow
 def test_dot_product_attention_gradients_match_finite_differences():
-    function = functools.partial(run, PROBLEMS["bias"], None)
+    function = jax.jit(functools.partial(run, PROBLEMS["bias"], None))
     check_grads(function, ARRAYS, order=2, modes=["fwd", "rev"])
 
 
@@ -169,10 +169,10 @@ def test_dot_product_attention_gradient_of_vmap_is_sum_of_gradients():
     def total(q):
         return jnp.sum(jnp.sin(jax.vmap(f, in_axes=(None, 0))(q, ids)))
 
-    one = jax.grad(lambda q, i: jnp.sum(jnp.sin(f(q, i))))
+    one = jax.jit(jax.grad(lambda q, i: jnp.sum(jnp.sin(f(q, i)))))
     query = QUERY[0]
     np.testing.assert_allclose(
-        jax.grad(total)(query), one(query, ids[0]) + one(query, ids[1]), **CLOSE
+        jax.jit(jax.grad(total))(query), one(query, ids[0]) + one(query, ids[1]), **CLOSE
     )
 
 
