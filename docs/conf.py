@@ -1,10 +1,17 @@
 """Sphinx configuration; built by ``sphinx-build -W --keep-going -n docs docs/_build/html``."""
 
 import importlib
+import importlib.metadata
 import inspect
+import os
 import pathlib
 import re
 import sys
+
+# Most of the gallery's time is compilation, and the older emitters need a third less of it; later
+# versions of jaxlib no longer have them, and abort where they meet an unknown flag.
+if importlib.metadata.version("jaxlib").startswith(("0.9.", "0.10.")):
+    os.environ.setdefault("XLA_FLAGS", "--xla_cpu_use_fusion_emitters=false")
 
 import jax
 from sphinx.pycode import ModuleAnalyzer

@@ -25,6 +25,7 @@ from tests.attention.problems import (
     T,
     normal,
 )
+from tests.compiled import compiled
 from tests.oracles.attention import attend
 
 ARRAYS = (QUERY, KEY, VALUE)
@@ -110,7 +111,7 @@ def test_dot_product_attention_matches_definition_at_second_order(name):
 
 @pytest.mark.slow
 def test_dot_product_attention_gradients_match_finite_differences():
-    function = functools.partial(run, PROBLEMS["bias"], None)
+    function = jax.jit(functools.partial(run, PROBLEMS["bias"], None))
     check_grads(function, ARRAYS, order=2, modes=["fwd", "rev"])
 
 
@@ -168,10 +169,10 @@ def test_dot_product_attention_gradient_of_vmap_is_sum_of_gradients():
     def total(q):
         return jnp.sum(jnp.sin(jax.vmap(f, in_axes=(None, 0))(q, ids)))
 
-    one = jax.grad(lambda q, i: jnp.sum(jnp.sin(f(q, i))))
+    one = jax.jit(jax.grad(lambda q, i: jnp.sum(jnp.sin(f(q, i)))))
     query = QUERY[0]
     np.testing.assert_allclose(
-        jax.grad(total)(query), one(query, ids[0]) + one(query, ids[1]), **CLOSE
+        jax.jit(jax.grad(total))(query), one(query, ids[0]) + one(query, ids[1]), **CLOSE
     )
 
 
@@ -184,8 +185,10 @@ def test_dot_product_attention_matches_jax_nn():
         {"local_window_size": (3, 2)},
         {"scale": 0.3, "bias": jnp.asarray(normal(N, T, S), jnp.float32)},
     ):
-        actual = attention.dot_product_attention(*arguments, **options, return_residual=True)
-        wanted = jax.nn.dot_product_attention(*arguments, **options, return_residual=True)
+        actual, wanted = (
+            compiled(function)(*arguments, **options, return_residual=True)
+            for function in (attention.dot_product_attention, jax.nn.dot_product_attention)
+        )
         # float32 rounding of scores of order ten, twice.
         chex.assert_trees_all_close(actual, wanted, rtol=2e-5, atol=2e-5)
 
@@ -193,10 +196,9 @@ def test_dot_product_attention_matches_jax_nn():
 def test_dot_product_attention_of_grouped_heads_is_that_of_repeated_keys():
     key, value = (jnp.repeat(x, N // x.shape[2], axis=2) for x in (KEY, VALUE))
     options = PROBLEMS["together"] | {"return_residual": True}
+    attend = compiled(attention.dot_product_attention)
     chex.assert_trees_all_close(
-        attention.dot_product_attention(*ARRAYS, **options),
-        attention.dot_product_attention(QUERY, key, value, **options),
-        **CLOSE,
+        attend(*ARRAYS, **options), attend(QUERY, key, value, **options), **CLOSE
     )
 
 

@@ -14,6 +14,7 @@ def problem(rng):
     return rng.normal(size=4), rng.normal(size=(6, 4)), rng.normal(size=(6, 3))
 
 
+@jax.jit
 def row(q, keys, values, **options):
     return attention.dot_product_attention(
         q[None, None], keys[:, None], values[:, None], scale=1.0, return_residual=True, **options
@@ -26,15 +27,15 @@ def test_weights_are_the_derivative_of_the_log_sum_exp(problem):
     def lse(bias):
         return row(q, keys, values, bias=bias[None, None])[1][0, 0]
 
-    weights = jax.grad(lse)(jnp.zeros(6))
+    weights = jax.jit(jax.grad(lse))(jnp.zeros(6))
     np.testing.assert_allclose(weights, jax.nn.softmax(keys @ q), rtol=1e-13)
     # A tilt u·v of the scores: its derivative is the output, the second one a covariance.
     tilted = lambda u: lse(jnp.asarray(values) @ u)  # noqa: E731
-    output = jax.grad(tilted)(jnp.zeros(3))
+    output = jax.jit(jax.grad(tilted))(jnp.zeros(3))
     np.testing.assert_allclose(output, row(q, keys, values)[0][0, 0], rtol=1e-12)
     p = np.asarray(weights)
     covariance = values.T @ (np.diag(p) - np.outer(p, p)) @ values
-    np.testing.assert_allclose(jax.hessian(tilted)(jnp.zeros(3)), covariance, atol=1e-14)
+    np.testing.assert_allclose(jax.jit(jax.hessian(tilted))(jnp.zeros(3)), covariance, atol=1e-14)
 
 
 def test_weights_are_the_posterior_of_a_mixture_of_normals(problem):

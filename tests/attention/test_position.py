@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 
 from equipoise import attention
+from tests.compiled import compiled
 from tests.oracles import sequence
 
 EPS = np.finfo(np.float64).eps
+rotary_embedding = compiled(attention.rotary_embedding)
 
 
 @pytest.mark.parametrize("interleaved", [False, True])
@@ -16,9 +18,7 @@ EPS = np.finfo(np.float64).eps
 def test_rotary_embedding_matches_complex_rotation(rng, interleaved, size):
     x = rng.normal(size=(6, 2, 8))
     positions = np.array([0, 3, 1, 50, 7, 1000])
-    y = attention.rotary_embedding(
-        x, positions, base=500.0, rotary_size=size, interleaved=interleaved
-    )
+    y = rotary_embedding(x, positions, base=500.0, rotary_size=size, interleaved=interleaved)
     expected = sequence.rotary(x, positions, 500.0, size or 8, interleaved=interleaved)
     # Angles up to 1000 carry their own rounding.
     np.testing.assert_allclose(y, expected, atol=1000 * 8 * EPS)
@@ -30,40 +30,39 @@ def test_rotary_embedding_keeps_norms_and_sees_only_differences(rng, interleaved
 
     def products(offset):
         turned = (
-            attention.rotary_embedding(jnp.asarray(x), offset=offset, interleaved=interleaved)
-            for x in (q, k)
+            rotary_embedding(jnp.asarray(x), offset=offset, interleaved=interleaved) for x in (q, k)
         )
         return jnp.einsum("btnh,bsnh->bnts", *turned)
 
     np.testing.assert_allclose(products(0), products(41), atol=50 * 6 * 16 * EPS)
-    y = attention.rotary_embedding(q, interleaved=interleaved)
+    y = rotary_embedding(q, interleaved=interleaved)
     np.testing.assert_allclose(jnp.linalg.norm(y, axis=-1), np.linalg.norm(q, axis=-1), rtol=1e-14)
 
 
 def test_rotary_embedding_takes_positions_of_each_batch_entry_and_tables(rng):
     x = rng.normal(size=(2, 5, 3, 4))
     positions = rng.integers(0, 20, size=(2, 5))
-    y = attention.rotary_embedding(x, positions)
+    y = rotary_embedding(x, positions)
     for b in range(2):
-        np.testing.assert_array_equal(y[b], attention.rotary_embedding(x[b], positions[b]))
+        np.testing.assert_array_equal(y[b], rotary_embedding(x[b], positions[b]))
     tables = attention.rotary_tables(jnp.arange(20), 4)
-    np.testing.assert_array_equal(attention.rotary_embedding(x, positions, tables=tables), y)
+    np.testing.assert_array_equal(rotary_embedding(x, positions, tables=tables), y)
     np.testing.assert_array_equal(
-        attention.rotary_embedding(x[:1], jnp.array([25]), tables=tables),
-        attention.rotary_embedding(x[:1], jnp.array([19]), tables=tables),
+        rotary_embedding(x[:1], jnp.array([25]), tables=tables),
+        rotary_embedding(x[:1], jnp.array([19]), tables=tables),
     )
 
 
 def test_rotary_embedding_offset_continues_the_sequence(rng):
     x = rng.normal(size=(7, 1, 4))
-    whole = attention.rotary_embedding(x)
+    whole = rotary_embedding(x)
     step = jax.jit(lambda x, offset: attention.rotary_embedding(x, offset=offset))
     np.testing.assert_allclose(step(x[5:], 5), whole[5:], rtol=1e-13)
 
 
 def test_rotary_embedding_half_precision_computes_angles_in_single():
     x = jnp.ones((3000, 1, 2), jnp.bfloat16)
-    y = attention.rotary_embedding(x)
+    y = rotary_embedding(x)
     assert y.dtype == jnp.bfloat16
     exact = np.cos(np.arange(3000.0)) - np.sin(np.arange(3000.0))
     # bfloat16 positions would be off by 8 radians; one rounding of the result remains.

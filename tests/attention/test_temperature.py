@@ -1,13 +1,13 @@
 """Softmax at a temperature: soft maximum, entropy, and how fast weights and outputs can change."""
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from equipoise import attention
 
 
+@jax.jit
 def row(q, keys, values, tau=1.0):
     """Output and log-sum-exp of one query at temperature τ."""
     out, lse = attention.dot_product_attention(
@@ -50,11 +50,13 @@ def test_entropy_is_log_sum_exp_less_the_mean_score(problem):
 
 
 def test_softmax_jacobian_is_a_covariance_of_norm_below_half_over_the_temperature(rng):
+    @jax.jit
+    def weights(s, tau):
+        return jax.nn.softmax(s / tau), jax.jacfwd(lambda s: jax.nn.softmax(s / tau))(s)
+
     for tau in (0.2, 1.0, 5.0):
         for n in (2, 3, 8):
-            s = rng.normal(size=n)
-            p = np.asarray(jax.nn.softmax(s / tau))
-            jacobian = np.asarray(jax.jacfwd(lambda s, tau=tau: jax.nn.softmax(s / tau))(s))
+            p, jacobian = map(np.asarray, weights(rng.normal(size=n), tau))
             np.testing.assert_allclose(jacobian, (np.diag(p) - np.outer(p, p)) / tau, atol=1e-15)
             values = np.linalg.eigvalsh(jacobian)
             assert values[0] > -1e-15
@@ -67,7 +69,7 @@ def test_softmax_jacobian_is_a_covariance_of_norm_below_half_over_the_temperatur
 def test_output_moves_with_the_query_by_the_covariance_of_values_and_keys(problem):
     q, keys, values = problem
     tau = 0.6
-    jacobian = jax.jacfwd(lambda q: row(q, keys, values, tau)[0])(jnp.asarray(q))
+    jacobian = jax.jit(jax.jacfwd(lambda q: row(q, keys, values, tau)[0]))(q)
     p = np.asarray(jax.nn.softmax(keys @ q / tau))
     covariance = values.T @ (np.diag(p) - np.outer(p, p)) @ keys
     np.testing.assert_allclose(jacobian, covariance / tau, rtol=1e-12)

@@ -20,7 +20,7 @@ def band(low, high):
 
 
 def applied(layer):
-    params = layer.init(jax.random.key(4))
+    params = jax.jit(layer.init)(jax.random.key(4))
     return lambda x: layer.apply(params, x)
 
 

@@ -51,7 +51,7 @@ def test_table_sequential_operations(name):
 
 
 def applied(layer):
-    params = layer.init(jax.random.key(0))
+    params = jax.jit(layer.init)(jax.random.key(0))
     return lambda x: layer.apply(params, x)
 
 

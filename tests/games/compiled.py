@@ -1,21 +1,7 @@
-"""Public functions, each call compiled as one program: quicker than one program an operation."""
-
-import functools
-
-import jax
+"""Public functions of games, each call compiled as one program."""
 
 from equipoise import games
-
-
-def compiled(function):
-    """The function, whose arrays are constants of the program; what it raises is the same."""
-
-    @functools.wraps(function)
-    def call(*args, **options):
-        return jax.jit(lambda: function(*args, **options))()
-
-    return call
-
+from tests.compiled import compiled
 
 basins = compiled(games.basins)
 cycle = compiled(games.cycle)

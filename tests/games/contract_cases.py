@@ -53,6 +53,16 @@ def swept(x, y, c):
     ).final_distance
 
 
+LOST = {
+    "step_size": jnp.asarray(1.0),
+    "neutral_step_size": jnp.asarray(1.0),
+    "eigenvalue": jnp.asarray(1j),
+    "angle": jnp.asarray(jnp.pi / 2),
+    "kind": jnp.asarray(games.NEIMARK_SACKER),
+    "resonance": jnp.array([1, 4]),
+    "simple": jnp.asarray(True),
+    "residual": jnp.asarray(0.0),
+}
 CONSTANT = Static("an integer that stands for a verdict or a kind of loss")
 ENUM = Static("an enumeration of integers, each with a word and a sentence")
 CASES: dict = {
@@ -141,10 +151,7 @@ CASES: dict = {
         lambda: stability(quadratic(MU, SIGMA), games.simultaneous(), ORIGIN, step_size=0.3)
     ),
     "Verdict": ENUM,
-    "CONVERGES": CONSTANT,
-    "NEUTRAL": CONSTANT,
-    "DIVERGES": CONSTANT,
-    "UNDEFINED": CONSTANT,
+    **dict.fromkeys(("CONVERGES", "NEUTRAL", "DIVERGES", "UNDEFINED"), CONSTANT),
     "critical_step_size": Case(
         lambda mu, sigma: (
             games.critical_step_size(
@@ -156,18 +163,7 @@ CASES: dict = {
         why="the derivative is that of critical_step_size, whose case holds it",
         rtol=1e-11,
     ),
-    "CriticalStep": Pytree(
-        lambda: games.CriticalStep(
-            step_size=jnp.asarray(1.0),
-            neutral_step_size=jnp.asarray(1.0),
-            eigenvalue=jnp.asarray(1j),
-            angle=jnp.asarray(jnp.pi / 2),
-            kind=jnp.asarray(games.NEIMARK_SACKER),
-            resonance=jnp.array([1, 4]),
-            simple=jnp.asarray(True),
-            residual=jnp.asarray(0.0),
-        )
-    ),
+    "CriticalStep": Pytree(lambda: games.CriticalStep(**LOST)),
     "simulated_critical_step_size": Case(
         lambda mu: (
             games.simulated_critical_step_size(
@@ -185,10 +181,7 @@ CASES: dict = {
     ),
     "SimulatedCriticalStep": Pytree(lambda: games.SimulatedCriticalStep(*jnp.ones(4))),
     "Kind": ENUM,
-    "NOT_LOST": CONSTANT,
-    "FOLD": CONSTANT,
-    "FLIP": CONSTANT,
-    "NEIMARK_SACKER": CONSTANT,
+    **dict.fromkeys(("NOT_LOST", "FOLD", "FLIP", "NEIMARK_SACKER"), CONSTANT),
     "period": Case(
         lambda x, r: games.period(logistic(r), x),
         (jnp.asarray(0.3), jnp.asarray(3.2)),
@@ -244,14 +237,7 @@ CASES: dict = {
     "Comparison": Pytree(
         lambda: games.Comparison(
             names=("plain",),
-            step_size=jnp.ones(1),
-            neutral_step_size=jnp.ones(1),
-            eigenvalue=jnp.array([1j]),
-            angle=jnp.array([jnp.pi / 2]),
-            kind=jnp.array([games.NEIMARK_SACKER]),
-            resonance=jnp.array([[1, 4]]),
-            simple=jnp.array([True]),
-            residual=jnp.zeros(1),
+            **{name: value[None] for name, value in LOST.items()},
             max_step_size=jnp.asarray(3.0),
         )
     ),

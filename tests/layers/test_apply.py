@@ -33,10 +33,17 @@ ORACLES = {
 
 def drawn(layer, key):
     """Weights with biases that are not zero, so that a forgotten one shows."""
-    params = jax.jit(lambda key: layer.init(key, jnp.float64))(key)
-    keys = jax.random.split(key, len(jax.tree.leaves(params)))
-    keys = jax.tree.unflatten(jax.tree.structure(params), list(keys))
-    return jax.tree.map(lambda w, k: w + 0.3 * jax.random.normal(k, w.shape, w.dtype), params, keys)
+
+    @jax.jit
+    def draw(key):
+        params = layer.init(key, jnp.float64)
+        keys = jax.random.split(key, len(jax.tree.leaves(params)))
+        keys = jax.tree.unflatten(jax.tree.structure(params), list(keys))
+        return jax.tree.map(
+            lambda w, k: w + 0.3 * jax.random.normal(k, w.shape, w.dtype), params, keys
+        )
+
+    return draw(key)
 
 
 @pytest.mark.parametrize("name", ORACLES)
@@ -65,10 +72,10 @@ def test_apply_keeps_the_dtype(name, key):
         y = jax.jit(ALL[name].apply)(params, x)
         assert y.dtype == dtype
         exact = jax.jit(ALL[name].apply)(
-            *jax.tree.map(lambda a: a.astype(jnp.float64), (params, x))
+            *jax.tree.map(lambda a: np.asarray(a, np.float64), (params, x))
         )
         # Eight bits of mantissa and some ten roundings of values of order one in a row.
-        np.testing.assert_allclose(y.astype(jnp.float64), exact, atol=bound, rtol=bound)
+        np.testing.assert_allclose(np.asarray(y, np.float64), exact, atol=bound, rtol=bound)
 
 
 @pytest.mark.parametrize("name", ["attention_full", "linear_attention", "block"])
@@ -83,9 +90,10 @@ def test_full_attention_is_equivariant_to_permutation(name, key):
 def test_convolution_is_equivariant_to_translation(key):
     layer = ALL["convolution"]
     params, x = drawn(layer, key), jax.random.normal(key, (9, D), jnp.float64)
-    moved = jnp.concatenate([jnp.zeros((3, D)), x])
+    moved = np.concatenate([np.zeros((3, D)), x])
+    apply = jax.jit(layer.apply)
     np.testing.assert_allclose(
-        layer.apply(params, moved)[5:], layer.apply(params, x)[2:], rtol=1e-11, atol=1e-12
+        apply(params, moved)[5:], apply(params, x)[2:], rtol=1e-11, atol=1e-12
     )
 
 
@@ -106,7 +114,7 @@ def test_stack_is_its_layer_applied_again(key):
     layer = layers.feed_forward(D)
     stack = layers.stack(layer, 3)
     params, x = drawn(stack, key), jax.random.normal(key, (5, D), jnp.float64)
-    y = x
+    y, apply = x, jax.jit(layer.apply)
     for i in range(3):
-        y = layer.apply(jax.tree.map(lambda w, i=i: w[i], params), y)
-    np.testing.assert_allclose(stack.apply(params, x), y, rtol=1e-11, atol=1e-12)
+        y = apply(jax.tree.map(lambda w, i=i: np.asarray(w)[i], params), y)
+    np.testing.assert_allclose(jax.jit(stack.apply)(params, x), y, rtol=1e-11, atol=1e-12)

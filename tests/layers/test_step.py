@@ -36,8 +36,8 @@ def test_step_equals_apply(name, key):
 def test_step_has_the_gradient_of_apply(name, key):
     layer = CAUSAL[name]
     params, x = drawn(layer, key), jax.random.normal(key, (6, D), jnp.float64)
-    one = jax.grad(lambda p: jnp.sum(jnp.sin(layer.apply(p, x))))(params)
-    other = jax.grad(lambda p: jnp.sum(jnp.sin(run(layer, p, x, 6))))(params)
+    one = jax.jit(jax.grad(lambda p: jnp.sum(jnp.sin(layer.apply(p, x)))))(params)
+    other = jax.jit(jax.grad(lambda p: jnp.sum(jnp.sin(run(layer, p, x, 6)))))(params)
     for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-10)
 
