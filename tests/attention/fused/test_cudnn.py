@@ -80,11 +80,11 @@ def test_dot_product_attention_leaves_to_the_blocks_what_xla_divides_between_dev
 @pytest.fixture
 def machine(monkeypatch):
     """A machine whose CUDA device is the CPU, with stand-ins for its kernels."""
-    trial._fault.cache_clear()
+    trial.cached_fault.cache_clear()
     device = jax.devices()[0]
     monkeypatch.setattr(jax, "local_devices", lambda backend: [device])
     yield
-    trial._fault.cache_clear()
+    trial.cached_fault.cache_clear()
 
 
 def tried(arrays, options, *, backward=True):

@@ -23,11 +23,11 @@ def fault(plan: Plan, leaves: tuple[Array, ...], *, backward: bool) -> str | Non
     Where no CUDA device is at hand the program is for another machine, and nothing can be tried.
     """
     types = tuple((x.shape, np.dtype(x.dtype)) for x in leaves)
-    return _fault(dataclasses.replace(plan, forced=False), types, backward)
+    return cached_fault(dataclasses.replace(plan, forced=False), types, backward)
 
 
 @functools.cache
-def _fault(plan: Plan, types: _Types, backward: bool) -> str | None:  # noqa: FBT001
+def cached_fault(plan: Plan, types: _Types, backward: bool) -> str | None:  # noqa: FBT001
     try:
         device = jax.local_devices(backend="cuda")[0]
     except RuntimeError:
