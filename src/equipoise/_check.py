@@ -65,7 +65,9 @@ def floating_array(argument: str, value: object) -> jax.Array:
     """The value as a real floating-point array."""
     if not hasattr(value, "dtype") and not isinstance(value, (bool, int, float, complex, list)):
         raise type_error(argument, "must be a floating-point array", value)
-    array = jnp.asarray(value)
+    # A number goes to the device as it is, an array may need a program.
+    is_number = isinstance(value, (bool, int, float, complex))
+    array = jax.device_put(value) if is_number else jnp.asarray(value)
     if not jnp.issubdtype(array.dtype, jnp.floating):
         raise type_error(
             argument,

@@ -36,6 +36,10 @@ _MOST_PROGRAMS = 1024
 _ORDERS = 2  # of derivatives that tell functions with rules of their own apart
 
 
+def _none(number: float) -> bool:
+    return False
+
+
 class _Shared:
     """A program whose captured values are its first operands; equal to itself alone."""
 
@@ -68,20 +72,22 @@ class Traced:
         return jax.tree.unflatten(self.shared.out_tree, found)
 
 
-def traced(function: Callable[..., PyTree], *examples: PyTree) -> Traced:
+def traced(
+    function: Callable[..., PyTree], *examples: PyTree, kept: Callable[[float], bool] = _none
+) -> Traced:
     """The function at arguments of the shapes and dtypes of the examples.
 
     Whatever the function reads now is what counts, also where an earlier trace read another value.
     A Python number is data where the function's own equations read it, and a part of the program
-    inside of loops and of compiled functions that it calls.
+    inside of loops and of compiled functions that it calls. So are numbers for which ``kept``.
     """
     # A function that jax has not met, so that no earlier trace stands in for this one.
     program, shapes = jax.make_jaxpr(lambda *args: function(*args), return_shape=True)(*examples)
     out_tree = jax.tree.structure(shapes)
-    outline = _Outline()
+    outline = _Outline(kept=kept)
     key = (outline.of(program, lift=True), jax.tree.structure(examples), out_tree)
     if key not in seen:
-        seen[key] = _Shared(_lifted(program, outline.captured), out_tree)
+        seen[key] = _Shared(_lifted(program, outline), out_tree)
     seen.move_to_end(key)
     while len(seen) > _MOST_PROGRAMS:
         seen.popitem(last=False)
@@ -107,11 +113,12 @@ class _Outline:
     Attributes:
         captured: The values that they may differ in, in the order of the walk.
         orders: Of derivatives that tell functions with rules of their own apart.
+        kept: Whether they may not differ in a number.
     """
 
-    def __init__(self, orders: int = _ORDERS) -> None:
+    def __init__(self, orders: int = _ORDERS, kept: Callable[[float], bool] = _none) -> None:
         self.captured: list[Array | np.ndarray] = []
-        self.orders = orders
+        self.orders, self.kept = orders, kept
 
     def of(self, program: Program, *, lift: bool = False) -> _Key:
         """The program as a value to compare. With ``lift`` what it captured is left out."""
@@ -125,7 +132,7 @@ class _Outline:
         def read(atom: Atom) -> _Key:
             if not is_literal(atom):
                 return number[atom]
-            if lift and _is_data(atom):
+            if lift and self.is_data(atom):
                 self.captured.append(np.asarray(atom.val, aval(atom).dtype))
                 return atom.aval
             return atom.aval, self.value(np.asarray(atom.val))
@@ -144,6 +151,12 @@ class _Outline:
             equations.append((equation.primitive, operands, held, results))
         kept = () if lift else tuple(map(_Same, captured))
         return avals, kept, tuple(equations), tuple(read(atom) for atom in jaxpr.outvars)
+
+    def is_data(self, atom: Atom) -> bool:
+        """Whether it is a number in the text that may be another one."""
+        if not is_literal(atom) or not jnp.issubdtype(aval(atom).dtype, jnp.floating):
+            return False
+        return not self.kept(atom.val)
 
     def value(self, value: object, *, lift: bool = False) -> _Key:
         """A parameter as a value to compare."""
@@ -176,11 +189,6 @@ class _Outline:
         return *own, _Outline(self.orders - 1).of(found)
 
 
-def _is_data(atom: Atom) -> bool:
-    """Whether a number in the program's text may be another one without a change of program."""
-    return bool(jnp.issubdtype(aval(atom).dtype, jnp.floating))
-
-
 def _inlined(equation: Equation) -> ClosedProgram | None:
     """The program of a call that holds arrays of its own, which must become operands too."""
     program = plain_call(equation)
@@ -190,16 +198,21 @@ def _inlined(equation: Equation) -> ClosedProgram | None:
     return program if inside or constants(program) else None
 
 
-def _lifted(program: ClosedProgram, captured: Sequence[Array | np.ndarray]) -> ClosedProgram:
+def _lifted(program: ClosedProgram, outline: _Outline) -> ClosedProgram:
     """The program with captured values as its first operands, in the order of the outline."""
 
     def whole(captured: Sequence[Array], *operands: Array) -> Sequence[Array]:
-        return _rerun(program, operands, iter(captured))
+        return _rerun(program, operands, iter(captured), outline.is_data)
 
-    return jax.make_jaxpr(whole)([jax.typeof(x) for x in captured], *program.in_avals)
+    return jax.make_jaxpr(whole)([jax.typeof(x) for x in outline.captured], *program.in_avals)
 
 
-def _rerun(program: Program, operands: Sequence[Array], captured: Iterator[Array]) -> list[Array]:
+def _rerun(
+    program: Program,
+    operands: Sequence[Array],
+    captured: Iterator[Array],
+    is_data: Callable[[Atom], bool],
+) -> list[Array]:
     jaxpr = opened(program)
     known: dict[Atom, Array] = dict(zip(jaxpr.constvars, captured, strict=False))
     known.update(zip(jaxpr.invars, operands, strict=True))
@@ -207,7 +220,7 @@ def _rerun(program: Program, operands: Sequence[Array], captured: Iterator[Array
     def read(atom: Atom) -> Array:
         if not is_literal(atom):
             return known[atom]
-        return next(captured) if _is_data(atom) else atom.val
+        return next(captured) if is_data(atom) else atom.val
 
     for equation in jaxpr.eqns:
         values = [read(atom) for atom in equation.invars]
@@ -215,7 +228,7 @@ def _rerun(program: Program, operands: Sequence[Array], captured: Iterator[Array
         if inside is None:
             results = again(program, equation, values)
         else:
-            results = _rerun(inside, values, captured)
+            results = _rerun(inside, values, captured, is_data)
         known.update(zip(equation.outvars, results, strict=True))
     return [read(atom) for atom in jaxpr.outvars]
 

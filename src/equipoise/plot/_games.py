@@ -3,8 +3,6 @@
 from collections.abc import Mapping
 from itertools import cycle, pairwise
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -12,7 +10,8 @@ from matplotlib.patches import Circle
 
 from equipoise import games
 from equipoise._types import Array, PyTree
-from equipoise.games._spectrum.spectrum import update_matrix
+from equipoise.games._spectrum.algebra import eigenvalues
+from equipoise.games._spectrum.spectrum import family_of, update_matrices
 from equipoise.plot._style import COLORS, VERDICT_COLORS, new_axes, styled
 
 _LINES = {games.CONVERGES: "-", games.NEUTRAL: "--", games.DIVERGES: ":"}
@@ -135,15 +134,13 @@ def eigenvalue_paths(
     Returns:
         The axes, with equal scales.
     """
-    etas = jnp.asarray(step_sizes)
-    values = jax.jit(
-        jax.vmap(lambda eta: jnp.linalg.eigvals(update_matrix(game, rule, equilibrium, eta)))
-    )(etas)
-    values = np.asarray(values)
+    etas = np.asarray(step_sizes)
+    matrices: PyTree = np.asarray(update_matrices(family_of(game, rule, equilibrium), step_sizes))
+    values = eigenvalues(matrices)
     with styled():
         ax = new_axes(ax, size=(5.4, 4.6))
         ax.add_patch(Circle((0, 0), 1, fill=False, color="black", linewidth=1))
-        color = np.broadcast_to(np.asarray(etas)[:, None], values.shape)
+        color = np.broadcast_to(etas[:, None], values.shape)
         points = ax.scatter(values.real, values.imag, c=color, s=8, zorder=3)
         figure = ax.figure
         assert isinstance(figure, Figure)

@@ -1,11 +1,13 @@
 """The step size at which an equilibrium stops attracting, from the spectrum."""
 
-from collections.abc import Callable
+import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from equipoise._check import at, positive_integer
+from equipoise._check import at, is_traced, positive_integer
 from equipoise._types import Array
 from equipoise.games._critical.critical_step import (
     FLIP,
@@ -15,24 +17,19 @@ from equipoise.games._critical.critical_step import (
     CriticalStep,
     resonance,
 )
-from equipoise.games._critical.crossing import Bracket, bound_slack, explore, implicit, polish
-from equipoise.games._rules.game import Game, Players, checked_players
+from equipoise.games._critical.crossing import BATCH, Measure, explore, polish
+from equipoise.games._rules.dynamics import common_dtype, typed
+from equipoise.games._rules.game import Game, Players
 from equipoise.games._rules.numerics import rounding
-from equipoise.games._rules.rule import (
-    Ratios,
-    Rule,
-    Steps,
-    check_rule,
-    checked_step_size,
-    common_step,
-)
+from equipoise.games._rules.rule import Ratios, Rule, checked_step_size
+from equipoise.games._spectrum.algebra import eigenvalues, namespace
 from equipoise.games._spectrum.spectrum import (
+    Family,
     cluster,
     eigenvalue_gap,
-    fixed_matrix,
-    linearization,
-    step_residual,
-    update_matrix,
+    family_of,
+    leading_eigenvalue,
+    norm,
 )
 
 
@@ -105,79 +102,125 @@ def critical_step_size(
     References:
         :cite:t:`mescheder2017`; :cite:t:`kuznetsov2004`
     """
-    check_rule(rule)
-    players = checked_players(game, equilibrium, "equilibrium")
-    dtype = jnp.result_type(*(leaf.dtype for leaf in jax.tree.leaves(players)))
-    limit = checked_step_size("max_step_size", max_step_size).astype(dtype)
     num = positive_integer("num_evaluations", num_evaluations, minimum=32)
-    steps = common_step(step_ratios, len(players), dtype)
-    return jax.jit(lambda limit: _critical(game, rule, players, steps, limit, num))(limit)
+    family = family_of(game, rule, equilibrium, step_ratios)
+    limit = checked_step_size("max_step_size", max_step_size)
+    limit = typed(limit, common_dtype(family.players))
+    found = _found(*jax.lax.stop_gradient((family, limit)), num)
+    step_size, neutral = _with_derivative(family, (found.step_size, found.neutral_step_size))
+    return dataclasses.replace(found, step_size=step_size, neutral_step_size=neutral)
 
 
-def _critical(
-    game: Game,
-    rule: Rule,
-    players: Players,
-    steps: Callable[[Array], Steps],
-    limit: Array,
-    num: int,
-) -> CriticalStep:
-    def matrix(eta: Array) -> Array:
-        """M(η), the Jacobian of the update at the equilibrium."""
-        return update_matrix(game, rule, players, steps(eta))
+def _found(family: Family, limit: Array, num: int) -> CriticalStep:
+    """The critical step, by NumPy where everything is known."""
+    if any(map(is_traced, jax.tree.leaves((family, limit)))):
+        return _search_compiled(family, limit, num)
+    start = _measured(family, np.zeros(BATCH, limit.dtype))
+    if any(map(is_traced, start)):  # all is known, but a program is being traced
+        return _search_compiled(family, limit, num)
 
-    # The search is a constant of the derivative, so its parameters must be explicit.
-    hoisted, parameters = jax.closure_convert(matrix, limit)
-    parameters = jax.lax.stop_gradient(parameters)
-    limit = jax.lax.stop_gradient(limit)
+    def measure(etas: Array) -> tuple[Array, Array, Array]:
+        # One shape, one program.
+        filled = np.concatenate([etas, np.full(BATCH - etas.size, etas[-1])])
+        return jax.tree.map(lambda x: np.asarray(x)[: etas.size], _measured(family, filled))
 
-    def family(eta: Array) -> Array:
-        return hoisted(eta, *parameters)
+    with np.errstate(all="ignore"):
+        found = _search(measure, np.asarray(start[1])[0], limit, num)
+    return jax.device_put(found)
 
-    _, slope = jax.jvp(family, (jnp.zeros_like(limit),), (jnp.ones_like(limit),))
-    scale = 1 / jnp.linalg.norm(slope)
+
+@jax.jit
+def _measured(family: Family, etas: Array) -> tuple[Array, Array, Array]:
+    """M(η), ∂M/∂η and the residual for each step size."""
+
+    def one(eta: Array) -> tuple[Array, Array, Array]:
+        here, along = jax.jvp(family.here, (eta,), (jnp.ones_like(eta),))
+        return here[0], along[0], here[1]
+
+    return jax.vmap(one)(etas)
+
+
+@functools.partial(jax.jit, static_argnums=2)
+def _search_compiled(family: Family, limit: Array, num: int) -> CriticalStep:
+    measure = functools.partial(_measured, family)
+    _, slopes, _ = measure(jnp.zeros(1, limit.dtype))
+    return _search(measure, slopes[0], limit, num)
+
+
+def _search(measure: Measure, slope: Array, limit: Array, num: int) -> CriticalStep:
+    xp = namespace(limit)
     # Infinite where the game is flat, NaN where the update has no derivative.
-    undefined = jnp.isnan(scale)
-    brackets = jax.tree.map(lambda a, b: jnp.stack([a, b]), *explore(family, scale, limit, num))
+    scale = 1 / norm(slope)
+    undefined = xp.isnan(scale)
+    bracket = explore(measure, slope.shape[-1], scale, limit, num)
+    etas = polish(measure, bracket)
+    probe = xp.where(undefined, limit, xp.minimum(scale, limit))
+    matrices, _, residuals = measure(xp.concatenate([etas, probe[None]]))
+    there = matrices[:2]
+    critical = cluster(eigenvalues(there), eigenvalue_gap(there))
 
-    def settle(bracket: Bracket, strict: Array) -> tuple[Array, ...]:
-        """One of the two step sizes, differentiable, with the eigenvalue that it belongs to."""
-
-        def happened(rho: Array, level: Array) -> Array:
-            return jnp.where(strict, rho > 1 + bound_slack(rho.dtype), rho >= 1 - level)
-
-        eta = jax.lax.stop_gradient(polish(family, bracket, happened))
-        there = family(eta)
-        critical = cluster(*jnp.linalg.eig(there), eigenvalue_gap(there))
-        moved = implicit(lambda s: fixed_matrix(game, rule, players, steps, s), eta, critical)
-        step_size = jnp.where(bracket.found, jnp.where(bracket.low > 0, moved, 0), jnp.inf)
-        return (
-            jnp.where(bracket.known, step_size, jnp.nan),
-            jnp.where(bracket.low > 0, critical.eigenvalue, 1),
-            (bracket.low > 0) & bracket.found & bracket.known,
-            critical.simple,
-        )
-
-    etas, eigenvalues, lost, simple = jax.vmap(settle)(brackets, jnp.array([False, True]))
-    step_size, neutral = etas
+    attracts = bracket.low > 0
+    etas = xp.where(bracket.found, xp.where(attracts, etas, 0), xp.inf)
+    step_size, neutral = xp.where(bracket.known & ~undefined, etas, xp.nan)
     # One crossing loses both; the two ways to polish it agree to rounding.
-    same = jnp.abs(neutral - step_size) <= rounding(neutral.dtype, 0.6) * step_size
-    neutral = jnp.where(same, step_size, jnp.maximum(neutral, step_size))
-    step_size, neutral = (jnp.where(undefined, jnp.nan, s) for s in (step_size, neutral))
-    which = jnp.where(lost[0], 0, 1)
-    is_lost, eigenvalue = lost[which] & ~undefined, eigenvalues[which]
-    angle = jnp.abs(jnp.angle(eigenvalue))
+    same = xp.abs(neutral - step_size) <= rounding(neutral.dtype, 0.6) * step_size
+    neutral = xp.where(same, step_size, xp.maximum(neutral, step_size))
+    lost = attracts & bracket.found & bracket.known & ~undefined
+    which = xp.where(lost[0], 0, 1)
+    is_lost, eigenvalue = lost[which], xp.where(attracts, critical.eigenvalue, 1)[which]
+    angle = xp.abs(xp.angle(eigenvalue))
     near = rounding(angle.dtype, 0.4)
-    kind = jnp.where(angle < near, FOLD, jnp.where(angle > jnp.pi - near, FLIP, NEIMARK_SACKER))
-    probe = steps(jnp.where(undefined, limit, jnp.minimum(scale, limit)))
-    _, here, image = linearization(game, rule, players, probe)
+    kind = xp.where(angle < near, FOLD, xp.where(angle > xp.pi - near, FLIP, NEIMARK_SACKER))
     return CriticalStep(
         step_size=step_size,
         neutral_step_size=neutral,
         eigenvalue=eigenvalue,
         angle=angle,
-        kind=jnp.where(is_lost, kind, NOT_LOST).astype(jnp.int32),
-        resonance=jnp.where(is_lost, resonance(angle), 0),
-        simple=simple[which] & is_lost,
-        residual=step_residual(here, image, probe),
+        kind=xp.where(is_lost, kind, NOT_LOST).astype(np.int32),
+        resonance=xp.where(is_lost, resonance(angle), 0),
+        simple=critical.simple[which] & is_lost,
+        residual=residuals[2],
     )
+
+
+@jax.custom_jvp
+def _with_derivative(family: Family, etas: tuple[Array, Array]) -> tuple[Array, Array]:
+    """Critical steps η, with the derivative −∂log|λ| / ∂_η log|λ| by all that M(η) depends on."""
+    return etas
+
+
+@_with_derivative.defjvp
+def _with_derivative_jvp(
+    primals: tuple[Family, tuple[Array, Array]], tangents: tuple[Family, tuple[Array, Array]]
+) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
+    family, etas = primals
+    along = jax.jvp(lambda f: _log_moduli(f, etas), (family,), (tangents[0],))[1]
+    return etas, _moved(family, etas, along)
+
+
+def _log_modulus(family: Family, eta: Array) -> Array:
+    """Of the eigenvalue that is lost at η; a constant where none is."""
+    is_lost = (eta > 0) & jnp.isfinite(eta)
+    matrix = family.at_rest(jnp.where(is_lost, eta, 0))
+    some = jnp.diag(jnp.linspace(1, 2, len(matrix), dtype=matrix.dtype))
+    matrix = jnp.where(is_lost, matrix, some)
+    spectrum = jnp.linalg.eig(jax.lax.stop_gradient(matrix))
+    return jnp.log(jnp.abs(leading_eigenvalue(matrix, *spectrum)))
+
+
+@jax.jit
+def _log_moduli(family: Family, etas: tuple[Array, Array]) -> tuple[Array, ...]:
+    return tuple(jax.vmap(lambda eta: _log_modulus(family, eta))(jnp.stack(etas)))
+
+
+@jax.jit
+def _moved(
+    family: Family, etas: tuple[Array, Array], along: tuple[Array, Array]
+) -> tuple[Array, ...]:
+    """−∂log|λ| / ∂_η log|λ|, where the numerator is known."""
+
+    def speed(eta: Array) -> Array:
+        return jax.jvp(lambda s: _log_modulus(family, s), (eta,), (jnp.ones_like(eta),))[1]
+
+    speeds = jax.lax.stop_gradient(jax.vmap(speed)(jnp.stack(etas)))
+    return tuple(-a / jnp.where(s == 0, jnp.inf, s) for a, s in zip(along, speeds, strict=True))

@@ -2,10 +2,12 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from equipoise._types import Array, Bool, Float, Int, Shaped, aligned, result
 from equipoise.games._rules.numerics import rounding
 from equipoise.games._rules.verdict import Word
+from equipoise.games._spectrum.algebra import namespace
 
 _LARGEST_RESONANCE = 12
 
@@ -97,9 +99,10 @@ def resonance(angle: Array) -> Array:
 
     Rounding is ε^0.45: an eigenvalue that two others meet has lost half of its digits.
     """
-    q = jnp.arange(1, _LARGEST_RESONANCE + 1, dtype=angle.dtype)
-    turns = angle / (2 * jnp.pi) * q
-    fits = jnp.abs(turns - jnp.round(turns)) < rounding(angle.dtype, 0.45) * q
-    k = jnp.argmax(fits)
-    pair = jnp.stack([jnp.round(turns[k]), q[k]]).astype(jnp.int32)
-    return jnp.where(jnp.any(fits), pair, 0)
+    xp = namespace(angle)
+    q = xp.arange(1, _LARGEST_RESONANCE + 1, dtype=angle.dtype)
+    turns = angle / (2 * xp.pi) * q
+    fits = xp.abs(turns - xp.round(turns)) < rounding(angle.dtype, 0.45) * q
+    k = xp.argmax(fits)
+    pair = xp.stack([xp.round(turns[k]), q[k]]).astype(np.int32)
+    return xp.where(fits.any(), pair, 0)

@@ -1,5 +1,6 @@
 """The step size at which trajectories stop converging, from them alone."""
 
+import functools
 from typing import NamedTuple
 
 import jax
@@ -7,7 +8,9 @@ import jax.numpy as jnp
 
 from equipoise._check import at, positive_integer
 from equipoise._types import Array, Float, result
-from equipoise.games._play.sweep import sweep
+from equipoise.games._play.lanes import NUM_PARTS
+from equipoise.games._play.sweep import LONG, Runs, runs_of, swept
+from equipoise.games._rules.dynamics import common_dtype, typed
 from equipoise.games._rules.game import Game, Players, checked_players
 from equipoise.games._rules.rule import Ratios, Rule, check_rule, checked_step_size
 from equipoise.games._rules.verdict import CONVERGES, DIVERGES, UNDEFINED
@@ -105,38 +108,34 @@ def simulated_critical_step_size(
     """
     check_rule(rule)
     players = checked_players(game, players)
-    dtype = jnp.result_type(*(leaf.dtype for leaf in jax.tree.leaves(players)))
-    limit = checked_step_size("max_step_size", max_step_size).astype(dtype)
+    limit = typed(checked_step_size("max_step_size", max_step_size), common_dtype(players))
     lanes = positive_integer("lanes", lanes, minimum=2)
     num_rounds = positive_integer("num_rounds", num_rounds)
-    parts = jnp.arange(1, lanes + 1, dtype=dtype) / lanes
+    num_steps = positive_integer("num_steps", num_steps, minimum=NUM_PARTS)
+    is_long = num_rounds * 2 * lanes * num_steps > LONG
+    runs = runs_of(game, rule, players, step_ratios, equilibrium, tolerance, is_long=is_long)
+    return _search(runs, limit, num_steps, num_rounds, lanes)
+
+
+@functools.partial(jax.jit, static_argnums=(2, 3, 4))
+def _search(
+    runs: Runs, limit: Array, num_steps: int, num_rounds: int, lanes: int
+) -> SimulatedCriticalStep:
+    parts = jnp.arange(1, lanes + 1, dtype=limit.dtype) / lanes
 
     def narrowed(_: Array, brackets: _Bracket) -> _Bracket:
         known = jnp.isfinite(brackets.high)
         width = jnp.where(known, brackets.high - brackets.low, 0)
         etas = jax.vmap(lambda low, width: low + width * parts)(brackets.low, width)
-        swept = sweep(
-            game,
-            rule,
-            players,
-            step_sizes=etas,
-            num_steps=num_steps,
-            step_ratios=step_ratios,
-            equilibrium=equilibrium,
-            tolerance=tolerance,
-            max_period=1,
-        )
-        stays, leaves = swept.verdict
+        found = swept(runs, etas, num_steps, max_period=1)
+        stays, leaves = found.verdict
         failed = jnp.stack([stays != CONVERGES, (leaves == DIVERGES) | (leaves == UNDEFINED)])
-        return jax.vmap(_first_part)(brackets, etas, swept.rate, failed)
+        return jax.vmap(_first_part)(brackets, etas, found.rate, failed)
 
-    def search() -> SimulatedCriticalStep:
-        zero = jnp.zeros((2,), dtype)
-        start = _Bracket(zero, jnp.full((2,), limit), zero, zero)
-        brackets = jax.lax.fori_loop(0, num_rounds, narrowed, start)
-        return _estimate(*(_Bracket(*(x[i] for x in brackets)) for i in range(2)))
-
-    return jax.jit(search)()
+    zero = jnp.zeros((2,), limit.dtype)
+    start = _Bracket(zero, jnp.full((2,), limit), zero, zero)
+    brackets = jax.lax.fori_loop(0, num_rounds, narrowed, start)
+    return _estimate(*(_Bracket(*(x[i] for x in brackets)) for i in range(2)))
 
 
 def _first_part(bracket: _Bracket, etas: Array, rates: Array, failed: Array) -> _Bracket:

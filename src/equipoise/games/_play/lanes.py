@@ -40,7 +40,7 @@ def play_lanes(
     origin: Players | None,
     *,
     num_steps: int,
-    tolerance: float,
+    tolerance: float | Array,
     max_period: int,
 ) -> tuple[Array, Array, Array, Array, Array]:
     """Verdict, rate, period, distance and steps of a block of lanes, the leading axis of all."""
@@ -86,7 +86,7 @@ def play_lanes(
     first = distance(start.players, origin or one(start)[0].players)
     zero = jnp.zeros(first.shape, jnp.int32)
     none = jnp.zeros_like(first)
-    state, peak = repeated(step, rest, (start, none))
+    state, peak = repeated(step, rest, (start, none)) if rest else (start, none)
     evidence = _Evidence(first, none, _larger(peak, first), first, zero, zero + NEUTRAL)
     carry = (jnp.asarray(0, jnp.int32), state, evidence)
     _, state, lane = jax.lax.while_loop(unfinished, play_part, carry)
@@ -122,7 +122,7 @@ def _judged(old: _Evidence, new: _Evidence, first: Array, players: Players) -> _
 
 
 def _concluded(
-    lane: _Evidence, first: Array, length: int, rest: int, tolerance: float
+    lane: _Evidence, first: Array, length: int, rest: int, tolerance: float | Array
 ) -> tuple[Array, Array]:
     """Verdict and rate; lanes that are still open are judged by their trend."""
     dtype = lane.last.dtype
@@ -146,27 +146,36 @@ def _concluded(
     return verdict, jnp.where(verdict == UNDEFINED, jnp.nan, rate)
 
 
+class _Return(NamedTuple):
+    """A lane on its way back: what counts as back, how far it went, how long it takes."""
+
+    later: State
+    near: Array
+    extent: Array
+    steps: Array
+    back: Array
+
+
 def _cycle(advance: Callable[[State], State], state: State, max_period: int) -> Array:
     """The steps after which each lane is back where it is now, 0 if none up to the longest."""
 
-    def square(later: State) -> Array:
-        return jax.vmap(_square_distance)(later.players, state.players)
-
-    def farther(inner: tuple[State, Array]) -> tuple[State, Array]:
-        later = advance(inner[0])
-        return later, jnp.maximum(inner[1], square(later))
-
-    def nearer(inner: tuple[State, Array, Array]) -> tuple[State, Array, Array]:
-        later, t, back = inner
+    def step(lane: _Return) -> _Return:
+        later, near, extent, t, back = lane
         later = advance(later)
-        returned = (back == 0) & (square(later) <= near)
-        return later, t + 1, jnp.where(returned, t + 1, back)
+        square = jax.vmap(_square_distance)(later.players, state.players)
+        returned = (back == 0) & (square <= near)
+        back = jnp.where(returned, t + 1, back)
+        return _Return(later, near, jnp.maximum(extent, square), t + 1, back)
 
-    still = jnp.zeros_like(square(state))
-    _, extent = repeated(farther, max_period, (state, still))
-    near = rounding(still.dtype) * extent
+    def round_trip(_: Array, lane: _Return) -> _Return:
+        # The first finds how far the lane goes, and no return; the second what counts as one.
+        near = rounding(lane.extent.dtype) * lane.extent
+        return repeated(step, max_period, _Return(state, near, lane.extent, zero, zero))
+
+    still = jnp.zeros_like(jax.vmap(_square_distance)(state.players))
     zero = jnp.zeros(still.shape, jnp.int32)
-    return repeated(nearer, max_period, (state, zero, zero))[2]
+    start = _Return(state, still, still, zero, zero)
+    return jax.lax.fori_loop(0, 2, round_trip, start).back
 
 
 def _larger(largest: Array, square: Array) -> Array:

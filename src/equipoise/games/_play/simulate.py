@@ -1,11 +1,14 @@
 """The trajectory of play."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 
 from equipoise._check import at, positive_integer
-from equipoise.games._rules.game import Game, Players
-from equipoise.games._rules.rule import Rule, State, StepSize, check_rule
+from equipoise.games._rules.dynamics import Dynamics, dynamics, typed_steps
+from equipoise.games._rules.game import Game, Players, checked_players
+from equipoise.games._rules.rule import Rule, State, Steps, StepSize, check_rule
 
 
 @at("games.simulate")
@@ -49,11 +52,17 @@ def simulate(
     """
     check_rule(rule)
     num_steps = positive_integer("num_steps", num_steps, minimum=0)
-    start = rule.init(game, players, step_size)
+    players = checked_players(game, players)
+    eta = typed_steps(step_size, players)
+    return _path(dynamics(game, rule, players), players, eta, num_steps)
 
+
+@functools.partial(jax.jit, static_argnums=3)
+def _path(dynamics: Dynamics, players: Players, eta: Steps, num_steps: int) -> Players:
     def step(state: State, _: None) -> tuple[State, Players]:
-        state = rule.step(game, state, step_size)
+        state = dynamics.step(state, eta)
         return state, state.players
 
+    start = dynamics.begin(players, eta)
     _, path = jax.lax.scan(step, start, None, length=num_steps)
     return jax.tree.map(lambda x, xs: jnp.concatenate([x[None], xs]), start.players, path)

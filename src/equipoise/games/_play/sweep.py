@@ -1,28 +1,31 @@
 """What play does at each of many step sizes."""
 
-from collections.abc import Callable
+import functools
 from itertools import pairwise
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from equipoise._check import at, floating_array, positive_integer
-from equipoise._types import Array, Float, Int, aligned, result
+from equipoise._check import at, floating_array, is_traced, positive_integer
+from equipoise._types import Array, Float, Int, aligned, record, result
 from equipoise.games._play.lanes import NUM_PARTS, play_lanes
-from equipoise.games._rules.game import Game, Players, checked_players
-from equipoise.games._rules.rule import (
-    Ratios,
-    Rule,
-    State,
-    check_not_negative,
-    check_rule,
-    common_step,
+from equipoise.games._rules.dynamics import (
+    Dynamics,
+    Factors,
+    checked_ratios,
+    common_dtype,
+    dynamics,
+    each_player,
 )
+from equipoise.games._rules.game import Game, Players, checked_players
+from equipoise.games._rules.rule import Ratios, Rule, State, check_not_negative, check_rule
 from equipoise.games._rules.verdict import Verdict
 
 # States of so many bytes are swept at once, so that what a step reads and writes stays in a cache.
 _BLOCK_BYTES = 2**21
+# More steps in all take longer than to compile the payoff's and the rule's numbers in.
+LONG = 10**8
 
 
 @result
@@ -143,52 +146,99 @@ def sweep(
     """
     check_rule(rule)
     players = checked_players(game, players)
-    dtype = jnp.result_type(*(leaf.dtype for leaf in jax.tree.leaves(players)))
-    step_sizes = floating_array("step_sizes", step_sizes).astype(dtype)
+    step_sizes = floating_array("step_sizes", step_sizes).astype(common_dtype(players))
     check_not_negative("step_sizes", step_sizes)
     num_steps = positive_integer("num_steps", num_steps, minimum=NUM_PARTS)
     max_period = positive_integer("max_period", max_period)
-    steps = common_step(step_ratios, len(players), dtype)
+    is_long = step_sizes.size * num_steps > LONG
+    runs = runs_of(game, rule, players, step_ratios, equilibrium, tolerance, is_long=is_long)
+    return _sweep(runs, step_sizes, num_steps, max_period, _mesh_of(step_sizes))
+
+
+@record
+class Runs:
+    """What the runs of a sweep have in common."""
+
+    dynamics: Dynamics
+    players: Players
+    factors: Factors
+    equilibrium: Players | None
+    tolerance: float | Array
+
+
+def runs_of(
+    game: Game,
+    rule: Rule,
+    players: Players,
+    step_ratios: Ratios | None,
+    equilibrium: Players | None,
+    tolerance: float | Array,
+    *,
+    is_long: bool,
+) -> Runs:
+    """Checked players under a rule, with what else a sweep needs."""
+    factors = checked_ratios(step_ratios, players)
     if equilibrium is not None:
         equilibrium = checked_players(game, equilibrium, "equilibrium")
-
-    def begin(eta: Array) -> State:
-        return rule.init(game, players, steps(eta))
-
-    def block(etas: Array) -> tuple[Array, ...]:
-        return play_lanes(
-            lambda state, eta: rule.step(game, state, eta),
-            jax.vmap(begin)(etas),
-            jax.vmap(steps)(etas),
-            equilibrium,
-            num_steps=num_steps,
-            tolerance=tolerance,
-            max_period=max_period,
-        )
-
-    def lanes(etas: Array) -> Sweep:
-        flat = etas.reshape(-1)
-        leaves = jax.tree.leaves(jax.eval_shape(begin, jnp.zeros((), etas.dtype)))
-        most = max(_BLOCK_BYTES // sum(x.size * x.dtype.itemsize for x in leaves), 1)
-        num_blocks = max(-(-flat.size // most), 1)
-        size = -(-flat.size // num_blocks)
-        # Equal blocks, the last one filled up: blocks of two sizes would be two programs.
-        filled = jnp.pad(flat, (0, num_blocks * size - flat.size), mode="edge")
-        found = jax.lax.map(block, filled.reshape(num_blocks, size))
-        return Sweep(etas, *(x.reshape(-1)[: flat.size].reshape(etas.shape) for x in found))
-
-    return jax.jit(_spread(lanes, step_sizes))(step_sizes)
+    known = dynamics(game, rule, players, is_long=is_long)
+    return Runs(known, players, factors, equilibrium, tolerance)
 
 
-def _spread(lanes: Callable[[Array], Sweep], step_sizes: Array) -> Callable[[Array], Sweep]:
-    """The same function on the mesh that concrete step sizes are sharded over."""
-    sharding = None if isinstance(step_sizes, jax.core.Tracer) else step_sizes.sharding
-    if isinstance(sharding, jax.sharding.NamedSharding) and not sharding.is_fully_replicated:
-        return jax.shard_map(
-            lanes,
+@functools.partial(jax.jit, static_argnums=(2, 3, 4))
+def _sweep(
+    runs: Runs,
+    step_sizes: Array,
+    num_steps: int,
+    max_period: int,
+    sharding: jax.sharding.NamedSharding | None,
+) -> Sweep:
+    """The sweep, on the mesh that the step sizes are sharded over."""
+
+    def local(runs: Runs, etas: Array) -> Sweep:
+        return swept(runs, etas, num_steps, max_period)
+
+    if sharding is not None:
+        local = jax.shard_map(
+            local,
             mesh=sharding.mesh,
-            in_specs=sharding.spec,
+            in_specs=(jax.P(), sharding.spec),  # type: ignore[no-untyped-call]
             out_specs=sharding.spec,
             check_vma=False,
         )
-    return lanes
+    return local(runs, step_sizes)
+
+
+def swept(runs: Runs, etas: Array, num_steps: int, max_period: int) -> Sweep:
+    """The sweep in blocks of runs that a cache holds."""
+
+    def begin(eta: Array) -> State:
+        return runs.dynamics.begin(runs.players, each_player(eta, runs.factors))
+
+    def block(etas: Array) -> tuple[Array, ...]:
+        return play_lanes(
+            runs.dynamics.step,
+            jax.vmap(begin)(etas),
+            each_player(etas, runs.factors),
+            runs.equilibrium,
+            num_steps=num_steps,
+            tolerance=runs.tolerance,
+            max_period=max_period,
+        )
+
+    flat = etas.reshape(-1)
+    leaves = jax.tree.leaves(jax.eval_shape(begin, jnp.zeros((), etas.dtype)))
+    most = max(_BLOCK_BYTES // sum(x.size * x.dtype.itemsize for x in leaves), 1)
+    num_blocks = max(-(-flat.size // most), 1)
+    size = -(-flat.size // num_blocks)
+    # Equal blocks, the last one filled up: blocks of two sizes would be two programs.
+    filled = jnp.pad(flat, (0, num_blocks * size - flat.size), mode="edge")
+    found = jax.lax.map(block, filled.reshape(num_blocks, size))
+    return Sweep(etas, *(x.reshape(-1)[: flat.size].reshape(etas.shape) for x in found))
+
+
+def _mesh_of(step_sizes: Array) -> jax.sharding.NamedSharding | None:
+    """How concrete step sizes are spread over a mesh, if they are."""
+    sharding = None if is_traced(step_sizes) else step_sizes.sharding
+    if isinstance(sharding, jax.sharding.NamedSharding) and not sharding.is_fully_replicated:
+        return sharding
+    return None

@@ -5,8 +5,9 @@ from typing import TypeAlias
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from equipoise._check import at, floating_tree, type_error, value_error
+from equipoise._check import at, floating_tree, is_traced, type_error, value_error
 from equipoise._types import Array, PyTree, Scalar, record, static_field
 
 Players: TypeAlias = tuple[PyTree[Array], ...]
@@ -194,7 +195,9 @@ def checked_players(game: Game, players: Players, argument: str = "players") -> 
 
 
 def _strong(leaf: Array) -> Array:
-    return jax.lax.convert_element_type(leaf, jax.dtypes.canonicalize_dtype(leaf.dtype))
+    if is_traced(leaf):
+        return jax.lax.convert_element_type(leaf, jax.dtypes.canonicalize_dtype(leaf.dtype))
+    return jax.device_put(np.asarray(leaf)) if leaf.weak_type else leaf
 
 
 def _check_callable(argument: str, value: object) -> None:

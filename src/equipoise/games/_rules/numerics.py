@@ -44,7 +44,9 @@ def solve_linear(matvec: _Flat, b: Array, *, least_squares: bool = False) -> Arr
     return jnp.linalg.solve(matrix, b)
 
 
-def newton_root(f: _Flat, start: Array, *, max_steps: int, least_squares: bool = False) -> Array:
+def newton_root(
+    f: _Flat, start: Array, *, max_steps: int | Array, least_squares: bool = False
+) -> Array:
     """A root of f near the start; it differentiates implicitly.
 
     Each step takes the best of eight lengths 1, 1/2, … 1/128 of Newton's direction. It ends where
@@ -61,7 +63,7 @@ def newton_root(f: _Flat, start: Array, *, max_steps: int, least_squares: bool =
     return jax.lax.custom_root(f, start, solve, tangent_solve)
 
 
-def _iterate(f: _Flat, start: Array, *, max_steps: int, least_squares: bool) -> Array:
+def _iterate(f: _Flat, start: Array, *, max_steps: int | Array, least_squares: bool) -> Array:
     tolerance = 8 * rounding(start.dtype)
     lengths = 0.5 ** jnp.arange(8, dtype=start.dtype)
 

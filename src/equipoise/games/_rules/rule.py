@@ -107,7 +107,7 @@ def step_sizes(step_size: StepSize, num_players: int) -> Steps:
 
 def checked_step_size(argument: str, size: float | Array) -> Scalar:
     """A real scalar; where it is known, it is neither negative nor NaN."""
-    array = jnp.asarray(size)
+    array: PyTree = size if hasattr(size, "dtype") else np.asarray(size)
     if array.ndim != 0:
         raise value_error(argument, "must be a number", array)
     if jnp.issubdtype(array.dtype, jnp.complexfloating) or array.dtype == jnp.bool_:
@@ -125,24 +125,6 @@ def check_not_negative(argument: str, value: Array) -> None:
             str(np.asarray(value)),
             "Check its sign.",
         )
-
-
-def common_step(
-    ratios: Ratios | None, num_players: int, dtype: jnp.dtype
-) -> Callable[[Array], Steps]:
-    """From a common step size to one a player, each its own multiple."""
-    if ratios is None:
-        return lambda eta: (eta,) * num_players
-    if not isinstance(ratios, tuple | list) and getattr(ratios, "ndim", 0) != 1:
-        raise value_error("step_ratios", "must have one number a player", ratios)
-    if len(ratios) != num_players:
-        raise value_error(
-            "step_ratios",
-            f"must have one entry for each of the {num_players} players",
-            f"{len(ratios)} entries",
-        )
-    factors = [checked_step_size("step_ratios", r).astype(dtype) for r in ratios]
-    return lambda eta: tuple(eta * factor for factor in factors)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from equipoise._check import at, positive_integer, value_error
+from equipoise._jax.traced import traced
 from equipoise._types import Array, Bool, Float, Int, PRNGKeyArray, Shaped, result
 from equipoise.games._rules.numerics import rounding
 
@@ -101,6 +102,22 @@ def dominant_eigenvalues(
     m = min(positive_integer("subspace", subspace), n)
     if m < n and m < num + 3:
         raise value_error("subspace", "must be at least num + 3", subspace)
+    known = traced(matvec, example_vector)
+    return _compiled(known, example_vector, key, num, m, tolerance, max_restarts)
+
+
+def arnoldi(
+    matvec: Callable[[Array], Array],
+    example_vector: Array,
+    key: PRNGKeyArray,
+    num: int,
+    subspace: int = 32,
+    tolerance: float | Array = 1e-6,
+    max_restarts: int | Array = 100,
+) -> DominantEigenvalues:
+    """``dominant_eigenvalues`` without checks."""
+    n = example_vector.size
+    m = min(subspace, n)
     # Half of the space that is not wanted is kept: cheaper restarts against slower forgetting.
     keep = min(num + (m - num) // 2, m - 2)
     dtype = example_vector.dtype if example_vector.dtype.itemsize >= 4 else jnp.dtype(jnp.float32)
@@ -145,6 +162,9 @@ def dominant_eigenvalues(
         converged=residuals <= tolerance * jnp.abs(values),
         num_products=krylov.num_products,
     )
+
+
+_compiled = jax.jit(arnoldi, static_argnums=(3, 4))
 
 
 def _random_unit(key: PRNGKeyArray, n: int, dtype: jnp.dtype) -> Array:

@@ -6,6 +6,7 @@ from jax.flatten_util import ravel_pytree
 
 from equipoise._check import at, positive_integer
 from equipoise._types import Array, Bool, Float, result
+from equipoise.games._rules.dynamics import TracedGame, common_dtype, traced_game
 from equipoise.games._rules.game import Game, Players, checked_players, field
 from equipoise.games._rules.numerics import newton_root, rounding
 
@@ -66,12 +67,19 @@ def find_equilibrium(
         :cite:t:`mescheder2017`
     """
     max_steps = positive_integer("max_steps", max_steps)
-    start, unravel = ravel_pytree(checked_players(game, players))
+    players = checked_players(game, players)
+    if tolerance is None:
+        tolerance = rounding(common_dtype(players), 0.5)
+    return _found(traced_game(game, players), players, max_steps, tolerance)
+
+
+@jax.jit
+def _found(game: TracedGame, players: Players, max_steps: Array, tolerance: Array) -> Equilibrium:
+    start, unravel = ravel_pytree(players)
 
     def flat_field(u: Array) -> Array:
-        return ravel_pytree(field(game, unravel(u)))[0]
+        return ravel_pytree(field(game.again(), unravel(u)))[0]
 
     z = newton_root(flat_field, start, max_steps=max_steps, least_squares=True)
     residual = jnp.max(jnp.abs(flat_field(jax.lax.stop_gradient(z))))
-    bound = rounding(start.dtype, 0.5) if tolerance is None else tolerance
-    return Equilibrium(unravel(z), residual, residual <= bound)
+    return Equilibrium(unravel(z), residual, residual <= tolerance)

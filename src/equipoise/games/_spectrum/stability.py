@@ -1,28 +1,37 @@
 """Whether play returns to an equilibrium after a small push."""
 
-from collections.abc import Callable
+import functools
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from equipoise._check import at, choice
 from equipoise._types import Array, Bool, Float, Int, PRNGKeyArray, Shaped, aligned, result
+from equipoise.games._rules.dynamics import Dynamics, dynamics, typed_steps
 from equipoise.games._rules.game import Game, Players, checked_players
 from equipoise.games._rules.numerics import DENSE_LIMIT, dense_matrix
-from equipoise.games._rules.rule import Rule, StepSize, check_rule, step_sizes
+from equipoise.games._rules.rule import Rule, Steps, StepSize, check_rule
 from equipoise.games._rules.verdict import CONVERGES, DIVERGES, NEUTRAL, UNDEFINED, Verdict
-from equipoise.games._spectrum.arnoldi import dominant_eigenvalues
+from equipoise.games._spectrum.arnoldi import arnoldi
 from equipoise.games._spectrum.spectrum import (
-    cluster,
-    differential,
-    eigenvalue_gap,
     eigenvalue_noise,
-    follow,
     leading,
+    leading_eigenvalue,
     linearization,
     parallel,
     step_residual,
 )
+
+_METHODS = ("auto", "dense", "arnoldi")
+
+
+class _Point(NamedTuple):
+    """Where and at which step sizes an update is linearized."""
+
+    dynamics: Dynamics
+    players: Players
+    eta: Steps
 
 
 @result
@@ -109,46 +118,46 @@ def stability(
     References:
         :cite:t:`mescheder2017`
     """
-    check_rule(rule)
-    players = checked_players(game, equilibrium, "equilibrium")
-    eta = step_sizes(step_size, len(players))
-    tangent, here, image = linearization(game, rule, players, eta)
-    moved = step_residual(here, image, eta)
-    if _chosen_method(method, here.size) == "arnoldi":
-        eigenvalue, slack = _dominant(tangent, here, key)
+    method = choice("method", method, _METHODS)
+    return _judged(_point(game, rule, equilibrium, step_size), tolerance, key, method)
+
+
+@functools.partial(jax.jit, static_argnames="method")
+def _judged(
+    point: _Point, tolerance: float | Array | None, key: PRNGKeyArray | None, method: str
+) -> Stability:
+    tangent, here, image = linearization(*point)
+    moved = step_residual(here, image, point.eta)
+    if _is_matrix_free(method, here.size):
+        eigenvalue, slack = _dominant(point, key)
         slack = slack if tolerance is None else jnp.full_like(slack, tolerance)
         size = jnp.abs(eigenvalue)
         verdict = jnp.where(
             jnp.abs(size - 1) <= slack, NEUTRAL, jnp.where(size > 1, DIVERGES, CONVERGES)
         )
         known = jnp.isfinite(size) & ~jnp.isnan(slack)
-        return Stability(
-            verdict=_where_known(verdict, known, image),
-            spectral_radius=size,
-            eigenvalue=eigenvalue,
-            tolerance=slack,
-            defective=jnp.zeros((), bool),
-            residual=moved,
+        defective = jnp.zeros((), bool)
+    else:
+        matrix = dense_matrix(tangent, here.size, here.dtype)
+        values, vectors = jnp.linalg.eig(jax.lax.stop_gradient(matrix))
+        sizes = jnp.abs(values)
+        noise = eigenvalue_noise(jax.lax.stop_gradient(matrix), vectors)
+        slacks = noise if tolerance is None else jnp.full_like(noise, tolerance)
+        on_circle = jnp.abs(sizes - 1) <= slacks
+        defective = parallel(vectors, on_circle)
+        verdict = jnp.where(
+            jnp.any(sizes > 1 + slacks) | defective,
+            DIVERGES,
+            jnp.where(jnp.any(on_circle), NEUTRAL, CONVERGES),
         )
-    matrix = dense_matrix(tangent, here.size, here.dtype)
-    values, vectors = jnp.linalg.eig(jax.lax.stop_gradient(matrix))
-    size = jnp.abs(values)
-    noise = eigenvalue_noise(jax.lax.stop_gradient(matrix), vectors)
-    slack = noise if tolerance is None else jnp.full_like(noise, tolerance)
-    on_circle = jnp.abs(size - 1) <= slack
-    defective = parallel(vectors, on_circle)
-    verdict = jnp.where(
-        jnp.any(size > 1 + slack) | defective,
-        DIVERGES,
-        jnp.where(jnp.any(on_circle), NEUTRAL, CONVERGES),
-    )
-    known = jnp.all(jnp.isfinite(size)) & ~jnp.any(jnp.isnan(slack))
-    eigenvalue = _leading_eigenvalue(matrix, values, vectors)
+        known = jnp.all(jnp.isfinite(sizes)) & ~jnp.any(jnp.isnan(slacks))
+        eigenvalue = leading_eigenvalue(matrix, values, vectors)
+        size, slack = jnp.abs(eigenvalue), slacks[leading(values)]
     return Stability(
         verdict=_where_known(verdict, known, image),
-        spectral_radius=jnp.abs(eigenvalue),
+        spectral_radius=size,
         eigenvalue=eigenvalue,
-        tolerance=slack[leading(values)],
+        tolerance=slack,
         defective=defective,
         residual=moved,
     )
@@ -199,21 +208,24 @@ def spectral_radius(
     References:
         :cite:t:`mescheder2017`
     """
-    check_rule(rule)
-    players = checked_players(game, equilibrium, "equilibrium")
-    eta = step_sizes(step_size, len(players))
-    tangent, here, _ = linearization(game, rule, players, eta)
-    if _chosen_method(method, here.size) == "arnoldi":
-        return jnp.abs(_dominant(tangent, here, key)[0])
+    method = choice("method", method, _METHODS)
+    return _radius(_point(game, rule, equilibrium, step_size), key, method)
+
+
+@functools.partial(jax.jit, static_argnames="method")
+def _radius(point: _Point, key: PRNGKeyArray | None, method: str) -> Array:
+    tangent, here, _ = linearization(*point)
+    if _is_matrix_free(method, here.size):
+        return jnp.abs(_dominant(point, key)[0])
     matrix = dense_matrix(tangent, here.size, here.dtype)
     values, vectors = jnp.linalg.eig(jax.lax.stop_gradient(matrix))
-    return jnp.abs(_leading_eigenvalue(matrix, values, vectors))
+    return jnp.abs(leading_eigenvalue(matrix, values, vectors))
 
 
-def _leading_eigenvalue(matrix: Array, values: Array, vectors: Array) -> Array:
-    """The leading eigenvalue, with the derivative of the mean of those that meet there."""
-    top = cluster(values, vectors, eigenvalue_gap(matrix))
-    return top.eigenvalue + differential(follow(top, matrix))
+def _point(game: Game, rule: Rule, equilibrium: Players, step_size: StepSize) -> _Point:
+    check_rule(rule)
+    players = checked_players(game, equilibrium, "equilibrium")
+    return _Point(dynamics(game, rule, players), players, typed_steps(step_size, players))
 
 
 def _where_known(verdict: Array, known: Array, image: Array) -> Array:
@@ -221,23 +233,13 @@ def _where_known(verdict: Array, known: Array, image: Array) -> Array:
     return jnp.where(known & jnp.all(jnp.isfinite(image)), verdict, UNDEFINED).astype(jnp.int32)
 
 
-def _chosen_method(method: str, size: int) -> str:
-    """Dense or matrix-free, by size unless it is chosen."""
-    method = choice("method", method, ("auto", "dense", "arnoldi"))
-    return ("dense" if size <= DENSE_LIMIT else "arnoldi") if method == "auto" else method
+def _is_matrix_free(method: str, size: int) -> bool:
+    return method == "arnoldi" or (method == "auto" and size > DENSE_LIMIT)
 
 
-def _dominant(
-    tangent: Callable[[Array], Array], here: Array, key: PRNGKeyArray | None
-) -> tuple[Array, Array]:
+def _dominant(point: _Point, key: PRNGKeyArray | None) -> tuple[Array, Array]:
     """The leading eigenvalue by Arnoldi, and the residual that bounds its error if M is normal."""
-    # The iteration has no derivative, so what the tangent map closes over must be explicit.
-    hoisted, parameters = jax.closure_convert(tangent, here)
-    parameters = jax.lax.stop_gradient(parameters)
-    found = dominant_eigenvalues(
-        lambda v: hoisted(v, *parameters),
-        jax.lax.stop_gradient(here),
-        jax.random.key(0) if key is None else key,
-        num=min(2, here.size),
-    )
+    tangent, here, _ = linearization(*jax.lax.stop_gradient(point))  # the iteration has none
+    key = jax.random.key(0) if key is None else key
+    found = arnoldi(tangent, here, key, num=min(2, here.size))
     return found.values[0], found.residuals[0].astype(here.dtype)

@@ -8,8 +8,9 @@ import jax.numpy as jnp
 
 from equipoise._check import at
 from equipoise._types import Array
+from equipoise.games._rules.dynamics import Dynamics, dynamics, typed_steps
 from equipoise.games._rules.game import Game, Players, checked_players
-from equipoise.games._rules.rule import Rule, State, StepSize, check_rule
+from equipoise.games._rules.rule import Rule, State, Steps, StepSize, check_rule
 
 # Step counters stand here: bias corrections and schedules at their limits, far from overflow.
 _COUNT = 2**30
@@ -73,17 +74,23 @@ def update_map(
     """
     check_rule(rule)
     if players is None and isinstance(game, Game):
-        players = tuple(jnp.zeros(()) for _ in game.losses)
+        players = tuple(0.0 for _ in game.losses)
     players = checked_players(game, players)
-    return flat_map(game, rule, step_size, settled(game, rule, players, step_size))
+    eta, known = typed_steps(step_size, players), dynamics(game, rule, players)
+    example = _settled(known, players, eta)
+    return UpdateMap(
+        lambda flat: _flat_step(known, eta, example, flat),
+        lambda state: _ravel(example, state),
+        lambda flat: _unravel(example, flat),
+    )
 
 
-def settled(game: Game, rule: Rule, players: Players, step_size: StepSize) -> State:
+def settled(dynamics: Dynamics, players: Players, eta: Steps) -> State:
     """The initial state, with flags as after one step and step counts at their limit."""
-    start = rule.init(game, players, step_size)
+    start = dynamics.begin(players, eta)
     if all(jnp.issubdtype(leaf.dtype, jnp.floating) for leaf in jax.tree.leaves(start)):
         return start
-    later = rule.step(game, start, step_size)
+    later = dynamics.step(start, eta)
 
     def leaf(first: Array, second: Array) -> Array:
         if jnp.issubdtype(first.dtype, jnp.floating):
@@ -93,8 +100,8 @@ def settled(game: Game, rule: Rule, players: Players, step_size: StepSize) -> St
     return jax.tree.map(leaf, start, later)
 
 
-def flat_map(game: Game, rule: Rule, step_size: StepSize, example: State) -> UpdateMap:
-    """``update_map`` with the structure, the flags and the counts of a given state."""
+def layout(example: State) -> tuple[Callable[[State], Array], Callable[[Array], State]]:
+    """From a state like the example to its vector, and back with the example's flags and counts."""
     leaves, structure = jax.tree.flatten(example)
     real = [jnp.issubdtype(leaf.dtype, jnp.floating) for leaf in leaves]
     dtype = jnp.result_type(*(leaf.dtype for leaf, r in zip(leaves, real, strict=True) if r))
@@ -107,15 +114,22 @@ def flat_map(game: Game, rule: Rule, step_size: StepSize, example: State) -> Upd
         rebuilt, start = [], 0
         for leaf, r in zip(leaves, real, strict=True):
             if r:
-                rebuilt.append(
-                    flat[start : start + leaf.size].reshape(leaf.shape).astype(leaf.dtype)
-                )
+                part = flat[start : start + leaf.size]
+                rebuilt.append(part.reshape(leaf.shape).astype(leaf.dtype))
                 start += leaf.size
             else:
                 rebuilt.append(leaf)
         return jax.tree.unflatten(structure, rebuilt)
 
-    def step(flat: Array) -> Array:
-        return ravel(rule.step(game, unravel(flat), step_size))
+    return ravel, unravel
 
-    return UpdateMap(step, ravel, unravel)
+
+def flat_step(dynamics: Dynamics, eta: Steps, example: State, flat: Array) -> Array:
+    """One step from a vector to the next."""
+    ravel, unravel = layout(example)
+    return ravel(dynamics.step(unravel(flat), eta))
+
+
+_settled, _flat_step = jax.jit(settled), jax.jit(flat_step)
+_ravel = jax.jit(lambda example, state: layout(example)[0](state))
+_unravel = jax.jit(lambda example, flat: layout(example)[1](flat))

@@ -1,0 +1,122 @@
+"""A game under a rule as data, so that compiled functions take it as an argument."""
+
+from typing import TypeAlias
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from equipoise._check import is_traced, value_error
+from equipoise._jax.traced import Traced, traced
+from equipoise._types import Array, PyTree, Scalar, record, static_field
+from equipoise.games._rules.game import Game, Players, general_sum, zero_sum
+from equipoise.games._rules.rule import (
+    Ratios,
+    Rule,
+    State,
+    Steps,
+    StepSize,
+    checked_step_size,
+    step_sizes,
+)
+
+Factors: TypeAlias = tuple[Scalar | None, ...]
+
+
+@record
+class TracedGame:
+    """A game as data: what its payoffs close over are leaves, what they compute is static."""
+
+    payoffs: tuple[Traced, ...]
+    is_zero_sum: bool = static_field()
+
+    def again(self) -> Game:
+        """The game of these payoffs."""
+        return zero_sum(*self.payoffs) if self.is_zero_sum else general_sum(*self.payoffs)
+
+
+def traced_game(game: Game, players: Players, *, is_long: bool = False) -> TracedGame:
+    """The game for players of these shapes; its Python numbers are data unless a run is long."""
+    payoffs = game.losses[:1] if game.is_zero_sum else game.losses
+    found = tuple(traced(f, *players, kept=lambda number: is_long) for f in payoffs)
+    return TracedGame(found, game.is_zero_sum)
+
+
+@record
+class Dynamics:
+    """How play begins and goes on; what the payoffs and the rule close over are its leaves.
+
+    Two games or rules that compute alike share what is compiled for one of them.
+    """
+
+    game: TracedGame
+    first: Traced
+    following: Traced
+
+    def begin(self, players: Players, eta: Steps) -> State:
+        """The state before the first step, with one step size a player."""
+        return self.first(self.game, players, eta)
+
+    def step(self, state: State, eta: Steps) -> State:
+        """The next state."""
+        return self.following(self.game, state, eta)
+
+
+def dynamics(game: Game, rule: Rule, players: Players, *, is_long: bool = False) -> Dynamics:
+    """The game under the rule, for players of these shapes; step sizes have their dtype.
+
+    Numbers that the compiler knows make a step up to five times as fast, which pays in long runs.
+    """
+
+    def begin(game: TracedGame, players: Players, eta: Steps) -> State:
+        return rule.init(game.again(), players, eta)
+
+    def step(game: TracedGame, state: State, eta: Steps) -> State:
+        return rule.step(game.again(), state, eta)
+
+    def kept(number: float) -> bool:
+        return is_long or number in (-1, 0, 1)  # derivation writes these, compilers drop them
+
+    known = traced_game(game, players, is_long=is_long)
+    eta = tuple(np.ones((), common_dtype(players)) for _ in players)
+    first = traced(begin, known, players, eta, kept=kept)
+    state = jax.eval_shape(first, known, players, eta)
+    return Dynamics(known, first, traced(step, known, state, eta, kept=kept))
+
+
+def common_dtype(players: Players) -> np.dtype:
+    """The dtype that holds all coordinates."""
+    return jnp.result_type(*(leaf.dtype for leaf in jax.tree.leaves(players)))
+
+
+def typed(number: Scalar, dtype: np.dtype) -> Scalar:
+    """A number in a dtype; one that is known is left to NumPy, which compiles nothing."""
+    known: PyTree = number if is_traced(number) else np.asarray(number)
+    return known.astype(dtype)
+
+
+def typed_steps(step_size: StepSize, players: Players) -> Steps:
+    """One step size a player, in the dtype of the players."""
+    dtype = common_dtype(players)
+    return tuple(typed(size, dtype) for size in step_sizes(step_size, len(players)))
+
+
+def checked_ratios(ratios: Ratios | None, players: Players) -> Factors:
+    """What each player's step is of the common one; None is all of it."""
+    if ratios is None:
+        return (None,) * len(players)
+    if not isinstance(ratios, tuple | list) and getattr(ratios, "ndim", 0) != 1:
+        raise value_error("step_ratios", "must have one number a player", ratios)
+    if len(ratios) != len(players):
+        raise value_error(
+            "step_ratios",
+            f"must have one entry for each of the {len(players)} players",
+            f"{len(ratios)} entries",
+        )
+    dtype = common_dtype(players)
+    return tuple(typed(checked_step_size("step_ratios", r), dtype) for r in ratios)
+
+
+def each_player(eta: Array, factors: Factors) -> Steps:
+    """From a common step size to one a player, each its own multiple."""
+    return tuple(eta if factor is None else eta * factor for factor in factors)
