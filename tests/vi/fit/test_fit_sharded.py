@@ -12,6 +12,8 @@ PROGRAM = """
 import jax, jax.numpy as jnp, numpy as np
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from equipoise import vi
+from equipoise.vi._families.layout import layout
+from equipoise.vi._fit import target as module
 
 jax.config.update("jax_enable_x64", True)
 mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,))
@@ -27,7 +29,11 @@ spread = jax.device_put(jnp.asarray(outcome), NamedSharding(mesh, PartitionSpec(
 assert len(spread.sharding.device_set) == 8
 example = {"mean": jnp.zeros(()), "log_sd": jnp.zeros(())}
 fits = [vi.fit(make(data), example, jax.random.key(0)) for data in (jnp.asarray(outcome), spread)]
-assert len(fits[1].state.mean.sharding.device_set) == 8
+# The program that a fit asks its log density by: each device has an eighth of the data, and sums.
+target = module.trace(make(spread), layout(example, None))
+asked = module._evaluate.lower(target, np.int32(1), np.zeros((512, 2)), np.int32(0))
+text = asked.compile().as_text()
+assert "all-reduce" in text and "f64[512]" in text and "f64[4096]" not in text
 for one, eight in zip(*map(jax.tree.leaves, [fit.params for fit in fits])):
     # Sums of 4096 terms in another order differ by 4096 eps = 1e-12 of their terms, times the sum
     # of the absolute weights of the sparse grid, a few dozen.

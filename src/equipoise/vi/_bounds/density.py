@@ -9,7 +9,8 @@ import numpy as np
 
 from equipoise._check import value_error
 from equipoise._types import Array, PyTree, Scalar
-from equipoise.vi._families.family import Family, Params
+from equipoise.vi._families.family import Params
+from equipoise.vi._families.layout import Layout
 
 LogDensity: TypeAlias = Callable[[PyTree], Scalar]
 
@@ -36,11 +37,11 @@ def dtype_of(params: Params) -> np.dtype:
     return jnp.asarray(jax.tree.leaves(params)[0]).dtype
 
 
-def flat_log_density(log_density: LogDensity, family: Family) -> Callable[[Array], Scalar]:
+def flat_log_density(log_density: LogDensity, positions: Layout) -> Callable[[Array], Scalar]:
     """Log p(position) + log |∂position/∂flat| at a flat vector."""
 
     def flat_density(flat: Array) -> Scalar:
-        value = jnp.asarray(log_density(family.unravel(flat))).astype(flat.dtype)
-        return value + family.log_volume(flat)
+        value = jnp.asarray(log_density(positions.unravel(flat))).astype(flat.dtype)
+        return value + positions.log_volume(flat)
 
     return flat_density

@@ -2,15 +2,20 @@
 
 import functools
 import math
+from typing import TypeAlias, TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from equipoise._check import choice, positive_integer, value_error
-from equipoise._types import Array, PRNGKeyArray
+from equipoise._types import Array, PRNGKeyArray, PyTree
 
 _DRAWS = ("iid", "antithetic", "quasi_random")
+_UNSHARED = 2**18  # multiplications up to which OpenBLAS runs a product on one thread
+_MIN_BLOCK = 32
+_A = TypeVar("_A", Array, np.ndarray)
+AnyArray: TypeAlias = PyTree  # of JAX, or of NumPy on the host
 
 
 def independent(key: PRNGKeyArray, num_samples: int, size: int, dtype: np.dtype) -> Array:
@@ -22,9 +27,17 @@ def independent(key: PRNGKeyArray, num_samples: int, size: int, dtype: np.dtype)
     return flat.astype(dtype).reshape(num_samples, size)
 
 
-def affine(mean: Array, factor: Array, noise: Array) -> Array:
-    """Rows m + W ε."""
-    return mean[None] + noise @ factor.T
+def affine(mean: _A, factor: _A, noise: _A) -> _A:
+    """Rows m + W ε, traced or on the host.
+
+    There they come in blocks that BLAS keeps on one thread, as long as these are of many rows:
+    waking another takes longer than small products do.
+    """
+    block = _UNSHARED // factor.size
+    if not isinstance(noise, np.ndarray) or not _MIN_BLOCK <= block < len(noise):
+        return mean[None] + noise @ factor.T
+    starts = range(0, len(noise), block)
+    return mean[None] + np.concatenate([noise[i : i + block] @ factor.T for i in starts])
 
 
 def block_shape(num_samples: int, draws: str, replications: int) -> tuple[int, int]:

@@ -1,6 +1,7 @@
 """Shapes and supports of a position, and the maps between positions and flat vectors."""
 
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -41,6 +42,14 @@ class Layout(NamedTuple):
             for dtype in self.dtypes[1:]:
                 widest = jnp.promote_types(widest, dtype)
         return _available(widest)
+
+    @property
+    def abstract(self) -> PyTree:
+        """Shapes and dtypes of a position."""
+        structure: Callable[..., PyTree] = jax.ShapeDtypeStruct  # it is left untyped
+        pairs = zip(self.shapes, self.dtypes, strict=True)
+        leaves = [structure(shape, _available(dtype)) for shape, dtype in pairs]
+        return jax.tree.unflatten(self.structure, leaves)
 
     def unravel(self, flat: Array) -> PyTree:
         """The position of a flat vector."""

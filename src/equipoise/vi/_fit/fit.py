@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 
-import jax
 import optax
 
 from equipoise._check import at, positive_integer, type_error, value_error
@@ -19,14 +18,12 @@ from equipoise.vi._fit.gradient import (
     plan,
 )
 from equipoise.vi._fit.judge import judge
-from equipoise.vi._fit.natural import NORMAL_STEPS, NUM_POINTS, fit_normal
-from equipoise.vi._fit.points import first_points
+from equipoise.vi._fit.natural import NORMAL_STEPS, fit_normal
+from equipoise.vi._fit.points import balanced, chance
 from equipoise.vi._fit.result import Fit
 from equipoise.vi._fit.start import find_starts, starting_point
-from equipoise.vi._fit.target import trace
+from equipoise.vi._fit.target import MAX_CURVED, num_points, trace
 from equipoise.vi._supports.support import Support
-
-_MAX_FULL_RANK = 200  # coordinates above which no d × d matrix is formed
 
 
 @at("vi.fit")
@@ -113,26 +110,29 @@ def fit(
     """
     _check_options(num_steps, num_samples, num_restarts, optimizer)
     family = _resolve(example, family, support)
-    target = trace(log_density, family)
-    center = starting_point(target, start)
-    key_points, key_starts, key_steps, key_q, key_adapt = jax.random.split(key, 5)
-    size, dtype = family.dimension, center.dtype
-    small, starts = size <= _MAX_FULL_RANK, None
+    size = family.dimension
+    small = size <= MAX_CURVED
+    target, random = trace(log_density, family.positions), chance(key)
+    center = starting_point(target, family, start)
+    starts = None
     if optimizer is None and family.natural is not None and small:
-        first, noise = first_points(key_points, size, dtype, num_samples or NUM_POINTS)
-        starts = find_starts(target, center, key_starts, first, num_restarts)
-        found = fit_normal(target, starts, noise, state, num_steps or NORMAL_STEPS, progress)
+        starts = find_starts(target, center, random.starts, num_restarts)
+        noise = balanced(random.points, num_points(size, num_samples), size)
+        found = fit_normal(
+            target, family, starts, noise, state, num_steps or NORMAL_STEPS, progress
+        )
     else:
         num_steps = num_steps or GRADIENT_STEPS
         settings = plan(family, optimizer, num_samples, gradient, draws)
         optimizer = choose_optimizer(family, optimizer, num_steps)
         if state is None:
             if small:
-                first, _ = first_points(key_points, size, dtype, 2)
-                starts = find_starts(target, center, key_starts, first, num_restarts)
-            state = first_params(family, center, starts, key_steps)
-        found = fit_gradient(target, optimizer, settings, key_steps, state, num_steps, progress)
-    return judge(target, found, starts, key_q, key_adapt)
+                starts = find_starts(target, center, random.starts, num_restarts)
+            state = first_params(family, center, starts, random.init_key)
+        found = fit_gradient(
+            target, family, optimizer, settings, random.step_key, state, num_steps, progress
+        )
+    return judge(target, family, found, starts, random)
 
 
 def _check_options(
@@ -159,7 +159,7 @@ def _resolve(
     """The family that was asked for, of positions like the example."""
     ours = layout(example, support)
     if family is None:
-        make = full_rank if ours.size <= _MAX_FULL_RANK else mean_field
+        make = full_rank if ours.size <= MAX_CURVED else mean_field
         return make(example, support=support)
     if support is not None:
         raise value_error(

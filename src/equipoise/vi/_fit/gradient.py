@@ -2,29 +2,30 @@
 
 import functools
 
-import jax.numpy as jnp
+import jax
+import numpy as np
 import optax
 
-from equipoise._types import Array, PRNGKeyArray
+from equipoise._types import Array, PRNGKeyArray, PyTree
+from equipoise.vi._bounds.compiled import compiled
 from equipoise.vi._bounds.sampling import Sampling, check_sampling
+from equipoise.vi._families.draws import AnyArray, affine
 from equipoise.vi._families.family import Family, Natural, Params
 from equipoise.vi._fit.descent import (
     PATHWISE,
-    TERMS,
+    Descent,
     GradientState,
-    Optimizer,
+    Moving,
     Settings,
     descend,
-    failing_term,
-    settled,
-    state_at,
+    rule_of,
 )
 from equipoise.vi._fit.loop import Found, Progress, advance
-from equipoise.vi._fit.natural import transported
 from equipoise.vi._fit.start import Local, best_of, conditional_scales, lower_factor, other_modes
 from equipoise.vi._fit.target import Target
 
 GRADIENT_STEPS = 2000
+_LBFGS = optax.lbfgs()  # for an ELBO on fixed draws; made once, as it is told by its identity
 _NUM_SAMPLES, _NUM_SCORED, _NUM_FIXED = (
     16,
     64,
@@ -35,11 +36,11 @@ _APART = 1.0  # sds between local normals that get a component of a mixture each
 
 def choose_optimizer(
     family: Family, optimizer: optax.GradientTransformation | None, num_steps: int
-) -> Optimizer:
+) -> optax.GradientTransformation:
     """The optimizer that was asked for, or the default of the family."""
     if _is_deterministic(family, optimizer):
-        return _deterministic_optimizer()
-    return _extended(optimizer or _default_optimizer(num_steps))
+        return _LBFGS
+    return optimizer or optax.adam(optax.cosine_decay_schedule(0.02, num_steps))
 
 
 def plan(
@@ -64,30 +65,49 @@ def plan(
     return Settings(shape, options, draws, fixed)
 
 
-def first_params(family: Family, center: Array, starts: Local | None, key: PRNGKeyArray) -> Params:
+def first_params(
+    family: Family, center: np.ndarray, starts: Local | None, key: PRNGKeyArray
+) -> Params:
     """The params at the best local normal, as far as the family can represent it."""
     if not family.placed:
-        return family.init(key)
+        return _init(family, key)
     if starts is None:
-        return family.init(key, position=family.unravel(center), scale=0.1)
+        return _init(family, key, center, np.full((), 0.1))
     best = best_of(starts)
     if family.init_at_modes is not None:
         means, factors, _ = other_modes(starts, best.mean, best.factor, _APART)
-        centers = jnp.stack([best.mean, *transported(best.mean, best.factor, means)])
-        spreads = jnp.stack([best.factor, *(best.factor @ factor for factor in factors)])
-        return family.init_at_modes(key, centers, jnp.linalg.norm(spreads, axis=2))
+        centers = np.stack([best.mean, *affine(best.mean, best.factor, means)])
+        spreads = np.stack([best.factor, *(best.factor @ factor for factor in factors)])
+        return _init_at_modes(family, key, centers, np.linalg.norm(spreads, axis=2))
     if family.takes_factor:
         scale = lower_factor(best.factor)
     elif family.natural is Natural.DIAGONAL:
         scale = conditional_scales(best.factor)
     else:
-        scale = jnp.linalg.norm(best.factor, axis=1)
-    return family.init(key, position=family.unravel(best.mean), scale=scale)
+        scale = np.linalg.norm(best.factor, axis=1)
+    return _init(family, key, best.mean, scale)
+
+
+@functools.partial(jax.jit, static_argnames="family")
+def _init(family: Family, key: PRNGKeyArray, *normal: Array) -> Params:
+    """Params at a key, or at a mean and scale too."""
+    if not normal:
+        return family.init(key)
+    mean, scale = (x.astype(family.positions.dtype) for x in normal)
+    return family.init(key, position=family.unravel(mean), scale=scale)
+
+
+@functools.partial(jax.jit, static_argnames="family")
+def _init_at_modes(family: Family, key: PRNGKeyArray, means: Array, sds: Array) -> Params:
+    dtype = family.positions.dtype
+    init: PyTree = family.init_at_modes
+    return init(key, means.astype(dtype), sds.astype(dtype))
 
 
 def fit_gradient(
     target: Target,
-    optimizer: Optimizer,
+    family: Family,
+    optimizer: optax.GradientTransformation,
     settings: Settings,
     key: PRNGKeyArray,
     state: GradientState | Params,
@@ -96,20 +116,18 @@ def fit_gradient(
 ) -> Found:
     """Steps of an optax optimizer, from params or from the state of an earlier loop."""
     if not isinstance(state, GradientState):
-        state = state_at(state, optimizer, num_steps)
-    run = functools.partial(descend, target, optimizer, settings, key)
+        first: AnyArray = np.int32(0)
+        moving = Moving(state, compiled(optimizer.init, state), first)
+        state = GradientState(0, moving, np.zeros(0))
+    params = state.moving.params
+    descent = Descent(target, rule_of(optimizer, params), key)
+    run = functools.partial(descend, descent, family, settings)
     state = advance(run, state, num_steps, progress)
-    converged, _, _ = settled(state.history[: max(int(state.step), 1)])
     problem = ""
-    if bool(state.failed):
-        estimator = settings.gradients[int(state.estimator)]
-        term = failing_term(target, optimizer, settings, key, state, estimator)
-        problem = f"the {TERMS[int(term)]} is not finite at step {int(state.step)}"
-    proxy = None
-    if target.family.moments is not None:
-        mean, factor = target.family.moments(state.params)
-        proxy = (mean, jnp.diag(factor) if factor.ndim == 1 else lower_factor(factor))
-    return Found(state, state.params, converged & ~state.failed, proxy, None, problem)
+    if state.failed:
+        problem = f"the {state.failed} is not finite at step {state.step}"
+    converged = _settled(state.history) and not state.failed
+    return Found(state, state.moving.params, converged, problem=problem)
 
 
 def _is_deterministic(family: Family, optimizer: optax.GradientTransformation | None) -> bool:
@@ -117,18 +135,16 @@ def _is_deterministic(family: Family, optimizer: optax.GradientTransformation | 
     return optimizer is None and family.natural is Natural.DIAGONAL
 
 
-@functools.lru_cache(maxsize=16)
-def _default_optimizer(num_steps: int) -> optax.GradientTransformation:
-    """Adam whose rate falls to 0 over the run."""
-    return optax.adam(optax.cosine_decay_schedule(0.02, num_steps))
+def _settled(history: np.ndarray) -> bool:
+    """Whether the ELBO has stopped growing over the last fifth of its history.
 
-
-@functools.lru_cache(maxsize=1)
-def _deterministic_optimizer() -> Optimizer:
-    """L-BFGS, for an ELBO on fixed draws."""
-    return optax.lbfgs()
-
-
-@functools.lru_cache(maxsize=16)
-def _extended(optimizer: optax.GradientTransformation) -> Optimizer:
-    return optax.with_extra_args_support(optimizer)
+    The last two tenths are compared; a gain below two standard errors, or below a hundredth of a
+    nat, counts as none.
+    """
+    tenth = max(len(history) // 10, 2)
+    if len(history) < 2 * tenth:
+        return False
+    late, before = history[-tenth:].astype(float), history[-2 * tenth : -tenth].astype(float)
+    gain = np.mean(late) - np.mean(before)
+    error = np.sqrt((np.var(late) + np.var(before)) / tenth)
+    return bool(gain <= max(2 * error, 0.01))

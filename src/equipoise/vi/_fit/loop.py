@@ -3,9 +3,8 @@
 from collections.abc import Callable
 from typing import NamedTuple, Protocol, TypeAlias, TypeVar
 
-import jax.numpy as jnp
+import numpy as np
 
-from equipoise._types import Array, Bool
 from equipoise.vi._bounds.estimate import Estimate
 from equipoise.vi._families.family import Params
 
@@ -17,14 +16,12 @@ class _State(Protocol):
     """What a loop continues from, a named tuple."""
 
     @property
-    def step(self) -> Array:
+    def step(self) -> int:
         """Number of steps taken."""
 
     @property
-    def history(self) -> Array:
-        """ELBO after each step, with room for those to come."""
-
-    def _replace(self: "_S", *, history: Array) -> "_S": ...
+    def history(self) -> np.ndarray:
+        """ELBO after each of them."""
 
 
 _S = TypeVar("_S", bound=_State)
@@ -35,26 +32,22 @@ class Found(NamedTuple):
 
     state: _State
     params: Params
-    converged: Bool[Array, ""]
-    proxy: tuple[Array, Array] | None
-    linear_response: Array | None = None
+    converged: bool
+    proxy: tuple[np.ndarray, np.ndarray] | None = None
+    linear_response: np.ndarray | None = None
     problem: str = ""
     elbo: Estimate | None = None
 
 
-def advance(run: Callable[[_S, Array], _S], state: _S, num_steps: int, report: Progress) -> _S:
-    """Runs the compiled loop, in about ``REPORTS`` pieces where somebody watches."""
-    if state.history.shape[0] < num_steps:
-        more = jnp.full(num_steps - state.history.shape[0], jnp.nan, state.history.dtype)
-        state = state._replace(history=jnp.concatenate([state.history, more]))
+def advance(run: Callable[[_S, int], _S], state: _S, num_steps: int, report: Progress) -> _S:
+    """Runs the loop to a number of steps, in about ``REPORTS`` pieces where somebody watches."""
     if report is None:
-        return run(state, jnp.asarray(num_steps))
+        return run(state, num_steps)
     piece = -(-num_steps // _REPORTS)
-    while int(state.step) < num_steps:
-        before = int(state.step)
-        state = run(state, jnp.asarray(min(before + piece, num_steps)))
-        done = int(state.step)
-        if done == before:
+    while state.step < num_steps:
+        before = state.step
+        state = run(state, min(before + piece, num_steps))
+        if state.step == before:
             break
-        report(done, float(state.history[done - 1]))
+        report(state.step, float(state.history[-1]))
     return state

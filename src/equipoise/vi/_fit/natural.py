@@ -1,243 +1,224 @@
 """The loop of natural-gradient steps: variational Newton for a normal, on fixed points."""
 
 import functools
-from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
-from equipoise._types import Array, Scalar
+from equipoise._types import Array
 from equipoise.vi._bounds.estimate import Estimate
-from equipoise.vi._families.draws import affine
-from equipoise.vi._families.family import Natural
+from equipoise.vi._families.draws import AnyArray, affine
+from equipoise.vi._families.family import Family, Natural, Params
 from equipoise.vi._fit.linear_response import linear_response
 from equipoise.vi._fit.loop import Found, Progress, advance
 from equipoise.vi._fit.points import sparse_grid
 from equipoise.vi._fit.start import Local, best_of, conditional_scales, lower_factor, normal_elbo
-from equipoise.vi._fit.target import Target, log_densities
+from equipoise.vi._fit.target import Target
 
 NORMAL_STEPS = 100
-NUM_POINTS = 512
 _POLISHING_STEPS = 30
 _MAX_DIFFERENCE = 1e-3  # nats between two rules that agree
 _SHRINK, _GROW = 0.3, 2.0
 _MAX_RATIO = 8.0  # one step changes no variance by more than this factor
 
 
-class _Points(NamedTuple):
-    """Points and weights for expectations under N(0, I)."""
-
-    noise: Array
-    weights: Array
-
-
 class _NormalState(NamedTuple):
-    """Everything a fit of a normal continues from.
+    """Everything a fit of a normal continues from, on the host in float64.
 
     In coordinates where q is N(0, I): ``slope`` is E ∇log p and ``curvature`` is E ∇²log p.
     """
 
-    step: Array
-    mean: Array
-    factor: Array
-    elbo: Scalar
-    slope: Array
-    curvature: Array
-    rate: Scalar
-    decrement: Scalar
-    history: Array
-    failed: Array
+    step: int
+    mean: np.ndarray
+    factor: np.ndarray
+    elbo: float
+    slope: np.ndarray
+    curvature: np.ndarray
+    rate: float
+    decrement: float
+    history: np.ndarray
+    failed: bool
+
+
+class _Ascent(NamedTuple):
+    """What stays the same in all steps: points and weights for expectations under N(0, I)."""
+
+    target: Target
+    noise: np.ndarray
+    weights: np.ndarray
+    diagonal: bool
+
+    @property
+    def eps(self) -> float:
+        """Relative rounding of the log density."""
+        return float(np.finfo(self.target.dtype).eps)
+
+    @property
+    def tolerance(self) -> float:
+        """Expected gain in nats below which a fit has converged."""
+        return self.eps**0.5
 
 
 def fit_normal(
     target: Target,
+    family: Family,
     starts: Local,
-    noise: Array,
+    noise: np.ndarray,
     state: _NormalState | None,
     num_steps: int,
     progress: Progress,
 ) -> Found:
     """Variational Newton steps for a full-rank or mean-field normal."""
-    family = target.family
     diagonal = family.natural is Natural.DIAGONAL
-    tolerance = float(np.finfo(noise.dtype).eps) ** 0.5
-    if state is None:
-        state = _first_state(starts, num_steps, diagonal=diagonal)
-    equal = jnp.full(noise.shape[0], 1 / noise.shape[0], noise.dtype)
-    ascend = functools.partial(_ascend, target, tolerance=tolerance, diagonal=diagonal)
-    state = advance(functools.partial(ascend, _Points(noise, equal)), state, num_steps, progress)
-    converged = state.decrement <= tolerance
+    weights = np.full(len(noise), 1 / len(noise))
+    ascent = _Ascent(target, noise.astype(target.dtype), weights, diagonal)
+    state = _first_state(starts, diagonal=diagonal) if state is None else state
+    state = advance(functools.partial(_ascend, ascent), state, num_steps, progress)
+    converged = state.decrement <= ascent.tolerance
     best, elbo = state, None
-    if bool(converged) and noise.dtype == jnp.float64:
-        best, elbo = _polished(target, ascend, state, tolerance, noise.shape[0])
+    if converged and target.dtype == np.float64:
+        best, elbo = _polished(ascent, state)
     problem = ""
-    if bool(state.failed):
+    if state.failed:
         problem = f"the ELBO or its gradient is not finite at step {state.step}"
     if not diagonal:
         lower = lower_factor(best.factor)
-        params, proxy = family.from_moments(best.mean, lower), (best.mean, lower)
-        return Found(state, params, converged, proxy, None, problem, elbo)
-    scale = jnp.diagonal(best.factor)
+        params = _params_of(family, best.mean, lower)
+        return Found(state, params, converged, (best.mean, lower), None, problem, elbo)
+    scale = np.diagonal(best.factor)
+    params = _params_of(family, best.mean, scale)
     response = linear_response(target, best.mean, scale, noise)
-    usable = bool(jnp.all(jnp.isfinite(response)))
-    proxy = (best.mean, response if usable else best.factor)
-    params = family.from_moments(best.mean, scale)
-    return Found(state, params, converged, proxy, response if usable else None, problem, elbo)
+    proxy = (best.mean, best.factor if response is None else response)
+    return Found(state, params, converged, proxy, response, problem, elbo)
 
 
-def _polished(
-    target: Target,
-    ascend: Callable[[_Points, _NormalState, Array], _NormalState],
-    state: _NormalState,
-    tolerance: float,
-    num_points: int,
-) -> tuple[_NormalState, Estimate | None]:
+@functools.partial(jax.jit, static_argnames="family")
+def _params_of(family: Family, mean: Array, scale: Array) -> Params:
+    dtype = family.positions.dtype
+    return family.from_moments(mean.astype(dtype), scale.astype(dtype))
+
+
+def _polished(ascent: _Ascent, state: _NormalState) -> tuple[_NormalState, Estimate | None]:
     """The optimum by sparse-grid cubature, where two rules agree on the ELBO there.
 
     The points of the fit leave an error of their own in q and in its ELBO. For targets near a
     normal a sparse grid has next to none; weights of both signs forbid it elsewhere.
     """
-    grid = sparse_grid(state.mean.shape[0])
+    grid = sparse_grid(len(state.mean))
     if grid is None:
         return state, None
-    # Points without weight, so that a small rule runs the program of the fit.
-    missing = max(num_points - grid[0].shape[0], 0)
-    noise, weights = (
-        jnp.asarray(np.pad(part, ((0, missing), (0, 0))), state.mean.dtype) for part in grid
-    )
-    fresh = _state_at(state.mean, state.factor, state.history.shape[0])
-    refined = ascend(_Points(noise, weights[:, 0]), fresh, jnp.asarray(_POLISHING_STEPS))
-    log_p = log_densities(target, transported(refined.mean, refined.factor, noise))
-    values = _elbos(log_p, weights, refined.factor)
-    difference = jnp.abs(values[0] - values[1])
-    if not bool((refined.decrement <= tolerance) & (difference < _MAX_DIFFERENCE)):
+    noise, weights = grid
+    fine = ascent._replace(noise=noise, weights=weights[:, 0])
+    refined = _ascend(fine, _state_at(state.mean, state.factor), _POLISHING_STEPS)
+    log_p = ascent.target.values(affine(refined.mean, refined.factor, noise))
+    values: AnyArray = normal_elbo(weights.T @ log_p, refined.factor)
+    difference = abs(values[0] - values[1])
+    if not (refined.decrement <= ascent.tolerance and difference < _MAX_DIFFERENCE):
         return state, None
-    return refined, Estimate(values[0], jnp.zeros_like(difference), error_bound=difference)
+    return refined, Estimate(values[0], 0 * difference, error_bound=difference)
 
 
-transported = jax.jit(affine)
-
-
-@jax.jit
-def _elbos(values: Array, weights: Array, factor: Array) -> Array:
-    """ELBO of a normal with that factor by each column of weights, from values of log p."""
-    return jax.vmap(lambda column: normal_elbo(column @ values, factor))(weights.T)
-
-
-@functools.partial(jax.jit, static_argnames=("num_steps", "diagonal"))
-def _first_state(starts: Local, num_steps: int, *, diagonal: bool) -> _NormalState:
+def _first_state(starts: Local, *, diagonal: bool) -> _NormalState:
     """The state at the best local normal, before the first step."""
     best = best_of(starts)
-    factor = jnp.diag(conditional_scales(best.factor)) if diagonal else best.factor
-    return _state_at(best.mean, factor, num_steps)
+    factor = np.diag(conditional_scales(best.factor)) if diagonal else best.factor
+    return _state_at(best.mean, factor)
 
 
-@functools.partial(jax.jit, static_argnames="num_steps")
-def _state_at(mean: Array, factor: Array, num_steps: int) -> _NormalState:
+def _state_at(mean: np.ndarray, factor: np.ndarray) -> _NormalState:
     """The state before the first step."""
-    d, dtype = mean.shape[0], mean.dtype
+    d = len(mean)
     return _NormalState(
-        step=jnp.zeros((), jnp.int32),
+        step=0,
         mean=mean,
         factor=factor,
-        elbo=jnp.full((), -jnp.inf, dtype),
-        slope=jnp.zeros(d, dtype),
-        curvature=-jnp.eye(d, dtype=dtype),
-        rate=jnp.ones((), dtype),
-        decrement=jnp.full((), jnp.inf, dtype),
-        history=jnp.full(num_steps, jnp.nan, dtype),
-        failed=jnp.zeros((), bool),
+        elbo=-np.inf,
+        slope=np.zeros(d),
+        curvature=-np.eye(d),
+        rate=1.0,
+        decrement=np.inf,
+        history=np.zeros(0),
+        failed=False,
     )
 
 
-@functools.partial(jax.jit, static_argnames=("tolerance", "diagonal"))
-def _ascend(
-    target: Target,
-    points: _Points,
-    state: _NormalState,
-    limit: Array,
-    *,
-    tolerance: float,
-    diagonal: bool,
-) -> _NormalState:
-    """Steps until the expected gain is below the tolerance, or ``limit`` of them in all.
+def _ascend(ascent: _Ascent, state: _NormalState, limit: int) -> _NormalState:
+    """Steps until the expected gain is below the tolerance, or ``limit`` of them in all."""
 
-    A step that lowers the ELBO, or where anything is not finite, is undone and shortened.
-    """
-    eps = np.finfo(points.noise.dtype).eps
+    def busy() -> bool:
+        unfinished = state.decrement > ascent.tolerance and state.rate > ascent.eps
+        return unfinished and not state.failed and state.step < limit
 
-    def step(state: _NormalState) -> _NormalState:
-        first = state.step == 0
-        mean, factor = (_diagonal_proposal if diagonal else _proposal)(state)
-        elbo, slope, curvature = _expectations(target, mean, factor, points)
-        finite = (
-            jnp.isfinite(elbo) & jnp.all(jnp.isfinite(curvature)) & jnp.all(jnp.isfinite(slope))
-        )
-        slack = 8 * eps * jnp.abs(elbo)
-        accept = finite & (elbo >= state.elbo - slack)
-        taken = state._replace(
+    while busy():
+        state = _step(ascent, state)
+    return state
+
+
+def _step(ascent: _Ascent, state: _NormalState) -> _NormalState:
+    """One step; where it lowers the ELBO, or anything is not finite, it is undone and shortened."""
+    mean, factor = (_diagonal_proposal if ascent.diagonal else _proposal)(state)
+    elbo, slope, curvature = _expectations(ascent, mean, factor)
+    finite = bool(np.isfinite(elbo) and np.all(np.isfinite(slope)))
+    finite = finite and bool(np.all(np.isfinite(curvature)))
+    if finite and elbo >= state.elbo - 8 * ascent.eps * abs(elbo):
+        new = state._replace(
             mean=mean,
             factor=factor,
             elbo=elbo,
             slope=slope,
             curvature=curvature,
-            rate=jnp.minimum(_GROW * state.rate, 1.0),
-            decrement=_decrement(slope, curvature, diagonal=diagonal),
+            rate=min(_GROW * state.rate, 1.0),
+            decrement=_decrement(slope, curvature, diagonal=ascent.diagonal),
         )
-        undone = state._replace(rate=_SHRINK * state.rate)
-        new = jax.tree.map(lambda a, b: jnp.where(accept, a, b), taken, undone)
-        return new._replace(
-            step=state.step + 1,
-            history=state.history.at[state.step].set(new.elbo),
-            failed=~finite & (first | (new.rate < eps)),
-        )
-
-    def more(state: _NormalState) -> Array:
-        busy = (state.decrement > tolerance) & (state.rate > eps) & ~state.failed
-        return busy & (state.step < limit)
-
-    return jax.lax.while_loop(more, step, state)
+    else:
+        new = state._replace(rate=_SHRINK * state.rate)
+    return new._replace(
+        step=state.step + 1,
+        history=np.append(state.history, new.elbo),
+        failed=not finite and (state.step == 0 or new.rate < ascent.eps),
+    )
 
 
-def _decrement(slope: Array, curvature: Array, *, diagonal: bool) -> Scalar:
+def _decrement(slope: np.ndarray, curvature: np.ndarray, *, diagonal: bool) -> float:
     """ELBO that one natural-gradient step is expected to gain, in nats; 0 at the optimum."""
-    excess = curvature + jnp.eye(slope.shape[0], dtype=slope.dtype)
+    excess = curvature + np.eye(len(slope))
     if diagonal:
         values, axes = _positive_axes(curvature)
-        gain = jnp.sum((axes.T @ slope) ** 2 / values)
-        return 0.5 * gain + 0.25 * jnp.sum(jnp.diagonal(excess) ** 2)
-    return 0.5 * jnp.sum(slope**2) + 0.25 * jnp.sum(excess**2)
+        gain = np.sum((axes.T @ slope) ** 2 / values)
+        return float(0.5 * gain + 0.25 * np.sum(np.diagonal(excess) ** 2))
+    return float(0.5 * np.sum(slope**2) + 0.25 * np.sum(excess**2))
 
 
-def _positive_axes(curvature: Array) -> tuple[Array, Array]:
+def _positive_axes(curvature: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Eigenvalues of −E ∇²log p, kept positive, and its axes."""
-    values, axes = jnp.linalg.eigh(-curvature)
-    floor = 100 * np.finfo(values.dtype).eps * jnp.max(jnp.abs(values))
-    return jnp.maximum(jnp.abs(values), floor), axes
+    values, axes = np.linalg.eigh(-curvature)
+    floor = 100 * np.finfo(values.dtype).eps * np.max(np.abs(values))
+    return np.maximum(np.abs(values), floor), axes
 
 
 def _expectations(
-    target: Target, mean: Array, factor: Array, points: _Points
-) -> tuple[Scalar, Array, Array]:
+    ascent: _Ascent, mean: np.ndarray, factor: np.ndarray
+) -> tuple[float, np.ndarray, np.ndarray]:
     """ELBO, slope and curvature of N(mean, factor factorᵀ) over the points.
 
     Stein's identity gives the curvature from gradients alone, and makes it the exact derivative
     of the same average that the ELBO is, along symmetric changes of the factor.
     """
-    positions = affine(mean, factor, points.noise)
-    values, gradients = jax.vmap(jax.value_and_grad(target.flat))(positions)
-    pulled = gradients @ factor
-    curvature = pulled.T @ (points.weights[:, None] * points.noise)
+    target, noise, weights, _ = ascent
+    dtype = target.dtype  # of all that has a row for each point
+    stretch = factor.astype(dtype)
+    values, gradients = target.gradients(affine(mean.astype(dtype), stretch, noise))
+    pulled = gradients @ stretch
+    curvature = (pulled.T @ (weights.astype(dtype)[:, None] * noise)).astype(float)
     return (
-        normal_elbo(points.weights @ values, factor),
-        points.weights @ pulled,
+        float(normal_elbo(weights @ values, factor)),
+        (weights.astype(dtype) @ pulled).astype(float),
         0.5 * (curvature + curvature.T),
     )
 
 
-def _diagonal_proposal(state: _NormalState) -> tuple[Array, Array]:
+def _diagonal_proposal(state: _NormalState) -> tuple[np.ndarray, np.ndarray]:
     """The step for independent coordinates.
 
     The precisions follow the diagonal of the curvature, but the mean takes a full Newton step:
@@ -246,24 +227,22 @@ def _diagonal_proposal(state: _NormalState) -> tuple[Array, Array]:
     rate = state.rate
     values, axes = _positive_axes(state.curvature)
     move = rate * (axes @ ((axes.T @ state.slope) / values))
-    wanted = jnp.clip(-jnp.diagonal(state.curvature), 1 / _MAX_RATIO, _MAX_RATIO)
-    scale = jnp.diagonal(state.factor)
-    mean = state.mean + scale * move
-    return mean, jnp.diag(scale * (1 + rate * (wanted - 1)) ** -0.5)
+    wanted = np.clip(-np.diagonal(state.curvature), 1 / _MAX_RATIO, _MAX_RATIO)
+    scale = np.diagonal(state.factor)
+    return state.mean + scale * move, np.diag(scale * (1 + rate * (wanted - 1)) ** -0.5)
 
 
-def _proposal(state: _NormalState) -> tuple[Array, Array]:
+def _proposal(state: _NormalState) -> tuple[np.ndarray, np.ndarray]:
     """Mean and factor after a natural-gradient step of size ``rate``.
 
     In whitened coordinates the precision moves to (1 − ρ) I − ρ E ∇²log p, with its eigenvalues
     kept positive, and the mean by ρ times slope over the new precision.
     """
     rate = state.rate
-    values, axes = jnp.linalg.eigh(-state.curvature)
-    precision = 1 + rate * (jnp.clip(values, 1 / _MAX_RATIO, _MAX_RATIO) - 1)
+    values, axes = np.linalg.eigh(-state.curvature)
+    precision = 1 + rate * (np.clip(values, 1 / _MAX_RATIO, _MAX_RATIO) - 1)
     move = rate * (axes.T @ state.slope) / precision
-    d = move.shape[0]
-    longest = 3.0 * d**0.5
-    move = move * jnp.minimum(1.0, longest / jnp.maximum(jnp.linalg.norm(move), 1e-30))
-    symmetric = (axes * precision[None] ** -0.5) @ axes.T
+    longest = 3.0 * len(move) ** 0.5
+    move = move * min(1.0, longest / max(float(np.linalg.norm(move)), 1e-30))
+    symmetric = (axes * precision**-0.5) @ axes.T
     return state.mean + state.factor @ (axes @ move), state.factor @ symmetric

@@ -1,63 +1,69 @@
-"""Points for expectations under a standard normal: balanced ones, and sparse grids."""
+"""Where a fit's points come from: its randomness, balanced normal points, and sparse grids."""
 
 import functools
 import itertools
 import math
+import statistics
+from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
-from equipoise._types import Array, PRNGKeyArray
+from equipoise._check import value_error
+from equipoise._types import PRNGKeyArray, PyTree
 
 _MAX_LATTICE_SIZE = 20  # beyond it a Kronecker sequence fills no better than independent points
-_START_POINTS = 64
 _MAX_LEVEL = 4
 _MAX_POINTS = 20_000
 
 
-@functools.partial(jax.jit, static_argnames=("size", "dtype", "num_samples"))
-def first_points(
-    key: PRNGKeyArray, size: int, dtype: np.dtype, num_samples: int
-) -> tuple[Array, Array]:
-    """Balanced points for the start and for the ELBO."""
-    key_start, key_elbo = jax.random.split(key)
-    return (
-        _balanced(key_start, _START_POINTS, size, dtype),
-        _balanced(key_elbo, max(num_samples, 16 * size), size, dtype),
-    )
+class Chance(NamedTuple):
+    """All randomness of a fit, each use its own: generators on the host, keys for programs."""
+
+    points: np.random.Generator
+    starts: np.random.Generator
+    draws: np.random.Generator
+    init_key: PRNGKeyArray
+    step_key: PRNGKeyArray
+    draw_key: PRNGKeyArray
 
 
-def _balanced(key: PRNGKeyArray, num_samples: int, size: int, dtype: np.dtype) -> Array:
+def chance(key: PRNGKeyArray) -> Chance:
+    """The randomness that one key stands for."""
+    data = np.asarray(jax.random.key_data(key))
+    if data.ndim != 1:
+        raise value_error("key", "must be one key", key)
+    seed = np.random.SeedSequence(data.tolist())
+    words: PyTree = seed.generate_state(3 * data.size).reshape(3, data.size)
+    keys = [jax.random.wrap_key_data(w, impl=jax.random.key_impl(key)) for w in words]
+    points, starts, draws = map(np.random.default_rng, seed.spawn(3))
+    return Chance(points, starts, draws, *keys)
+
+
+def balanced(rng: np.random.Generator, num_samples: int, size: int) -> np.ndarray:
     """Antithetic points with mean 0 and covariance I exactly, so quadratics are integrated exactly.
 
     A randomly shifted Kronecker sequence in low dimension, independent points above; at least
     2·``size`` are made.
     """
     half = max(-(-num_samples // 2), size + 1)
-    if size <= _MAX_LATTICE_SIZE:
-        z = _kronecker(key, half, size).astype(dtype)
-    else:
-        z = jax.random.normal(key, (half, size), dtype)
-    factor = jnp.linalg.cholesky(z.T @ z / half)
-    z = jax.scipy.linalg.solve_triangular(factor, z.T, lower=True).T
-    return jnp.concatenate([z, -z])
+    lattice = size <= _MAX_LATTICE_SIZE
+    z = _kronecker(rng, half, size) if lattice else rng.standard_normal((half, size))
+    z = np.linalg.qr(z)[0] * half**0.5
+    return np.concatenate([z, -z])
 
 
-def _kronecker(key: PRNGKeyArray, num_samples: int, size: int) -> Array:
-    """Normal quantiles of k·α + shift mod 1, with α the generalized golden ratio's powers.
-
-    Unsigned integers wrap around, which is the fractional part without rounding.
-    """
+def _kronecker(rng: np.random.Generator, num_samples: int, size: int) -> np.ndarray:
+    """Normal quantiles of k·α + shift mod 1, with α the generalized golden ratio's powers."""
     phi = 2.0
     for _ in range(40):
         phi = (1 + phi) ** (1 / (size + 1))
-    alpha = np.asarray([int(phi ** -(j + 1) * 2**32) | 1 for j in range(size)], np.uint32)
-    shift = jax.random.bits(key, (size,), jnp.uint32)
-    index = jnp.arange(num_samples, dtype=jnp.uint32)[:, None]
-    bits = index * alpha[None] + shift[None]
-    uniform = (bits >> 9).astype(jnp.float32) * 2.0**-23 + 2.0**-24
-    return jax.scipy.special.ndtri(uniform)
+    alpha = phi ** -np.arange(1.0, size + 1)
+    turns = np.arange(num_samples)[:, None] * alpha + rng.random(size)
+    # Half of the smallest distance to an end of the interval, whose quantile is infinite.
+    uniform = np.clip(turns % 1, 2.0**-54, 1 - 2.0**-53)
+    quantile = statistics.NormalDist().inv_cdf
+    return np.reshape([quantile(u) for u in uniform.ravel().tolist()], uniform.shape)
 
 
 @functools.lru_cache(maxsize=32)

@@ -1,7 +1,7 @@
 """Where a fit begins: the best local normal along Newton paths from several points."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import jax
@@ -9,176 +9,194 @@ import jax.numpy as jnp
 import numpy as np
 
 from equipoise._check import value_error
-from equipoise._types import Array, PRNGKeyArray, PyTree, Scalar
+from equipoise._types import Array, PyTree
 from equipoise.vi._families.draws import affine
-from equipoise.vi._fit.target import Target, slope
+from equipoise.vi._families.family import Family
+from equipoise.vi._families.layout import Layout
+from equipoise.vi._families.mean_field import LOG_2PI
+from equipoise.vi._fit.points import balanced
+from equipoise.vi._fit.target import Target
 
 _NUM_STEPS = 80
 _NUM_FIRST_DRAWS = 64
+_NUM_POINTS = 64  # of the ELBO of a local normal
 _DISTINCT = 5.0  # sds between modes that one normal does not cover
 _NEGLIGIBLE = 7.0  # nats of ELBO: a mode with less than a thousandth of the mass
 
 
 class Local(NamedTuple):
-    """A normal around a point of a path: mean, factor W of the covariance W Wᵀ, and its ELBO."""
+    """Normals around points of paths: means, factors W of the covariances W Wᵀ, and ELBOs."""
 
-    mean: Array
-    factor: Array
-    elbo: Scalar
+    mean: np.ndarray
+    factor: np.ndarray
+    elbo: np.ndarray
 
 
 class Modes(NamedTuple):
     """Local normals, one a row: means, Cholesky factors, and weights relative to the best one."""
 
-    means: Array
-    factors: Array
-    weights: Array
+    means: np.ndarray
+    factors: np.ndarray
+    weights: np.ndarray
 
 
-def starting_point(target: Target, start: PyTree) -> Array:
+def starting_point(target: Target, family: Family, start: PyTree) -> np.ndarray:
     """The flat vector to begin at, where the log density and its gradient are finite."""
-    family, dtype = target.family, target.family.positions.dtype
-    if dtype.itemsize < 4:  # matrices are factorized in float32 at least
-        dtype = jnp.dtype(jnp.float32)
     if start is not None:
-        center = family.ravel(start)
+        center = _flat_vector(family.positions, start)
     elif family.placed:
-        center = jnp.zeros(family.dimension, dtype)
+        center = np.zeros(family.dimension)
     else:  # the family knows where it begins
-        key = jax.random.key(0)
-        drawn = family.sample(family.init(key), key, _NUM_FIRST_DRAWS)
-        center = jnp.mean(jax.vmap(family.ravel)(drawn), axis=0)
-    center = center.astype(dtype)
-    value, gradient = slope(target, center)
-    for term, number in (("value", value), ("gradient", gradient)):
-        if not bool(jnp.all(jnp.isfinite(number))):
+        center = _mean_of_first_draws(family)
+    center = np.asarray(center, target.dtype)
+    for term, number in zip(("value", "gradient"), target.gradients(center[None]), strict=True):
+        if not np.all(np.isfinite(number)):
             raise value_error(
                 "log_density",
                 f"must have a finite {term} at the start",
-                str(number),
+                str(number[0]),
                 "Give a `start` inside its domain, or a `support` that keeps positions there.",
             )
     return center
 
 
+@functools.partial(jax.jit, static_argnums=0)
+def _flat_vector(positions: Layout, start: PyTree) -> Array:
+    return positions.ravel(start)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _mean_of_first_draws(family: Family) -> Array:
+    key = jax.random.key(0)
+    drawn = family.sample(family.init(key), key, _NUM_FIRST_DRAWS)
+    return jnp.mean(jax.vmap(family.ravel)(drawn), axis=0)
+
+
 def find_starts(
-    target: Target, center: Array, key: PRNGKeyArray, noise: Array, num_restarts: int
+    target: Target, center: np.ndarray, rng: np.random.Generator, num_restarts: int
 ) -> Local:
-    """The best local normals from the center and ``num_restarts`` − 1 points around it."""
-    scatter = jax.random.normal(key, (num_restarts - 1, center.shape[0]), center.dtype)
-    return _newton_paths(target, center, scatter, noise)
+    """The best local normals from the center and ``num_restarts`` − 1 points around it.
 
-
-@jax.jit
-def _newton_paths(target: Target, center: Array, scatter: Array, noise: Array) -> Local:
-    starts = jnp.concatenate([center[None], center[None] + scatter])
-    return _local_normals(target.flat, starts, noise)
-
-
-class _Path(NamedTuple):
-    """One Newton path: the current point, its damping, the best normal so far."""
-
-    step: Array
-    point: Array
-    value: Scalar
-    damping: Scalar
-    best: Local
-    done: Array
-
-
-def normal_elbo(mean_log_p: Scalar, factor: Array) -> Scalar:
-    """Mean of the log density plus the entropy of N(m, W Wᵀ)."""
-    d = factor.shape[0]
-    entropy = jnp.linalg.slogdet(factor)[1] + 0.5 * d * (1 + jnp.log(2 * jnp.pi))
-    return mean_log_p + entropy.astype(mean_log_p.dtype)
-
-
-def conditional_scales(factor: Array) -> Array:
-    """Standard deviation of each coordinate of N(m, W Wᵀ) given all the others."""
-    return jnp.sum(jnp.linalg.inv(factor) ** 2, axis=0) ** -0.5
-
-
-def _local_normals(log_p: Callable[[Array], Scalar], starts: Array, noise: Array) -> Local:
-    """Newton ascent from every start; keeps the point whose local normal has the largest ELBO.
-
-    Where a mode exists the path ends there, and the normal is Laplace's. Where none does (a
-    funnel climbs for ever) an earlier point wins, as in :cite:t:`zhang2022`.
+    Newton ascent from each of them keeps the point whose local normal has the largest ELBO. Where
+    a mode exists the path ends there, and the normal is Laplace's. Where none does (a funnel
+    climbs for ever) an earlier point wins, as in :cite:t:`zhang2022`.
     """
-    eps = np.finfo(starts.dtype).eps
-    d = starts.shape[1]
+    d = len(center)
+    noise = balanced(rng, _NUM_POINTS, d).astype(target.dtype)
+    starts = np.concatenate([center[None], center + rng.standard_normal((num_restarts - 1, d))])
+    best = Local(starts, np.tile(np.eye(d), (num_restarts, 1, 1)), np.full(num_restarts, -np.inf))
+    places = [*_newton_paths(target, starts)]
+    path, mean, factor = map(np.concatenate, zip(*places, strict=True))
+    if not len(path):
+        return best
+    narrow = mean.astype(target.dtype), factor.astype(target.dtype)
+    points = np.concatenate([affine(m, w, noise) for m, w in zip(*narrow, strict=True)])
+    log_p = target.values(points).reshape(len(path), -1)
+    elbo = normal_elbo(np.mean(log_p, axis=1, dtype=float), factor)
+    for row in np.flatnonzero(np.isfinite(elbo)):
+        if elbo[row] > best.elbo[path[row]]:
+            for field, found in zip(best, (mean, factor, elbo), strict=True):
+                field[path[row]] = found[row]
+    return best
 
-    def step(path: _Path) -> _Path:
-        gradient = jax.grad(log_p)(path.point)
-        precision = -jax.hessian(log_p)(path.point)
-        # Unit curvature along every axis: the units of the coordinates do not matter.
-        size = jnp.sqrt(jnp.abs(jnp.diagonal(precision)))
-        size = jnp.where(size > 0, size, 1.0)
-        values, axes = jnp.linalg.eigh(precision / size[:, None] / size[None, :])
-        curvature = jnp.maximum(jnp.abs(values), d * eps)
-        ascent = (axes.T @ (gradient / size)) / (curvature + path.damping)
-        point = path.point + (axes @ ascent) / size
-        value = log_p(point)
-        factor = axes * curvature[None] ** -0.5 / size[:, None]
-        elbo = normal_elbo(jnp.mean(jax.vmap(log_p)(affine(path.point, factor, noise))), factor)
-        elbo = jnp.where(jnp.isfinite(elbo), elbo, -jnp.inf)
-        better = elbo > path.best.elbo
-        here = Local(path.point, factor, elbo)
-        best = jax.tree.map(lambda new, old: jnp.where(better, new, old), here, path.best)
-        slack = 4 * eps * jnp.abs(path.value)
-        accept = jnp.isfinite(value) & (value >= path.value - slack)
-        gain = jnp.sum((axes.T @ (gradient / size)) ** 2 / curvature)
-        return _Path(
-            step=path.step + 1,
-            point=jnp.where(accept, point, path.point),
-            value=jnp.where(accept, value, path.value),
-            damping=jnp.where(
-                accept,
-                jnp.where(path.damping > 1e-3, path.damping / 5, 0.0),
-                jnp.maximum(path.damping * 6, 1e-2),
-            ),
-            best=best,
-            done=(gain < jnp.sqrt(eps)) | (path.damping > 1 / eps) | ~jnp.isfinite(gain),
-        )
 
-    def run(start: Array) -> Local:
-        factor = jnp.eye(d, dtype=start.dtype)
-        lowest = jnp.full((), -jnp.inf, start.dtype)
-        path = _Path(
-            step=jnp.zeros((), jnp.int32),
-            point=start,
-            value=log_p(start),
-            damping=jnp.zeros((), start.dtype),
-            best=Local(start, factor, lowest),
-            done=jnp.zeros((), bool),
-        )
-        more = lambda path: ~path.done & (path.step < _NUM_STEPS)  # noqa: E731
-        return jax.lax.while_loop(more, step, path).best
+class _Paths(NamedTuple):
+    """Newton paths, one a row: which they are, how damped, where, and what is known there.
 
-    return jax.vmap(run)(starts)
+    The columns of ``basis`` are directions in which the curvature is diagonal.
+    """
+
+    path: np.ndarray
+    damping: np.ndarray
+    point: np.ndarray
+    value: np.ndarray
+    basis: np.ndarray
+    bend: np.ndarray
+    slope: np.ndarray
+
+    def rows(self, chosen: np.ndarray) -> "_Paths":
+        """Some of the paths."""
+        return _Paths(*(field[chosen] for field in self))
+
+
+def _newton_paths(
+    target: Target, starts: np.ndarray
+) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """Which paths moved, where to, and factors of the covariances of the curvature there.
+
+    A step that lowers the density is undone, and the next one is damped.
+    """
+    eps = float(np.finfo(target.dtype).eps)
+    n = len(starts)
+    arrived, sound = _arrive(target, np.arange(n), np.zeros(n), starts)
+    here = arrived.rows(sound)
+    yield here.path, here.point, here.basis * here.bend[:, None] ** -0.5
+    for _ in range(_NUM_STEPS):
+        if not len(here.path):
+            return
+        step = np.einsum("pij,pj->pi", here.basis, here.slope / (here.bend + here.damping[:, None]))
+        relaxed = np.where(here.damping > 1e-3, here.damping / 5, 0.0)
+        there, sound = _arrive(target, here.path, relaxed, here.point + step)
+        accept = np.isfinite(there.value) & (there.value >= here.value - 4 * eps * abs(here.value))
+        gain = np.sum(here.slope**2 / here.bend, axis=1)
+        going = (gain >= eps**0.5) & (here.damping <= 1 / eps)
+        moved, stays = there.rows(going & accept & sound), here.rows(going & ~accept)
+        yield moved.path, moved.point, moved.basis * moved.bend[:, None] ** -0.5
+        damped = stays._replace(damping=np.maximum(stays.damping * 6, 1e-2))
+        here = _Paths(*map(np.concatenate, zip(damped, moved, strict=True)))
+
+
+def _arrive(
+    target: Target, path: np.ndarray, damping: np.ndarray, point: np.ndarray
+) -> tuple[_Paths, np.ndarray]:
+    """Paths at new points, and whether everything is finite there."""
+    value, gradient, curvature = target.curvatures(point)
+    sound = np.all(np.isfinite(gradient), axis=1) & np.all(np.isfinite(curvature), axis=(1, 2))
+    curvature = np.where(sound[:, None, None], curvature, np.eye(point.shape[1]))
+    # Unit curvature along every axis: the units of the coordinates do not matter.
+    size = np.sqrt(np.abs(np.diagonal(curvature, axis1=1, axis2=2)).astype(float))
+    size = np.where(size > 0, size, 1.0)
+    eigenvalues, axes = np.linalg.eigh(-curvature / size[:, :, None] / size[:, None, :])
+    basis = axes / size[:, :, None]
+    bend = np.maximum(np.abs(eigenvalues), point.shape[1] * float(np.finfo(target.dtype).eps))
+    slope = np.einsum("pji,pj->pi", basis, gradient)
+    return _Paths(path, damping, point, value, basis, bend, slope), sound
+
+
+def normal_elbo(mean_log_p: np.ndarray, factor: np.ndarray) -> np.ndarray:
+    """Mean of the log density plus the entropy of N(m, W Wᵀ)."""
+    d = factor.shape[-1]
+    return mean_log_p + np.linalg.slogdet(factor)[1] + 0.5 * d * (1 + LOG_2PI)
+
+
+def conditional_scales(factor: np.ndarray) -> np.ndarray:
+    """Standard deviation of each coordinate of N(m, W Wᵀ) given all the others."""
+    return np.sum(np.linalg.inv(factor) ** 2, axis=0) ** -0.5
 
 
 def best_of(starts: Local) -> Local:
     """The local normal with the largest ELBO."""
-    best = jnp.argmax(starts.elbo)
+    best = np.argmax(starts.elbo)
     return Local(*(leaf[best] for leaf in starts))
 
 
-@jax.jit
-def lower_factor(factor: Array) -> Array:
+def lower_factor(factor: np.ndarray) -> np.ndarray:
     """The Cholesky factor with the same product W Wᵀ."""
-    upper = jnp.linalg.qr(factor.T, mode="r")
-    return (upper * jnp.sign(jnp.diagonal(upper))[:, None]).T
+    upper = np.linalg.qr(factor.T, mode="r")
+    return (upper * np.sign(np.diagonal(upper))[:, None]).T
 
 
-def other_modes(starts: Local, mean: Array, factor: Array, distinct: float = _DISTINCT) -> Modes:
+def other_modes(
+    starts: Local, mean: np.ndarray, factor: np.ndarray, distinct: float = _DISTINCT
+) -> Modes:
     """Local normals that q does not cover, in coordinates where q is N(0, I), each mode once."""
-    best = float(jnp.max(starts.elbo))
+    best = np.max(starts.elbo)
     means: list[np.ndarray] = []
     factors: list[np.ndarray] = []
     weights: list[np.ndarray] = []
-    whiten = functools.partial(np.linalg.solve, np.asarray(factor, np.float64))
-    for center, spread, elbo in zip(*map(np.asarray, starts), strict=True):
-        z, root = whiten(center - np.asarray(mean)), whiten(spread)
+    whiten = functools.partial(np.linalg.solve, factor)
+    for center, spread, elbo in zip(*starts, strict=True):
+        z, root = whiten(center - mean), whiten(spread)
         near = [np.linalg.norm(np.linalg.solve(r, z - m)) < distinct
                 for m, r in zip(means, factors, strict=True)]  # fmt: skip
         far = min(np.linalg.norm(z), np.linalg.norm(np.linalg.solve(root, z)))
@@ -186,15 +204,12 @@ def other_modes(starts: Local, mean: Array, factor: Array, distinct: float = _DI
             means.append(z)
             factors.append(np.linalg.cholesky(root @ root.T))
             weights.append(np.exp(elbo - best))
-    d, dtype = len(mean), mean.dtype
+    d = len(mean)
     return Modes(
-        jnp.asarray(np.reshape(means, (-1, d)), dtype),
-        jnp.asarray(np.reshape(factors, (-1, d, d)), dtype),
-        jnp.asarray(np.reshape(weights, -1), dtype),
+        np.reshape(means, (-1, d)), np.reshape(factors, (-1, d, d)), np.reshape(weights, -1)
     )
 
 
-def no_modes(mean: Array) -> Modes:
+def no_modes(d: int) -> Modes:
     """No local normals beside the one at hand."""
-    d, dtype = mean.shape[0], mean.dtype
-    return Modes(jnp.zeros((0, d), dtype), jnp.zeros((0, d, d), dtype), jnp.zeros(0, dtype))
+    return Modes(np.zeros((0, d)), np.zeros((0, d, d)), np.zeros(0))

@@ -1,66 +1,159 @@
-"""The log density as a value: its traced program, and the arrays it reads as leaves.
+"""The log density as data, and the one program that a fit asks it by, a chunk of points at a time.
 
-Arrays that a log density closes over would be constants of a compiled fit, copied to one device.
-As leaves they keep their sharding, and a fit of new data of the same shapes compiles nothing.
+Values, gradients and curvatures are branches of one program of one shape, so that a fit compiles
+its log density once, whatever it does with it. The rest of a fit runs on the host. What the log
+density closes over keeps its sharding, and other data of the same shapes compile nothing.
 """
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from equipoise._jax.programs import Program, as_function, closed, constants, opened
-from equipoise._types import Array, PyTree, Scalar, record, static_field
+from equipoise._jax.traced import Traced, traced
+from equipoise._types import Array, Scalar, record, static_field
 from equipoise.vi._bounds.density import LogDensity, checked_density, flat_log_density
-from equipoise.vi._families.family import Family
-from equipoise.vi._weights.weighted import evaluate
+from equipoise.vi._families.layout import Layout
+
+MAX_CURVED = 200  # coordinates above which no d × d matrix is formed
+_MIN_POINTS, _POINTS_EACH = 512, 16  # of an ELBO, in all and for each coordinate
+_MAX_ROWS = 512  # points in a chunk, so that memory does not grow with their number
+_MAX_BLOCK = 4  # points whose curvatures are found together, at most
 
 
 @record
 class Target:
-    """A log density of positions, and the family whose flat vectors it is asked at.
-
-    Functions that are compiled for a target compile once for a program and a family.
+    """A log density of positions, asked at flat vectors, one a row of arrays on the host.
 
     Attributes:
-        arrays: What the log density closes over.
-        program: Its jaxpr.
-        family: The family of the fit.
+        log_density: Log p of one position.
+        positions: How positions are made of flat vectors.
     """
 
-    arrays: Sequence[Array]
-    program: Program = static_field()
-    family: Family = static_field()
+    log_density: Traced
+    positions: Layout = static_field()
 
-    def log_density(self, position: PyTree) -> Scalar:
-        """Log p of one position."""
-        program = as_function(closed(opened(self.program), self.arrays))
-        return program(*jax.tree.leaves(position))[0]
+    @property
+    def dtype(self) -> np.dtype:
+        """What it is asked in, float32 at least."""
+        return _dtype_of(self.positions)
 
     def flat(self, vector: Array) -> Scalar:
         """Log density of one flat vector, with the volume factor of the supports."""
-        return flat_log_density(self.log_density, self.family)(vector)
+        return flat_log_density(self.log_density, self.positions)(vector)
+
+    def values(self, points: np.ndarray) -> np.ndarray:
+        """Log densities."""
+        return self._ask(0, points)[0]
+
+    def gradients(self, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Log densities and their gradients."""
+        values, gradients = self._ask(1, points)
+        return values, gradients
+
+    def curvatures(self, points: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Log densities, gradients and second derivatives; up to ``MAX_CURVED`` coordinates."""
+        n, d = points.shape
+        values, rows = self._ask(2, points)
+        derivatives = rows.reshape(n, d + 1, d)
+        return values, derivatives[:, 0], derivatives[:, 1:]
+
+    def _ask(self, order: int, points: np.ndarray) -> list[np.ndarray]:
+        """Values and, from order 1 on, rows of derivatives."""
+        points = np.asarray(points, self.dtype)
+        n, d = points.shape
+        block, number = _blocks(d)
+        size, each = (block * number, d + 1) if order == 2 else (num_rows(d), 1)
+        chunks = [points[first : first + size] for first in range(0, n, size)]
+        # All of them are on their way before the first is waited for.
+        found = [
+            _evaluate(
+                self,
+                np.int32(order),
+                # What fills a chunk up are points that are there, not ones of our making.
+                chunk if len(chunk) == num_rows(d) else np.resize(chunk, (num_rows(d), d)),
+                np.int32(-(-len(chunk) // max(block, 1))),
+            )
+            for chunk in chunks
+        ]
+        counts = [len(chunk) for chunk in chunks]
+        values, rows = zip(*found, strict=True)
+        parts = [(values, 1), (rows, each)] if order else [(values, 1)]
+        return [
+            np.concatenate([np.asarray(x)[: m * k] for x, m in zip(part, counts, strict=True)])
+            for part, k in parts
+        ]
 
 
-def trace(log_density: LogDensity, family: Family) -> Target:
-    """The traced log density, which must return one floating-point number.
+def trace(log_density: LogDensity, positions: Layout) -> Target:
+    """The traced log density, which must return one floating-point number."""
+    density = checked_density("log_density", log_density, _dtype_of(positions))
+    # On the device once, not at each of the calls that read it.
+    target: Target = jax.device_put(Target(traced(density, positions.abstract), positions))
+    return target
 
-    jax caches the trace by the identity of the function.
+
+def _dtype_of(positions: Layout) -> np.dtype:
+    """Matrices are factorized in float32 at least."""
+    return np.dtype(np.float32) if positions.dtype.itemsize < 4 else positions.dtype
+
+
+def num_points(size: int, wanted: int | None = None) -> int:
+    """Points of the ELBO that natural-gradient steps maximize."""
+    return max(wanted or _MIN_POINTS, _POINTS_EACH * size)
+
+
+def num_rows(size: int) -> int:
+    """Points in a chunk, so many that those of a fit with its defaults fill chunks."""
+    number = num_points(size)
+    return number // -(-number // _MAX_ROWS)
+
+
+def _blocks(size: int) -> tuple[int, int]:
+    """Points of a block, and blocks in a chunk, whose curvatures fit where gradients do."""
+    if size > MAX_CURVED:
+        return 0, 0
+    block = min(_MAX_BLOCK, num_rows(size) // (size + 1))
+    return block, num_rows(size) // (block * (size + 1))
+
+
+@jax.jit
+def _evaluate(target: Target, order: Array, points: Array, blocks: Array) -> tuple[Array, Array]:
+    """Values of the rows, and 0, their gradients, or derivatives of the first blocks of them.
+
+    The derivatives of a point are its gradient and the rows of its second derivatives.
     """
-    dtype = family.positions.dtype
-    position = jax.eval_shape(family.unravel, jnp.zeros(family.dimension, dtype))
-    jax.eval_shape(checked_density("log_density", log_density, dtype), position)
-    traced = jax.jit(log_density).trace(position).jaxpr
-    return Target(constants(traced), traced.jaxpr, family)
+    rows, d = points.shape
+    block, _ = _blocks(d)
+    nothing = jnp.zeros(rows, points.dtype), jnp.zeros((rows, d), points.dtype)
+
+    def values() -> tuple[Array, Array]:
+        return jax.vmap(target.flat)(points), nothing[1]
+
+    def gradients() -> tuple[Array, Array]:
+        return jax.vmap(jax.value_and_grad(target.flat))(points)
+
+    def curvatures() -> tuple[Array, Array]:
+        def add(index: Array, found: tuple[Array, Array]) -> tuple[Array, Array]:
+            first = index * block
+            here = jax.lax.dynamic_slice_in_dim(points, first, block)
+            value, derivatives = jax.vmap(functools.partial(_second_order, target.flat))(here)
+            below = derivatives.reshape(-1, d)
+            return (
+                jax.lax.dynamic_update_slice_in_dim(found[0], value, first, 0),
+                jax.lax.dynamic_update_slice_in_dim(found[1], below, first * (d + 1), 0),
+            )
+
+        return jax.lax.fori_loop(0, blocks, add, nothing)
+
+    branches = [values, gradients, curvatures] if block else [values, gradients]
+    return jax.lax.switch(order, branches)
 
 
-@jax.jit
-def log_densities(target: Target, draws: Array) -> Array:
-    """Log density of every row."""
-    return evaluate(target.flat, draws)
-
-
-@jax.jit
-def slope(target: Target, flat: Array) -> tuple[Array, Array]:
-    """Log density and its gradient at one flat vector."""
-    return jax.value_and_grad(target.flat)(flat)
+def _second_order(log_p: Callable[[Array], Scalar], point: Array) -> tuple[Scalar, Array]:
+    """Value; gradient and second derivatives, one row more than columns."""
+    (value, gradient), along = jax.linearize(jax.value_and_grad(log_p), point)
+    _, curvature = jax.vmap(along)(jnp.eye(point.shape[0], dtype=point.dtype))
+    return value, jnp.concatenate([gradient[None], curvature])

@@ -1,19 +1,21 @@
 """Measurements of an approximation by the importance weights of its draws."""
 
+import math
 from collections.abc import Callable
 
 import jax
-import jax.numpy as jnp
 
 from equipoise._check import at, positive_integer, value_error
 from equipoise._types import Array, PRNGKeyArray, PyTree, Scalar, result
+from equipoise.vi._bounds.compiled import compiled
 from equipoise.vi._bounds.density import checked_density, dtype_of, flat_log_density
 from equipoise.vi._families.draws import independent
 from equipoise.vi._families.family import Family, Params, check_params, completed
-from equipoise.vi._weights.psis import threshold
-from equipoise.vi._weights.weighted import Weighted, evaluate, moments, weigh
+from equipoise.vi._weights.psis import log_sum, threshold
+from equipoise.vi._weights.weighted import Weighted, moments, weigh
 
 _MIN_DRAWS = 100  # fewer leave no tail to fit
+_CHUNK = 512  # points evaluated together, so that memory does not grow with the number of draws
 
 
 @result
@@ -46,37 +48,39 @@ class Diagnostics:
     log_evidence: Scalar
 
 
-@jax.jit
 def summarize(weighted: Weighted) -> Diagnostics:
     """The measurements of weighted draws against the same draws with equal weights."""
+    xp = weighted.draws.__array_namespace__()
     n = weighted.draws.shape[0]
     dtype = weighted.log_weights.dtype
-    plain = moments(weighted.draws, jnp.full(n, -jnp.log(float(n)), dtype))
+    plain = moments(weighted.draws, xp.full(n, -math.log(n), dtype=dtype))
     exact = moments(weighted.draws, weighted.log_weights)
     return Diagnostics(
         khat=weighted.khat,
-        threshold=jnp.asarray(threshold(n), dtype),
+        threshold=xp.asarray(threshold(n), dtype=dtype),
         effective_sample_size=weighted.effective_sample_size,
-        num_draws=jnp.asarray(n),
-        mean_shift=jnp.max(jnp.abs(exact.mean - plain.mean) / exact.sd),
-        sd_shift=jnp.max(jnp.abs(plain.sd / exact.sd - 1)),
-        mean_error=jnp.max(exact.mean_error / exact.sd),
-        sd_error=jnp.max(exact.sd_error / exact.sd),
-        log_evidence=jax.scipy.special.logsumexp(weighted.log_ratios) - jnp.log(float(n)),
+        num_draws=xp.asarray(n),
+        mean_shift=xp.max(xp.abs(exact.mean - plain.mean) / exact.sd),
+        sd_shift=xp.max(xp.abs(plain.sd / exact.sd - 1)),
+        mean_error=xp.max(exact.mean_error / exact.sd),
+        sd_error=xp.max(exact.sd_error / exact.sd),
+        log_evidence=log_sum(weighted.log_ratios) - math.log(n),
     )
 
 
 def flat_draws(
-    family: Family, params: Params, key: PRNGKeyArray, num_samples: int
+    family: Family, params: Params, variates: Array, num_samples: int
 ) -> tuple[Array, Array]:
-    """Flat draws of q, one a row, and their log densities."""
+    """Flat draws of q, one a row, and their log densities.
+
+    The variates are standard normal ones, one row a draw, or a key where draws have no path.
+    """
     if family.transform_flat is None:
-        positions = family.sample(params, key, num_samples)
+        positions = family.sample(params, variates, num_samples)
         draws = jax.vmap(family.ravel)(positions)
         log_q = jax.vmap(family.log_prob, (None, 0))(params, positions)
         return draws, log_q + jax.vmap(family.log_volume)(draws)
-    noise = independent(key, num_samples, family.noise_size, dtype_of(params))
-    draws = jax.vmap(family.transform_flat, (None, 0))(params, noise)
+    draws = jax.vmap(family.transform_flat, (None, 0))(params, variates)
     return draws, jax.vmap(family.log_prob_flat, (None, 0))(params, draws)
 
 
@@ -136,7 +140,16 @@ def diagnose(
             "vi.elbo with gradient='score_function' takes discrete ones.",
         )
     check_params(family, params)
-    density = checked_density("log_density", log_density, dtype_of(params))
-    log_p = flat_log_density(density, family)
-    draws, log_q = flat_draws(family, params, key, num_samples)
-    return summarize(weigh(draws, evaluate(log_p, draws), log_q))
+
+    def measure(params: Params, key: PRNGKeyArray) -> Diagnostics:
+        dtype = dtype_of(params)
+        density = checked_density("log_density", log_density, dtype)
+        log_p = flat_log_density(density, family.positions)
+        variates = key
+        if family.transform_flat is not None:
+            variates = independent(key, num_samples, family.noise_size, dtype)
+        draws, log_q = flat_draws(family, params, variates, num_samples)
+        values = jax.lax.map(log_p, draws, batch_size=min(_CHUNK, num_samples))
+        return summarize(weigh(draws, values, log_q))
+
+    return compiled(measure, params, key)

@@ -1,14 +1,8 @@
 """Weighted draws: moments with their standard errors, and what they say about a proposal."""
 
-from collections.abc import Callable
-
-import jax
-import jax.numpy as jnp
-
 from equipoise._types import Array, Scalar, record
+from equipoise.vi._families.draws import AnyArray
 from equipoise.vi._weights.psis import smooth
-
-_CHUNK = 512  # points evaluated together, so that memory does not grow with the number of draws
 
 
 @record
@@ -17,36 +11,23 @@ class Weighted:
 
     Attributes:
         draws: Flat vectors, one a row.
-        log_weights: Smoothed log weights; the weights sum to 1.
         log_ratios: Log target minus log proposal, as they came.
+        log_weights: Smoothed log weights; the weights sum to 1.
         khat: Shape of the Pareto tail of the weights.
         effective_sample_size: 1/Σ w².
     """
 
     draws: Array
-    log_weights: Array
     log_ratios: Array
+    log_weights: Array
     khat: Scalar
     effective_sample_size: Scalar
 
 
-def evaluate(log_p: Callable[[Array], Scalar], draws: Array) -> Array:
-    """Log densities of the rows, a chunk at a time."""
-    return jax.lax.map(log_p, draws, batch_size=min(_CHUNK, draws.shape[0]))
-
-
-@jax.jit
-def weigh(draws: Array, log_p: Array, log_q: Array) -> Weighted:
+def weigh(draws: AnyArray, log_p: AnyArray, log_q: AnyArray) -> Weighted:
     """The draws of q with smoothed weights towards p."""
     log_ratios = log_p - log_q
-    smoothed = smooth(log_ratios)
-    return Weighted(
-        draws,
-        smoothed.log_weights,
-        log_ratios,
-        smoothed.khat,
-        smoothed.effective_sample_size,
-    )
+    return Weighted(draws, log_ratios, *smooth(log_ratios))
 
 
 @record
@@ -66,13 +47,14 @@ class _Moments:
     sd_error: Array
 
 
-def moments(draws: Array, log_weights: Array) -> _Moments:
+def moments(draws: AnyArray, log_weights: AnyArray) -> _Moments:
     """Self-normalized moments; errors by the delta method."""
-    w = jnp.exp(log_weights)[:, None]
-    mean = jnp.sum(w * draws, axis=0)
-    centered = draws - mean[None]
-    variance = jnp.sum(w * centered**2, axis=0)
-    sd = jnp.sqrt(variance)
-    mean_error = jnp.sqrt(jnp.sum((w * centered) ** 2, axis=0))
-    variance_error = jnp.sqrt(jnp.sum((w * (centered**2 - variance[None])) ** 2, axis=0))
+    xp = draws.__array_namespace__()
+    w = xp.exp(log_weights).astype(draws.dtype)
+    mean = w @ draws
+    squares = (draws - mean[None]) ** 2
+    variance = w @ squares
+    sd = xp.sqrt(variance)
+    mean_error = xp.sqrt(w**2 @ squares)
+    variance_error = xp.sqrt(w**2 @ (squares - variance[None]) ** 2)
     return _Moments(mean, sd, mean_error, variance_error / (2 * sd))
