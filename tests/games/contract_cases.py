@@ -4,7 +4,6 @@ import optax
 
 from equipoise import games
 from tests.contract import Case, Pytree, Static
-from tests.games.compiled import basins, cycle, lyapunov_exponents, orbit_diagram, stability
 
 X, Y = jnp.array([1.0, -0.5]), jnp.array([0.7, 0.3])
 MU, SIGMA = jnp.asarray(0.5), jnp.asarray(1.0)
@@ -138,13 +137,10 @@ CASES: dict = {
         (MU, SIGMA),
     ),
     "Stability": Pytree(
-        lambda: stability(quadratic(MU, SIGMA), games.simultaneous(), ORIGIN, step_size=0.3)
+        lambda: games.stability(quadratic(MU, SIGMA), games.simultaneous(), ORIGIN, step_size=0.3)
     ),
     "Verdict": ENUM,
-    "CONVERGES": CONSTANT,
-    "NEUTRAL": CONSTANT,
-    "DIVERGES": CONSTANT,
-    "UNDEFINED": CONSTANT,
+    **dict.fromkeys(["CONVERGES", "NEUTRAL", "DIVERGES", "UNDEFINED"], CONSTANT),
     "critical_step_size": Case(
         lambda mu, sigma: (
             games.critical_step_size(
@@ -152,20 +148,11 @@ CASES: dict = {
             ).step_size
         ),
         (MU, SIGMA),
-        grad=False,
-        why="the derivative is that of critical_step_size, whose case holds it",
         rtol=1e-11,
     ),
     "CriticalStep": Pytree(
-        lambda: games.CriticalStep(
-            step_size=jnp.asarray(1.0),
-            neutral_step_size=jnp.asarray(1.0),
-            eigenvalue=jnp.asarray(1j),
-            angle=jnp.asarray(jnp.pi / 2),
-            kind=jnp.asarray(games.NEIMARK_SACKER),
-            resonance=jnp.array([1, 4]),
-            simple=jnp.asarray(True),
-            residual=jnp.asarray(0.0),
+        lambda: games.critical_step_size(
+            quadratic(MU, SIGMA), games.simultaneous(), ORIGIN, max_step_size=4.0
         )
     ),
     "simulated_critical_step_size": Case(
@@ -185,10 +172,7 @@ CASES: dict = {
     ),
     "SimulatedCriticalStep": Pytree(lambda: games.SimulatedCriticalStep(*jnp.ones(4))),
     "Kind": ENUM,
-    "NOT_LOST": CONSTANT,
-    "FOLD": CONSTANT,
-    "FLIP": CONSTANT,
-    "NEIMARK_SACKER": CONSTANT,
+    **dict.fromkeys(["NOT_LOST", "FOLD", "FLIP", "NEIMARK_SACKER"], CONSTANT),
     "period": Case(
         lambda x, r: games.period(logistic(r), x),
         (jnp.asarray(0.3), jnp.asarray(3.2)),
@@ -199,7 +183,7 @@ CASES: dict = {
         lambda x, r: games.cycle(logistic(r), x).multipliers.real,
         (jnp.asarray(0.6), jnp.asarray(2.9)),
     ),
-    "Cycle": Pytree(lambda: cycle(logistic(2.9), 0.6)),
+    "Cycle": Pytree(lambda: games.cycle(logistic(2.9), 0.6)),
     "rotation_number": Case(
         lambda x, y, eta: games.rotation_number(
             lambda z: (z[0] - eta * z[1], z[1] + eta * z[0]), (x, y), num_steps=20
@@ -210,7 +194,7 @@ CASES: dict = {
         lambda x, r: games.lyapunov_exponents(logistic(r), x, num_steps=50, num_transient=5).values,
         (jnp.asarray(0.3), jnp.asarray(2.8)),
     ),
-    "LyapunovExponents": Pytree(lambda: lyapunov_exponents(logistic(2.8), 0.3, num_steps=50)),
+    "LyapunovExponents": Pytree(lambda: games.lyapunov_exponents(logistic(2.8), 0.3, num_steps=50)),
     "orbit_diagram": Case(
         lambda x, r: games.orbit_diagram(
             lambda z, r: r * z * (1 - z), x, r, num_transient=5, num_states=4
@@ -218,7 +202,7 @@ CASES: dict = {
         (jnp.asarray(0.3), jnp.array([2.5, 2.9])),
     ),
     "OrbitDiagram": Pytree(
-        lambda: orbit_diagram(lambda z, r: r * z * (1 - z), 0.3, jnp.array([2.5, 3.2]))
+        lambda: games.orbit_diagram(lambda z, r: r * z * (1 - z), 0.3, jnp.array([2.5, 3.2]))
     ),
     "basins": Case(
         lambda xs, eta: games.basins(
@@ -229,7 +213,9 @@ CASES: dict = {
         why="labels; an attractor does not depend on where its basin was entered",
     ),
     "Basins": Pytree(
-        lambda: basins(lambda x: x / 2, [jnp.linspace(-1, 1, 3)], embed=lambda x: x, num_steps=60)
+        lambda: games.basins(
+            lambda x: x / 2, [jnp.linspace(-1, 1, 3)], embed=lambda x: x, num_steps=60
+        )
     ),
     "compare": Case(
         lambda mu, sigma: (
@@ -242,17 +228,8 @@ CASES: dict = {
         why="the derivative is that of critical_step_size, whose case holds it",
     ),
     "Comparison": Pytree(
-        lambda: games.Comparison(
-            names=("plain",),
-            step_size=jnp.ones(1),
-            neutral_step_size=jnp.ones(1),
-            eigenvalue=jnp.array([1j]),
-            angle=jnp.array([jnp.pi / 2]),
-            kind=jnp.array([games.NEIMARK_SACKER]),
-            resonance=jnp.array([[1, 4]]),
-            simple=jnp.array([True]),
-            residual=jnp.zeros(1),
-            max_step_size=jnp.asarray(3.0),
+        lambda: games.compare(
+            {"plain": games.simultaneous()}, quadratic(MU, SIGMA), ORIGIN, max_step_size=3.0
         )
     ),
 }
