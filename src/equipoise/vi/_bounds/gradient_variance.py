@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from equipoise._check import at, positive_integer, value_error
+from equipoise._jax.traced import Traced, traced
 from equipoise._types import Array, PRNGKeyArray, PyTree, Scalar, result
 from equipoise.vi._bounds.compiled import compiled
 from equipoise.vi._bounds.estimate import Estimate
@@ -86,7 +87,7 @@ def gradient_variance(
             raise value_error("estimator", "must return one number or an Estimate", value)
         return value
 
-    def measure(params: Params, key: PRNGKeyArray) -> GradientVariance:
+    def measure(objective: Traced, params: Params, key: PRNGKeyArray) -> GradientVariance:
         gradients = jax.lax.map(
             lambda k: jax.grad(objective)(params, k),
             jax.random.split(key, num_repeats),
@@ -94,7 +95,7 @@ def gradient_variance(
         )
         return _statistics(gradients, num_repeats)
 
-    found: GradientVariance = compiled(measure, params, key)
+    found: GradientVariance = compiled(measure, traced(objective, params, key), params, key)
     return found
 
 
