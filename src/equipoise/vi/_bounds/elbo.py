@@ -2,6 +2,7 @@
 
 from equipoise._check import at
 from equipoise._types import PRNGKeyArray
+from equipoise.vi._bounds.compiled import compiled
 from equipoise.vi._bounds.density import LogDensity, checked_density, dtype_of
 from equipoise.vi._bounds.estimate import Estimate
 from equipoise.vi._bounds.sampling import Sampling, draw, estimate
@@ -72,6 +73,11 @@ def elbo(
         baseline); :cite:t:`buchholz2018` (quasi-random draws).
     """
     options = Sampling(num_samples, gradient, draws, replications)
-    z = draw(family, params, key, options)
-    log_p = checked_density("log_density", log_density, dtype_of(params))
-    return estimate(z.credited(z.each(log_p) + z.entropy))
+
+    def bound(params: Params, key: PRNGKeyArray) -> Estimate:
+        z = draw(family, params, key, options)
+        log_p = checked_density("log_density", log_density, dtype_of(params))
+        return estimate(z.credited(z.each(log_p) + z.entropy))
+
+    found: Estimate = compiled(bound, params, key)
+    return found

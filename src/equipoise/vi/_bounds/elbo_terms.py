@@ -1,12 +1,13 @@
 """The two terms of the ELBO apart, and the plain functions that weigh them."""
 
 import functools
-from typing import TypeAlias, TypeGuard, overload
+from typing import TypeAlias, TypeGuard
 
 import jax.numpy as jnp
 
 from equipoise._check import at, floating_array, positive_integer, type_error, value_error
 from equipoise._types import Array, PRNGKeyArray, Scalar, result
+from equipoise.vi._bounds.compiled import compiled
 from equipoise.vi._bounds.density import LogDensity, checked_density, dtype_of
 from equipoise.vi._bounds.estimate import Estimate
 from equipoise.vi._bounds.kl import kl_divergence
@@ -29,38 +30,6 @@ class ElboTerms:
     reconstruction: Estimate
     kl: Estimate
     elbo: Estimate
-
-
-@overload
-def elbo_terms(
-    log_likelihood: LogDensity,
-    prior: LogDensity,
-    family: Family,
-    params: Params,
-    key: PRNGKeyArray,
-    *,
-    num_samples: int,
-    gradient: str = ...,
-    draws: str = ...,
-    replications: int = ...,
-    likelihood_scale: float | Scalar = ...,
-) -> ElboTerms: ...
-
-
-@overload
-def elbo_terms(
-    log_likelihood: LogDensity,
-    prior: tuple[Family, Params],
-    family: Family,
-    params: Params,
-    key: PRNGKeyArray,
-    *,
-    num_samples: int,
-    gradient: str = ...,
-    draws: str = ...,
-    replications: int = ...,
-    likelihood_scale: float | Scalar = ...,
-) -> ElboTerms: ...
 
 
 @at("vi.elbo_terms")
@@ -126,18 +95,24 @@ def elbo_terms(
         :cite:t:`kingma2014`, equation 3.
     """
     options = Sampling(num_samples, gradient, draws, replications)
-    z = draw(family, params, key, options)
-    dtype = dtype_of(params)
-    log_likelihood = checked_density("log_likelihood", log_likelihood, dtype)
-    reconstruction = z.credited(jnp.asarray(likelihood_scale, dtype) * z.each(log_likelihood))
-    kl = _closed(prior, family, params)
-    if kl is not None:
-        divergence, of_divergence = kl, Estimate(kl, jnp.zeros_like(kl))
-    else:
-        log_prior = checked_density("prior", _log_prior(prior), dtype)
-        divergence = z.credited(-z.entropy - z.each(log_prior))
-        of_divergence = estimate(divergence)
-    return ElboTerms(estimate(reconstruction), of_divergence, estimate(reconstruction - divergence))
+
+    def terms(params: Params, key: PRNGKeyArray) -> ElboTerms:
+        z = draw(family, params, key, options)
+        dtype = dtype_of(params)
+        log_p = checked_density("log_likelihood", log_likelihood, dtype)
+        reconstruction = z.credited(jnp.asarray(likelihood_scale, dtype) * z.each(log_p))
+        kl = _closed(prior, family, params)
+        if kl is not None:
+            divergence, of_divergence = kl, Estimate(kl, jnp.zeros_like(kl))
+        else:
+            log_prior = checked_density("prior", _log_prior(prior), dtype)
+            divergence = z.credited(-z.entropy - z.each(log_prior))
+            of_divergence = estimate(divergence)
+        whole = estimate(reconstruction - divergence)
+        return ElboTerms(estimate(reconstruction), of_divergence, whole)
+
+    found: ElboTerms = compiled(terms, params, key)
+    return found
 
 
 def _is_pair(prior: _Prior) -> TypeGuard[tuple[Family, Params]]:

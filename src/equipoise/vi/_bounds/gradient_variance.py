@@ -6,7 +6,9 @@ import jax
 import jax.numpy as jnp
 
 from equipoise._check import at, positive_integer, value_error
+from equipoise._jax.traced import Traced, traced
 from equipoise._types import Array, PRNGKeyArray, PyTree, Scalar, result
+from equipoise.vi._bounds.compiled import compiled
 from equipoise.vi._bounds.estimate import Estimate
 from equipoise.vi._families.family import Params
 
@@ -85,11 +87,20 @@ def gradient_variance(
             raise value_error("estimator", "must return one number or an Estimate", value)
         return value
 
-    gradients = jax.lax.map(
-        lambda k: jax.grad(objective)(params, k),
-        jax.random.split(key, num_repeats),
-        batch_size=min(num_repeats, 32),
-    )
+    def measure(objective: Traced, params: Params, key: PRNGKeyArray) -> GradientVariance:
+        gradients = jax.lax.map(
+            lambda k: jax.grad(objective)(params, k),
+            jax.random.split(key, num_repeats),
+            batch_size=min(num_repeats, 32),
+        )
+        return _statistics(gradients, num_repeats)
+
+    found: GradientVariance = compiled(measure, traced(objective, params, key), params, key)
+    return found
+
+
+def _statistics(gradients: PyTree, num_repeats: int) -> GradientVariance:
+    """Mean and variance of gradients that lead with the repeats."""
     mean = jax.tree.map(lambda g: jnp.mean(g, axis=0), gradients)
     squares = jax.tree.map(lambda g, m: (g - m[None]) ** 2, gradients, mean)
     variance = jax.tree.map(lambda s: jnp.sum(s, axis=0) / (num_repeats - 1), squares)

@@ -1,17 +1,21 @@
 """Tighter bounds from several draws, with gradients whose signal grows with their number."""
 
 import math
+from collections.abc import Callable
+from typing import TypeAlias
 
 import jax
 import jax.numpy as jnp
 
 from equipoise._check import at, choice, positive_integer, value_error
 from equipoise._types import Array, PRNGKeyArray, Scalar
+from equipoise.vi._bounds.compiled import compiled
 from equipoise.vi._bounds.density import LogDensity, checked_density, dtype_of
 from equipoise.vi._bounds.estimate import Estimate, standard_error
 from equipoise.vi._families.draws import independent
 from equipoise.vi._families.family import Family, Params, check_params, completed
 
+_LogWeight: TypeAlias = Callable[[Params, Array], Scalar]
 _GRADIENTS = ("doubly_reparameterized", "pathwise")
 
 
@@ -177,32 +181,40 @@ def _bound(
             f"Draws of {family.name} have no derivative; vi.elbo has gradient='score_function'.",
         )
     check_params(family, params)
-    dtype = dtype_of(params)
-    log_p = checked_density("log_density", log_density, dtype)
-    fixed = jax.lax.stop_gradient(params)
+    one = _pathwise if gradient == "pathwise" else _doubly_reparameterized
 
-    def log_weight(params: Params, flat: Array) -> Scalar:
-        log_q = family.log_prob_flat(params, flat) - family.log_volume(flat)
-        return log_p(family.unravel(flat)) - log_q
+    def bound(params: Params, key: PRNGKeyArray) -> Estimate:
+        dtype = dtype_of(params)
+        log_p = checked_density("log_density", log_density, dtype)
 
-    def pathwise(noise: Array) -> Scalar:
-        z = jax.vmap(family.transform_flat, (None, 0))(params, noise)
-        return _mean_of_powers(jax.vmap(log_weight, (None, 0))(params, z), alpha)
+        def log_weight(params: Params, flat: Array) -> Scalar:
+            log_q = family.log_prob_flat(params, flat) - family.log_volume(flat)
+            return log_p(family.unravel(flat)) - log_q
 
-    def doubly_reparameterized(noise: Array) -> Scalar:
-        path = jax.vmap(family.transform_flat, (None, 0))(params, noise)
-        z = jax.lax.stop_gradient(path)
-        log_w, slope = jax.vmap(jax.value_and_grad(log_weight, 1), (None, 0))(fixed, z)
-        v = jax.nn.softmax((1 - alpha) * log_w)
-        counted = (alpha * v + (1 - alpha) * v**2)[:, None] * slope
-        # Of value 0: the derivative of z with the weights that remain once the score is gone.
-        credit = jnp.sum(jax.lax.stop_gradient(counted) * (path - z))
-        return _mean_of_powers(log_w, alpha) + credit
+        noise = independent(key, copies * importance, family.noise_size, dtype)
+        noise = noise.reshape(copies, importance, family.noise_size)
+        paths = jax.vmap(jax.vmap(family.transform_flat, (None, 0)), (None, 0))(params, noise)
+        terms = jax.vmap(lambda path: one(log_weight, params, path, alpha))(paths)
+        return Estimate(jnp.mean(terms), standard_error(terms))
 
-    one = pathwise if gradient == "pathwise" else doubly_reparameterized
-    noise = independent(key, copies * importance, family.noise_size, dtype)
-    terms = jax.vmap(one)(noise.reshape(copies, importance, family.noise_size))
-    return Estimate(jnp.mean(terms), standard_error(terms))
+    found: Estimate = compiled(bound, params, key)
+    return found
+
+
+def _pathwise(log_weight: _LogWeight, params: Params, path: Array, alpha: float) -> Scalar:
+    return _mean_of_powers(jax.vmap(log_weight, (None, 0))(params, path), alpha)
+
+
+def _doubly_reparameterized(
+    log_weight: _LogWeight, params: Params, path: Array, alpha: float
+) -> Scalar:
+    fixed, z = jax.lax.stop_gradient((params, path))
+    log_w, slope = jax.vmap(jax.value_and_grad(log_weight, 1), (None, 0))(fixed, z)
+    v = jax.nn.softmax((1 - alpha) * log_w)
+    counted = (alpha * v + (1 - alpha) * v**2)[:, None] * slope
+    # Of value 0: the derivative of z with the weights that remain once the score is gone.
+    credit = jnp.sum(jax.lax.stop_gradient(counted) * (path - z))
+    return _mean_of_powers(log_w, alpha) + credit
 
 
 def _mean_of_powers(log_w: Array, alpha: float) -> Scalar:

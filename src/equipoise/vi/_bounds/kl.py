@@ -1,11 +1,16 @@
 """Kullback-Leibler divergences in closed form."""
 
+from typing import TypeAlias
+
 import jax
 import jax.numpy as jnp
 
 from equipoise._check import at, value_error
 from equipoise._types import Array, Scalar
+from equipoise.vi._bounds.compiled import compiled
 from equipoise.vi._families.family import Family, Params
+
+_Moments: TypeAlias = tuple[Array, Array]  # mean, and a factor of the covariance
 
 
 @at("vi.kl_divergence")
@@ -57,10 +62,18 @@ def kl_divergence(family: Family, params: Params, other: Family, other_params: P
             f"must have the example and supports of `family`, {family.positions}",
             str(other.positions),
         )
-    mean, scale = family.moments(params)
-    other_mean, other_scale = other.moments(other_params)
-    log_volume_ratio = other.flat_entropy(other_params) - family.flat_entropy(params)
-    d = mean.shape[0]
+
+    def divergence(params: Params, other_params: Params) -> Scalar:
+        log_volume_ratio = other.flat_entropy(other_params) - family.flat_entropy(params)
+        return _between(family.moments(params), other.moments(other_params)) + log_volume_ratio
+
+    found: Scalar = compiled(divergence, params, other_params)
+    return found
+
+
+def _between(normal: _Moments, other: _Moments) -> Scalar:
+    """The divergence without the ratio of volumes."""
+    (mean, scale), (other_mean, other_scale) = normal, other
     if scale.ndim == other_scale.ndim == 1:
         whitened = scale / other_scale
         shift = (mean - other_mean) / other_scale
@@ -68,8 +81,7 @@ def kl_divergence(family: Family, params: Params, other: Family, other_params: P
         factor = _lower(other_scale)
         whitened = _solve(factor, _square(scale))
         shift = _solve(factor, (mean - other_mean)[:, None])
-    total = jnp.sum(whitened**2) + jnp.sum(shift**2)
-    return jnp.asarray(0.5 * (total - d) + log_volume_ratio)
+    return 0.5 * (jnp.sum(whitened**2) + jnp.sum(shift**2) - mean.shape[0])
 
 
 def _square(scale: Array) -> Array:

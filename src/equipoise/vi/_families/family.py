@@ -114,7 +114,7 @@ class Family:
 
 def check_params(family: Family, params: Params) -> None:
     """Raises where the params do not have the structure and shapes that ``init`` gives."""
-    expected = jax.eval_shape(family.init, jax.random.key(0))
+    expected = jax.eval_shape(lambda: family.init(jax.random.key(0)))
 
     def outline(tree: PyTree) -> str:
         shapes = [jnp.shape(leaf) for leaf in jax.tree.leaves(tree)]
@@ -141,8 +141,12 @@ def completed(family: Family) -> Family:
 @functools.lru_cache(maxsize=256)
 def _completed(family: Family, wide: bool) -> Family:  # noqa: FBT001
     # `wide` is read by the cache alone: the dtype of draws depends on it.
-    key = jax.random.key(0)
-    drawn = jax.eval_shape(lambda: family.sample(family.init(key), key, 1))
+
+    def draw() -> PyTree:
+        key = jax.random.key(0)
+        return family.sample(family.init(key), key, 1)
+
+    drawn = jax.eval_shape(draw)
     example = jax.eval_shape(lambda drawn: jax.tree.map(lambda leaf: leaf[0], drawn), drawn)
     leaves, structure = jax.tree.flatten(example)
     if not all(jnp.issubdtype(leaf.dtype, jnp.floating) for leaf in leaves):

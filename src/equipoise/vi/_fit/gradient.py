@@ -9,7 +9,7 @@ import optax
 from equipoise._types import Array, PRNGKeyArray, PyTree
 from equipoise.vi._bounds.compiled import compiled
 from equipoise.vi._bounds.sampling import Sampling, check_sampling
-from equipoise.vi._families.draws import AnyArray, affine
+from equipoise.vi._families.draws import AnyArray
 from equipoise.vi._families.family import Family, Natural, Params
 from equipoise.vi._fit.descent import (
     PATHWISE,
@@ -23,6 +23,7 @@ from equipoise.vi._fit.descent import (
 from equipoise.vi._fit.loop import Found, Progress, advance
 from equipoise.vi._fit.start import Local, best_of, conditional_scales, lower_factor, other_modes
 from equipoise.vi._fit.target import Target
+from equipoise.vi._weights.products import transported
 
 GRADIENT_STEPS = 2000
 _LBFGS = optax.lbfgs()  # for an ELBO on fixed draws; made once, as it is told by its identity
@@ -76,7 +77,7 @@ def first_params(
     best = best_of(starts)
     if family.init_at_modes is not None:
         means, factors, _ = other_modes(starts, best.mean, best.factor, _APART)
-        centers = np.stack([best.mean, *affine(best.mean, best.factor, means)])
+        centers = np.stack([best.mean, *transported(best.mean, best.factor, means)])
         spreads = np.stack([best.factor, *(best.factor @ factor for factor in factors)])
         return _init_at_modes(family, key, centers, np.linalg.norm(spreads, axis=2))
     if family.takes_factor:

@@ -10,7 +10,7 @@ import numpy as np
 from equipoise._types import Array
 from equipoise.vi._bounds.density import dtype_of
 from equipoise.vi._bounds.estimate import Estimate
-from equipoise.vi._families.draws import AnyArray, affine
+from equipoise.vi._families.draws import AnyArray
 from equipoise.vi._families.family import Family, Params
 from equipoise.vi._fit.loop import Found
 from equipoise.vi._fit.points import Chance
@@ -19,6 +19,7 @@ from equipoise.vi._fit.start import Local, Modes, lower_factor, no_modes, other_
 from equipoise.vi._fit.target import Target
 from equipoise.vi._weights.adapt import adapt, first_mixture
 from equipoise.vi._weights.diagnose import Diagnostics, flat_draws, summarize
+from equipoise.vi._weights.products import transported
 from equipoise.vi._weights.verdict import Verdict, sentence, verdict
 from equipoise.vi._weights.weighted import Weighted, moments, weigh
 
@@ -123,16 +124,16 @@ def _weigh_adapted(
     """Weighted draws of a mixture that starts at a normal and the other modes."""
     mean, factor = normal
     found = adapt(
-        lambda noise: target.values(affine(mean, factor, noise)),
+        lambda noise: target.values(transported(mean, factor, noise)),
         first_mixture(rng, _COMPONENTS, *modes),
         rng,
         num_samples=_NUM_DRAWS,
         num_rounds=_ROUNDS,
     )
-    draws: AnyArray = found.draws
+    noise: AnyArray = found.draws
     return dataclasses.replace(
         found,
-        draws=affine(mean, factor, draws),
+        draws=_host(transported(mean, factor, noise)),
         log_ratios=found.log_ratios + np.sum(np.log(np.diagonal(factor))),
     )
 

@@ -8,13 +8,14 @@ import numpy as np
 
 from equipoise._types import Array
 from equipoise.vi._bounds.estimate import Estimate
-from equipoise.vi._families.draws import AnyArray, affine
+from equipoise.vi._families.draws import AnyArray
 from equipoise.vi._families.family import Family, Natural, Params
 from equipoise.vi._fit.linear_response import linear_response
 from equipoise.vi._fit.loop import Found, Progress, advance
 from equipoise.vi._fit.points import sparse_grid
 from equipoise.vi._fit.start import Local, best_of, conditional_scales, lower_factor, normal_elbo
 from equipoise.vi._fit.target import Target
+from equipoise.vi._weights.products import gram, rows_times, transported
 
 NORMAL_STEPS = 100
 _POLISHING_STEPS = 30
@@ -111,7 +112,7 @@ def _polished(ascent: _Ascent, state: _NormalState) -> tuple[_NormalState, Estim
     noise, weights = grid
     fine = ascent._replace(noise=noise, weights=weights[:, 0])
     refined = _ascend(fine, _state_at(state.mean, state.factor), _POLISHING_STEPS)
-    log_p = ascent.target.values(affine(refined.mean, refined.factor, noise))
+    log_p = ascent.target.values(transported(refined.mean, refined.factor, noise))
     values: AnyArray = normal_elbo(weights.T @ log_p, refined.factor)
     difference = abs(values[0] - values[1])
     if not (refined.decrement <= ascent.tolerance and difference < _MAX_DIFFERENCE):
@@ -208,9 +209,9 @@ def _expectations(
     target, noise, weights, _ = ascent
     dtype = target.dtype  # of all that has a row for each point
     stretch = factor.astype(dtype)
-    values, gradients = target.gradients(affine(mean.astype(dtype), stretch, noise))
-    pulled = gradients @ stretch
-    curvature = (pulled.T @ (weights.astype(dtype)[:, None] * noise)).astype(float)
+    values, gradients = target.gradients(transported(mean.astype(dtype), stretch, noise))
+    pulled = rows_times(gradients, stretch)
+    curvature = gram(pulled, weights.astype(dtype)[:, None] * noise).astype(float)
     return (
         float(normal_elbo(weights @ values, factor)),
         (weights.astype(dtype) @ pulled).astype(float),

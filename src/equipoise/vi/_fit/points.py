@@ -11,6 +11,7 @@ import numpy as np
 
 from equipoise._check import value_error
 from equipoise._types import PRNGKeyArray, PyTree
+from equipoise.vi._weights.products import gram, rows_times
 
 _MAX_LATTICE_SIZE = 20  # beyond it a Kronecker sequence fills no better than independent points
 _MAX_LEVEL = 4
@@ -49,7 +50,8 @@ def balanced(rng: np.random.Generator, num_samples: int, size: int) -> np.ndarra
     half = max(-(-num_samples // 2), size + 1)
     lattice = size <= _MAX_LATTICE_SIZE
     z = _kronecker(rng, half, size) if lattice else rng.standard_normal((half, size))
-    z = np.linalg.qr(z)[0] * half**0.5
+    whiten = np.linalg.inv(np.linalg.cholesky(gram(z, z) / half))
+    z = rows_times(z, whiten.T)
     return np.concatenate([z, -z])
 
 

@@ -1,6 +1,7 @@
 """What a fit returns, and the draws to use."""
 
 import enum
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -8,7 +9,7 @@ import jax.numpy as jnp
 from equipoise._check import at, positive_integer
 from equipoise._types import Array, PRNGKeyArray, PyTree, aligned, result, static_field
 from equipoise.vi._bounds.estimate import Estimate
-from equipoise.vi._families.draws import affine
+from equipoise.vi._families.draws import affine, independent
 from equipoise.vi._families.family import Family, Params
 from equipoise.vi._weights.diagnose import Diagnostics
 from equipoise.vi._weights.verdict import Verdict
@@ -126,17 +127,35 @@ def posterior_draws(fit: Fit, key: PRNGKeyArray, num_samples: int) -> PyTree:
     """
     positive_integer("num_samples", num_samples)
     if fit.source is Source.VARIATIONAL:
-        return fit.family.sample(fit.params, key, num_samples)
+        return _drawn(fit.family, fit.params, key, num_samples)
     if fit.source is Source.LINEAR_RESPONSE:
-        noise = jax.random.normal(key, (num_samples, fit.linear_response.shape[0]))
-        mean = fit.family.moments(fit.params)[0]
-        flat = affine(mean, fit.linear_response, noise.astype(fit.linear_response.dtype))
-        return jax.vmap(fit.family.unravel)(flat)
+        return _around(fit.family, fit.params, fit.linear_response, key, num_samples)
+    return _resampled(fit.family, fit.weighted, key, num_samples)
+
+
+@functools.partial(jax.jit, static_argnames=("family", "num_samples"))
+def _drawn(family: Family, params: Params, key: PRNGKeyArray, num_samples: int) -> PyTree:
+    return family.sample(params, key, num_samples)
+
+
+@functools.partial(jax.jit, static_argnames=("family", "num_samples"))
+def _around(
+    family: Family, params: Params, factor: Array, key: PRNGKeyArray, num_samples: int
+) -> PyTree:
+    """Draws of the normal with the mean of q and that factor of its covariance."""
+    noise = independent(key, num_samples, factor.shape[0], factor.dtype)
+    mean = family.moments(params)[0].astype(factor.dtype)
+    return jax.vmap(family.unravel)(affine(mean, factor, noise))
+
+
+@functools.partial(jax.jit, static_argnames=("family", "num_samples"))
+def _resampled(family: Family, weighted: Weighted, key: PRNGKeyArray, num_samples: int) -> PyTree:
+    """Weighted draws, each as often as its weight says, up to one."""
     key_level, key_order = jax.random.split(key)
-    dtype = fit.weighted.log_weights.dtype
+    dtype = weighted.log_weights.dtype
     levels = jnp.arange(num_samples, dtype=dtype) + jax.random.uniform(key_level, (), dtype)
-    total = jnp.cumsum(jnp.exp(fit.weighted.log_weights))
+    total = jnp.cumsum(jnp.exp(weighted.log_weights))
     index = jnp.searchsorted(total / total[-1], levels / num_samples)
     index = jnp.minimum(index, total.shape[0] - 1)
     index = jax.random.permutation(key_order, index)
-    return jax.vmap(fit.family.unravel)(fit.weighted.draws[index])
+    return jax.vmap(family.unravel)(weighted.draws[index])

@@ -10,12 +10,12 @@ import numpy as np
 
 from equipoise._check import value_error
 from equipoise._types import Array, PyTree
-from equipoise.vi._families.draws import affine
 from equipoise.vi._families.family import Family
 from equipoise.vi._families.layout import Layout
 from equipoise.vi._families.mean_field import LOG_2PI
 from equipoise.vi._fit.points import balanced
 from equipoise.vi._fit.target import Target
+from equipoise.vi._weights.products import transported
 
 _NUM_STEPS = 80
 _NUM_FIRST_DRAWS = 64
@@ -90,7 +90,7 @@ def find_starts(
     if not len(path):
         return best
     narrow = mean.astype(target.dtype), factor.astype(target.dtype)
-    points = np.concatenate([affine(m, w, noise) for m, w in zip(*narrow, strict=True)])
+    points = np.concatenate([transported(m, w, noise) for m, w in zip(*narrow, strict=True)])
     log_p = target.values(points).reshape(len(path), -1)
     elbo = normal_elbo(np.mean(log_p, axis=1, dtype=float), factor)
     for row in np.flatnonzero(np.isfinite(elbo)):

@@ -6,13 +6,13 @@ from typing import NamedTuple
 
 import numpy as np
 
-from equipoise.vi._families.draws import AnyArray, affine
+from equipoise.vi._families.draws import AnyArray
+from equipoise.vi._weights.products import gram, transported
 from equipoise.vi._weights.weighted import Weighted, weigh
 
 _DEGREES = 6  # tails heavier than those of most targets, with four moments
 _SMALLEST_WEIGHT = 0.01
 _LAST = 4  # times as many draws in the last round
-_ROWS = 64  # draws whose products are summed first, few enough for one thread of BLAS
 _EXCELLENT = 0.9  # share of effective draws that ends the adaptation
 
 
@@ -33,7 +33,7 @@ def _component_log_probs(mixture: _Mixture, draws: np.ndarray) -> tuple[np.ndarr
         - 0.5 * d * math.log(_DEGREES * math.pi)
     )
     pairs = zip(mixture.means, np.linalg.inv(mixture.factors), strict=True)
-    whitened = np.stack([affine(-(inverse @ mean), inverse, draws) for mean, inverse in pairs])
+    whitened = np.stack([transported(-(inverse @ mean), inverse, draws) for mean, inverse in pairs])
     distance = np.einsum("kni,kni->kn", whitened, whitened)
     volume = np.sum(np.log(np.diagonal(mixture.factors, axis1=1, axis2=2)), axis=1)
     tail = -0.5 * (_DEGREES + d) * np.log1p(distance / _DEGREES)
@@ -57,7 +57,10 @@ def _sample(rng: np.random.Generator, mixture: _Mixture, num_samples: int) -> np
     # Components come one after the other.
     parts = np.split(noise, np.searchsorted(component, np.arange(1, len(mixture.weights))))
     return np.concatenate(
-        [affine(m, w, e) for m, w, e in zip(mixture.means, mixture.factors, parts, strict=True)]
+        [
+            transported(m, w, e)
+            for m, w, e in zip(mixture.means, mixture.factors, parts, strict=True)
+        ]
     )
 
 
@@ -90,13 +93,7 @@ def _improve(mixture: _Mixture, draws: AnyArray, log_ratios: AnyArray) -> _Mixtu
     tiny = np.finfo(float).tiny ** 0.5
     total = np.maximum(np.sum(pull, axis=1), tiny)[:, None]
     means = (pull @ draws) / total
-    blocks = draws.reshape(-1, _ROWS, d)
-    squares = np.stack(
-        [
-            np.sum((blocks * p[:, :, None]).mT @ blocks, axis=0)
-            for p in pull.reshape(-1, n // _ROWS, _ROWS)
-        ]
-    )
+    squares = np.stack([gram(one[:, None] * draws, draws) for one in pull])
     scatter = squares - total[:, None] * means[:, :, None] * means[:, None]
     # A component with little weight leans on the identity, the shape of the first proposal.
     prior = 10.0 * (d + 1) / n
@@ -135,10 +132,9 @@ def adapt(
 ) -> Weighted:
     """Rounds of sampling and EM, then fresh draws from the best mixture.
 
-    ``log_p`` takes the draws of a round, one a row; ``num_samples`` is a multiple of 64. Adapts
-    until the effective sample size has not grown by a tenth for ``patience`` rounds. The last
-    round draws from the best mixture, independently of the draws it was chosen by, and more, since
-    these are the ones to use.
+    ``log_p`` takes the draws of a round, one a row. Adapts until the effective sample size has not
+    grown by a tenth for ``patience`` rounds. The last round draws from the best mixture,
+    independently of the draws it was chosen by, and more, since these are the ones to use.
     """
 
     def draw_round(mixture: _Mixture, num_samples: int) -> Weighted:

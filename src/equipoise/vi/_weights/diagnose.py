@@ -6,6 +6,7 @@ from collections.abc import Callable
 import jax
 
 from equipoise._check import at, positive_integer, value_error
+from equipoise._jax.traced import Traced, traced
 from equipoise._types import Array, PRNGKeyArray, PyTree, Scalar, result
 from equipoise.vi._bounds.compiled import compiled
 from equipoise.vi._bounds.density import checked_density, dtype_of, flat_log_density
@@ -141,9 +142,10 @@ def diagnose(
         )
     check_params(family, params)
 
-    def measure(params: Params, key: PRNGKeyArray) -> Diagnostics:
-        dtype = dtype_of(params)
-        density = checked_density("log_density", log_density, dtype)
+    dtype = dtype_of(params)
+    density = checked_density("log_density", log_density, dtype)
+
+    def measure(density: Traced, params: Params, key: PRNGKeyArray) -> Diagnostics:
         log_p = flat_log_density(density, family.positions)
         variates = key
         if family.transform_flat is not None:
@@ -152,4 +154,5 @@ def diagnose(
         values = jax.lax.map(log_p, draws, batch_size=min(_CHUNK, num_samples))
         return summarize(weigh(draws, values, log_q))
 
-    return compiled(measure, params, key)
+    found: Diagnostics = compiled(measure, traced(density, family.positions.abstract), params, key)
+    return found

@@ -51,10 +51,14 @@ def moments(draws: AnyArray, log_weights: AnyArray) -> _Moments:
     """Self-normalized moments; errors by the delta method."""
     xp = draws.__array_namespace__()
     w = xp.exp(log_weights).astype(draws.dtype)
-    mean = w @ draws
+
+    def total(weights: AnyArray, rows: AnyArray) -> Array:
+        return xp.einsum("n,nd->d", weights, rows)
+
+    mean = total(w, draws)
     squares = (draws - mean[None]) ** 2
-    variance = w @ squares
+    variance = total(w, squares)
     sd = xp.sqrt(variance)
-    mean_error = xp.sqrt(w**2 @ squares)
-    variance_error = xp.sqrt(w**2 @ (squares - variance[None]) ** 2)
+    mean_error = xp.sqrt(total(w**2, squares))
+    variance_error = xp.sqrt(total(w**2, (squares - variance[None]) ** 2))
     return _Moments(mean, sd, mean_error, variance_error / (2 * sd))
