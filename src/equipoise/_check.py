@@ -79,10 +79,19 @@ def floating_array(argument: str, value: object) -> jax.Array:
 
 
 def floating_tree(argument: str, tree: PyTree) -> PyTree:
-    """The pytree with every leaf as a real floating-point array; it has one leaf at least."""
+    """The pytree with every leaf as a real floating-point array; it has one leaf at least.
+
+    Its dtypes are strong: they do not yield to those of other operands.
+    """
     if not jax.tree.leaves(tree):
         raise value_error(argument, "must have at least one array leaf", "an empty pytree")
-    return jax.tree.map(lambda leaf: floating_array(argument, leaf), tree)
+    return jax.tree.map(lambda leaf: _strong(floating_array(argument, leaf)), tree)
+
+
+def _strong(leaf: jax.Array) -> jax.Array:
+    if is_traced(leaf):
+        return jax.lax.convert_element_type(leaf, jax.dtypes.canonicalize_dtype(leaf.dtype))
+    return jax.device_put(np.asarray(leaf)) if leaf.weak_type else leaf
 
 
 def positive_integer(argument: str, value: object, *, minimum: int = 1) -> int:

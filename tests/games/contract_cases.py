@@ -4,7 +4,6 @@ import optax
 
 from equipoise import games
 from tests.contract import Case, Pytree, Static
-from tests.games.compiled import basins, cycle, lyapunov_exponents, orbit_diagram, stability
 
 X, Y = jnp.array([1.0, -0.5]), jnp.array([0.7, 0.3])
 MU, SIGMA = jnp.asarray(0.5), jnp.asarray(1.0)
@@ -148,7 +147,7 @@ CASES: dict = {
         (MU, SIGMA),
     ),
     "Stability": Pytree(
-        lambda: stability(quadratic(MU, SIGMA), games.simultaneous(), ORIGIN, step_size=0.3)
+        lambda: games.stability(quadratic(MU, SIGMA), games.simultaneous(), ORIGIN, step_size=0.3)
     ),
     "Verdict": ENUM,
     **dict.fromkeys(("CONVERGES", "NEUTRAL", "DIVERGES", "UNDEFINED"), CONSTANT),
@@ -159,8 +158,6 @@ CASES: dict = {
             ).step_size
         ),
         (MU, SIGMA),
-        grad=False,
-        why="the derivative is that of critical_step_size, whose case holds it",
         rtol=1e-11,
     ),
     "CriticalStep": Pytree(lambda: games.CriticalStep(**LOST)),
@@ -192,7 +189,7 @@ CASES: dict = {
         lambda x, r: games.cycle(logistic(r), x).multipliers.real,
         (jnp.asarray(0.6), jnp.asarray(2.9)),
     ),
-    "Cycle": Pytree(lambda: cycle(logistic(2.9), 0.6)),
+    "Cycle": Pytree(lambda: games.cycle(logistic(2.9), 0.6)),
     "rotation_number": Case(
         lambda x, y, eta: games.rotation_number(
             lambda z: (z[0] - eta * z[1], z[1] + eta * z[0]), (x, y), num_steps=20
@@ -203,7 +200,7 @@ CASES: dict = {
         lambda x, r: games.lyapunov_exponents(logistic(r), x, num_steps=50, num_transient=5).values,
         (jnp.asarray(0.3), jnp.asarray(2.8)),
     ),
-    "LyapunovExponents": Pytree(lambda: lyapunov_exponents(logistic(2.8), 0.3, num_steps=50)),
+    "LyapunovExponents": Pytree(lambda: games.lyapunov_exponents(logistic(2.8), 0.3, num_steps=50)),
     "orbit_diagram": Case(
         lambda x, r: games.orbit_diagram(
             lambda z, r: r * z * (1 - z), x, r, num_transient=5, num_states=4
@@ -211,7 +208,7 @@ CASES: dict = {
         (jnp.asarray(0.3), jnp.array([2.5, 2.9])),
     ),
     "OrbitDiagram": Pytree(
-        lambda: orbit_diagram(lambda z, r: r * z * (1 - z), 0.3, jnp.array([2.5, 3.2]))
+        lambda: games.orbit_diagram(lambda z, r: r * z * (1 - z), 0.3, jnp.array([2.5, 3.2]))
     ),
     "basins": Case(
         lambda xs, eta: games.basins(
@@ -222,7 +219,9 @@ CASES: dict = {
         why="labels; an attractor does not depend on where its basin was entered",
     ),
     "Basins": Pytree(
-        lambda: basins(lambda x: x / 2, [jnp.linspace(-1, 1, 3)], embed=lambda x: x, num_steps=60)
+        lambda: games.basins(
+            lambda x: x / 2, [jnp.linspace(-1, 1, 3)], embed=lambda x: x, num_steps=60
+        )
     ),
     "compare": Case(
         lambda mu, sigma: (

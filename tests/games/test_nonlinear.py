@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 from equipoise import games
-from tests.games.compiled import rotation_number
 
 A = 1 / 3
 ORIGIN = (jnp.zeros(()), jnp.zeros(()))
@@ -79,7 +78,7 @@ def test_simulate_leaves_the_inner_circle_of_the_circular_game(factor, end):
 def test_rotation_number_on_the_outer_circle_of_the_circular_game():
     _, outer = invariant_radii(0.1)
     flat = games.update_map(circular(), games.simultaneous(), 0.1, ORIGIN)
-    turns = rotation_number(flat.step, jnp.array([outer, 0.0]), num_steps=2000)
+    turns = games.rotation_number(flat.step, jnp.array([outer, 0.0]), num_steps=2000)
     # The circle attracts and the map turns it rigidly, so nothing but rounding accumulates.
     np.testing.assert_allclose(np.abs(turns), np.arcsin(0.1) / (2 * np.pi), rtol=1e-9)
 

@@ -5,12 +5,11 @@ import numpy as np
 import pytest
 
 from equipoise import games
-from tests.games.compiled import basins
 
 
 def test_basins_of_a_double_well_meet_between_the_wells():
     xs = jnp.linspace(-1.4, 1.4, 14)
-    found = basins(lambda x: x - 0.5 * (x**3 - x), [xs], embed=lambda x: x)
+    found = games.basins(lambda x: x - 0.5 * (x**3 - x), [xs], embed=lambda x: x)
     np.testing.assert_array_equal(found.labels, np.where(xs < 0, 1, 2))
     np.testing.assert_allclose(found.attractors[:2], [-1, 1], rtol=1e-12)
     assert np.all(np.isnan(found.attractors[2:]))
@@ -22,7 +21,7 @@ def test_basins_escape_boundary_of_descent_on_a_quartic():
     eta = 0.5
     boundary = np.sqrt(2 / eta)
     xs = jnp.asarray(boundary * np.array([-1.5, -1.001, -0.999, -0.2, 0.0, 0.999, 1.001]))
-    found = basins(lambda x: x - eta * x**3, [xs], embed=lambda x: x, num_steps=3_000)
+    found = games.basins(lambda x: x - eta * x**3, [xs], embed=lambda x: x, num_steps=3_000)
     np.testing.assert_array_equal(found.labels == -1, np.abs(xs) > boundary)
     # Only the start at rest has settled: the others approach as 1/√t and are not miscounted.
     assert found.num_attractors == 1
@@ -34,10 +33,10 @@ def test_basins_counts_a_cycle_once_and_lists_no_more_than_asked():
         return -x * (1.5 - x**2 / 2), 0.3 * y  # x = ±1 is a two-cycle that attracts
 
     axes = [jnp.array([-1.2, -0.7, 0.5, 1.1]), jnp.array([-1.0, 2.0])]
-    found = basins(fn, axes, embed=lambda x, y: (x, y))
+    found = games.basins(fn, axes, embed=lambda x, y: (x, y))
     assert found.num_attractors == 1
     np.testing.assert_array_equal(found.labels, np.ones((4, 2)))
-    many = basins(lambda z: z, axes, max_attractors=3, num_steps=1)  # every point is fixed
+    many = games.basins(lambda z: z, axes, max_attractors=3, num_steps=1)  # every point is fixed
     assert many.num_attractors == 3
     np.testing.assert_array_equal(many.labels, [[1, 2], [3, 0], [0, 0], [0, 0]])
 
@@ -48,7 +47,7 @@ def test_basins_of_henon_have_the_bounded_share_of_the_reference(n):
         return jnp.stack([1 - 1.4 * z[0] ** 2 + z[1], 0.3 * z[0]])
 
     axis = jnp.linspace(-2, 2, n)
-    found = basins(henon, [axis, axis], num_steps=150, max_attractors=1, bound=100.0)
+    found = games.basins(henon, [axis, axis], num_steps=150, max_attractors=1, bound=100.0)
     # The border is about 20 sides long and each of its cells may fall on either side: √(20n)/n².
     np.testing.assert_allclose(
         1 - found.fractions[0], 0.4325, atol=3 * np.sqrt(20 * n) / n**2 + 2e-3

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tests.games.compiled import cycle
+from equipoise import games
 
 
 def logistic(r):
@@ -25,7 +25,7 @@ def test_cycle_multipliers_find_the_flips_of_the_logistic_map(period, start, nea
     @jax.jit
     def newton(r, x):
         def condition(r):
-            found = cycle(logistic(r), x, period=period)
+            found = games.cycle(logistic(r), x, period=period)
             return found.multipliers[0].real + 1, found.states[0]
 
         (value, x), slope = jax.value_and_grad(condition, has_aux=True)(r)
@@ -39,11 +39,11 @@ def test_cycle_multipliers_find_the_flips_of_the_logistic_map(period, start, nea
 
 
 def test_cycle_finds_an_unstable_cycle_and_says_when_there_is_none():
-    found = cycle(logistic(3.9), 0.7)
+    found = games.cycle(logistic(3.9), 0.7)
     np.testing.assert_allclose(found.states, [1 - 1 / 3.9], rtol=1e-14)
     np.testing.assert_allclose(found.multipliers, [2 - 3.9], rtol=1e-13)
     assert found.converged
-    nowhere = cycle(lambda x: x + 1 + x**2, 0.3)
+    nowhere = games.cycle(lambda x: x + 1 + x**2, 0.3)
     assert not nowhere.converged
 
 
@@ -51,6 +51,6 @@ def test_cycle_of_a_pytree_map_has_the_multipliers_of_its_product():
     def fn(z):
         return {"a": -0.5 * z["a"] + 0.3, "b": jnp.stack([z["b"][1], 0.2 * z["b"][0]])}
 
-    found = cycle(fn, {"a": 0.0, "b": jnp.ones(2)}, period=2)
+    found = games.cycle(fn, {"a": 0.0, "b": jnp.ones(2)}, period=2)
     np.testing.assert_allclose(found.states["a"], [0.2, 0.2], rtol=1e-14)
     np.testing.assert_allclose(np.sort(found.multipliers.real), [0.2, 0.2, 0.25], rtol=1e-13)

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 from equipoise import games
-from tests.games.compiled import lyapunov_exponents
 
 
 def henon(z):
@@ -27,22 +26,22 @@ def well(x):
 
 
 def test_lyapunov_exponents_of_descent_on_a_cubic_is_ln_2():
-    found = lyapunov_exponents(descent(lambda x: x**2 - x, 3.0), 0.3, num_steps=100_000)
+    found = games.lyapunov_exponents(descent(lambda x: x**2 - x, 3.0), 0.3, num_steps=100_000)
     # The tangent is 2 in the coordinate that makes the map a tent; the change of coordinate is
     # paid once in T steps, by less than ln T.
     np.testing.assert_allclose(found.values, [np.log(2)], atol=np.log(1e5) / 1e5)
 
 
 def test_lyapunov_exponents_of_descent_in_a_double_well():
-    found = lyapunov_exponents(descent(well, 2.0), 0.3, num_steps=100_000)
+    found = games.lyapunov_exponents(descent(well, 2.0), 0.3, num_steps=100_000)
     np.testing.assert_allclose(found.values, [np.log(3)], atol=np.log(1e5) / 1e5)
     for eta in (0.3, 0.8):
-        found = lyapunov_exponents(descent(well, eta), 0.3, num_steps=100)
+        found = games.lyapunov_exponents(descent(well, eta), 0.3, num_steps=100)
         np.testing.assert_allclose(found.values, [np.log(abs(1 - 2 * eta))], rtol=1e-13)
 
 
 def test_lyapunov_exponents_of_the_cat_map_are_exact():
-    found = lyapunov_exponents(cat, jnp.array([0.1, 0.27]))
+    found = games.lyapunov_exponents(cat, jnp.array([0.1, 0.27]))
     # A constant tangent: rounding of T = 10⁴ logarithms, which add up to 1e4·ε·√1e4 at most.
     exact = np.log((3 + np.sqrt(5)) / 2)
     np.testing.assert_allclose(found.values, [exact, -exact], rtol=1e-12)
@@ -50,7 +49,7 @@ def test_lyapunov_exponents_of_the_cat_map_are_exact():
 
 
 def test_lyapunov_exponents_of_henon_sum_to_the_log_determinant():
-    found = lyapunov_exponents(henon, jnp.zeros(2), num_steps=20_000)
+    found = games.lyapunov_exponents(henon, jnp.zeros(2), num_steps=20_000)
     np.testing.assert_allclose(jnp.sum(found.values), np.log(0.3), rtol=1e-12)
     # Four standard errors, and half a digit of the reference.
     assert abs(found.values[0] - 0.4192) < 4 * found.standard_error[0] + 5e-5
@@ -61,7 +60,9 @@ def test_lyapunov_exponents_of_henon_sum_to_the_log_determinant():
 def test_lyapunov_exponents_of_henon_to_the_digits_of_the_reference():
     starts = jnp.stack([jnp.linspace(-0.1, 0.1, 500), jnp.zeros(500)], axis=1)
     found = jax.jit(
-        jax.vmap(lambda z: lyapunov_exponents(henon, z, num_steps=100_000, num_exponents=1).values)
+        jax.vmap(
+            lambda z: games.lyapunov_exponents(henon, z, num_steps=100_000, num_exponents=1).values
+        )
     )(starts)
     # The spread over independent orbits is the error of their mean: about 5e-5 here.
     error = np.std(found) / np.sqrt(found.size)
@@ -79,44 +80,46 @@ def test_lyapunov_exponents_of_a_linear_map_are_log_moduli(rng):
         image = a @ jnp.concatenate([z["x"].ravel(), z["y"]])
         return {"x": image[:2, None], "y": image[2:]}
 
-    found = lyapunov_exponents(fn, start, num_steps=1_000, num_transient=500)
+    found = games.lyapunov_exponents(fn, start, num_steps=1_000, num_transient=500)
     # After 500 steps the tangents are aligned to (0.9/1.1)⁵⁰⁰ < 1e-43.
     np.testing.assert_allclose(found.values, np.log(moduli), rtol=1e-10)
-    largest = lyapunov_exponents(fn, start, num_steps=1_000, num_transient=500, num_exponents=1)
+    largest = games.lyapunov_exponents(
+        fn, start, num_steps=1_000, num_transient=500, num_exponents=1
+    )
     np.testing.assert_allclose(largest.values, found.values[:1], rtol=1e-12)
 
 
 def test_lyapunov_exponents_edge_orbit_on_an_unstable_cycle():
-    found = lyapunov_exponents(lambda x: 4 * x * (1 - x), 0.5, num_steps=100)
+    found = games.lyapunov_exponents(lambda x: 4 * x * (1 - x), 0.5, num_steps=100)
     np.testing.assert_allclose(found.values, [np.log(4)], rtol=1e-13)  # 1/2 → 1 → 0 → 0
 
 
 @pytest.mark.parametrize("num_exponents", [1, 2])
 def test_lyapunov_exponents_edge_lost_direction_is_minus_infinity(num_exponents):
-    found = lyapunov_exponents(
+    found = games.lyapunov_exponents(
         lambda z: z * jnp.array([0.5, 0.0]), jnp.ones(2), num_steps=50, num_exponents=num_exponents
     )
     np.testing.assert_allclose(found.values, [np.log(0.5), -np.inf][:num_exponents], rtol=1e-13)
-    superstable = lyapunov_exponents(lambda x: 2 * x * (1 - x), 0.5, num_steps=50)
+    superstable = games.lyapunov_exponents(lambda x: 2 * x * (1 - x), 0.5, num_steps=50)
     assert superstable.values[0] == -np.inf
     assert superstable.standard_error[0] == np.inf
     assert not superstable.diverged
 
 
 def test_lyapunov_exponents_edge_overflow_is_measured_up_to_there():
-    found = lyapunov_exponents(lambda x: 2 * x, 1.0, num_steps=2_000, num_transient=10)
+    found = games.lyapunov_exponents(lambda x: 2 * x, 1.0, num_steps=2_000, num_transient=10)
     np.testing.assert_allclose(found.values, [np.log(2)], rtol=1e-13)
     assert found.num_steps == 1024 - 10 - 1  # 2¹⁰²⁴ is the first power of two that overflows
     assert found.diverged
     assert found.standard_error[0] == np.inf
-    early = lyapunov_exponents(lambda x: x**2, 3.0, num_steps=10, num_transient=20)
+    early = games.lyapunov_exponents(lambda x: x**2, 3.0, num_steps=10, num_transient=20)
     assert np.isnan(early.values[0])
     assert early.num_steps == 0
 
 
 def test_lyapunov_exponents_differentiate_by_the_parameter():
     def exponent(eta):
-        return lyapunov_exponents(descent(well, eta), 0.9, num_steps=50).values[0]
+        return games.lyapunov_exponents(descent(well, eta), 0.9, num_steps=50).values[0]
 
     np.testing.assert_allclose(jax.grad(exponent)(0.8), 2 / (2 * 0.8 - 1), rtol=1e-10)
 
@@ -124,7 +127,7 @@ def test_lyapunov_exponents_differentiate_by_the_parameter():
 def test_lyapunov_exponents_of_alternating_play_are_zero():
     game = games.zero_sum(lambda p, q: p * q)
     step, _, _ = games.update_map(game, games.alternating(), 1.0)
-    found = lyapunov_exponents(step, jnp.ones(2), num_steps=600)
+    found = games.lyapunov_exponents(step, jnp.ones(2), num_steps=600)
     # Six steps are the identity, so the sum over 600 vanishes but for rounding.
     np.testing.assert_allclose(found.values, [0, 0], atol=1e-13)
 
@@ -132,29 +135,29 @@ def test_lyapunov_exponents_of_alternating_play_are_zero():
 @pytest.mark.parametrize(
     ("call", "error", "match"),
     [
-        (lambda: lyapunov_exponents(3, 0.1), TypeError, "`fn` must be a function z -> z"),
+        (lambda: games.lyapunov_exponents(3, 0.1), TypeError, "`fn` must be a function z -> z"),
         (
-            lambda: lyapunov_exponents(lambda x: x, 1),
+            lambda: games.lyapunov_exponents(lambda x: x, 1),
             TypeError,
             "`start` must be a floating-point array",
         ),
         (
-            lambda: lyapunov_exponents(lambda x: (x, x), 0.1),
+            lambda: games.lyapunov_exponents(lambda x: (x, x), 0.1),
             ValueError,
             r"`fn\(start\)` must have the structure of `start`",
         ),
         (
-            lambda: lyapunov_exponents(lambda x: x[:1], jnp.ones(2)),
+            lambda: games.lyapunov_exponents(lambda x: x[:1], jnp.ones(2)),
             ValueError,
             r"`fn\(start\)` must have the leaf shapes of `start`",
         ),
         (
-            lambda: lyapunov_exponents(lambda x: x, jnp.ones(2), num_exponents=3),
+            lambda: games.lyapunov_exponents(lambda x: x, jnp.ones(2), num_exponents=3),
             ValueError,
             "`num_exponents` must be at most 2",
         ),
         (
-            lambda: lyapunov_exponents(lambda x: x, jnp.ones(2), num_steps=0),
+            lambda: games.lyapunov_exponents(lambda x: x, jnp.ones(2), num_steps=0),
             ValueError,
             "`num_steps` must be at least 1",
         ),

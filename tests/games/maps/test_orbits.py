@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 from equipoise import games
-from tests.games.compiled import orbit_diagram, period, rotation_number
 
 
 def logistic(r):
@@ -34,21 +33,21 @@ def test_period_of_the_logistic_map_doubles():
 def test_period_of_alternating_play_is_n_at_its_step_size(longest, expected):
     etas = 2 * jnp.sin(jnp.pi / jnp.array([6.0, 8.0, 12.0, 13.0]))
     # 1000 steps drift by rounding, about 1000·ε·n ≪ 1.5e-8.
-    one = lambda eta: period(alternating(eta), (1.0, 1.0), max_period=longest)  # noqa: E731
+    one = lambda eta: games.period(alternating(eta), (1.0, 1.0), max_period=longest)  # noqa: E731
     np.testing.assert_array_equal(jax.jit(jax.vmap(one))(etas), expected)
 
 
 def test_period_edges_are_zero():
-    assert period(lambda x: 2 * x, 1.0, num_transient=2_000) == 0  # overflow
-    slow = period(lambda x: 0.999 * x, 1.0, num_transient=10)  # has not settled
+    assert games.period(lambda x: 2 * x, 1.0, num_transient=2_000) == 0  # overflow
+    slow = games.period(lambda x: 0.999 * x, 1.0, num_transient=10)  # has not settled
     assert slow == 0
-    assert period(lambda x: 0.999 * x, 1.0, num_transient=20_000) == 1
+    assert games.period(lambda x: 0.999 * x, 1.0, num_transient=20_000) == 1
 
 
 def test_rotation_number_of_alternating_play_matches_its_eigenvalue():
     etas = jnp.array([0.1, 0.5176381, 1.0, 1.7, 1.95])
     exact = np.arccos(1 - etas**2 / 2) / (2 * np.pi)
-    one = lambda eta, sign: rotation_number(alternating(eta, sign), (1.0, 0.4))  # noqa: E731
+    one = lambda eta, sign: games.rotation_number(alternating(eta, sign), (1.0, 0.4))  # noqa: E731
     turns = jax.jit(jax.vmap(one))(jnp.tile(etas, 2), jnp.repeat(jnp.array([1.0, -1.0]), 5))
     # The weights leave an error of exp(−√T); what remains is rounding of 10⁴ angles.
     np.testing.assert_allclose(turns, np.concatenate([exact, -exact]), atol=1e-12)
@@ -64,7 +63,7 @@ def test_rotation_number_on_the_invariant_circle_of_a_nonlinear_game():
         return x - eta * (p * x - y), y - eta * (p * y + x)
 
     outer = jnp.asarray(1.1074649141)
-    turn = rotation_number(play, (outer, jnp.zeros(())), num_transient=1_000)
+    turn = games.rotation_number(play, (outer, jnp.zeros(())), num_transient=1_000)
     np.testing.assert_allclose(turn, -np.arcsin(eta) / (2 * np.pi), atol=1e-10)
 
 
@@ -73,17 +72,17 @@ def test_rotation_number_counts_about_the_center_and_up_to_overflow():
         x, y = z[0] - 2, z[1] + 1
         return jnp.stack([x - 0.3 * y + 2, y + 0.3 * x - 1])
 
-    turn = rotation_number(
+    turn = games.rotation_number(
         spiral, jnp.array([3.0, 0.0]), center=jnp.array([2.0, -1.0]), num_steps=20_000
     )
     np.testing.assert_allclose(turn, np.arctan(0.3) / (2 * np.pi), rtol=1e-12)
-    assert rotation_number(spiral, jnp.array([2.0, -1.0]), center=jnp.array([2.0, -1.0])) == 0
+    assert games.rotation_number(spiral, jnp.array([2.0, -1.0]), center=jnp.array([2.0, -1.0])) == 0
 
 
 def test_rotation_number_of_a_lift_is_its_mean_advance():
-    assert rotation_number(lambda x: x + 0.3, 0.1) == pytest.approx(0.3, abs=1e-12)
+    assert games.rotation_number(lambda x: x + 0.3, 0.1) == pytest.approx(0.3, abs=1e-12)
     # Arnold's map, locked: the tongue at 1/2 holds Ω = 1/2 by symmetry.
-    locked = rotation_number(
+    locked = games.rotation_number(
         lambda x: x + 0.5 + 0.12 * jnp.sin(2 * jnp.pi * x), 0.1, num_transient=2_000
     )
     np.testing.assert_allclose(locked, 0.5, atol=1e-10)
@@ -98,7 +97,7 @@ def test_rotation_number_rejects_more_than_two_dimensions_and_other_centers():
 
 def test_orbit_diagram_matches_a_loop():
     etas = jnp.array([1.5, 2.2, 2.5, 2.55])
-    found = orbit_diagram(
+    found = games.orbit_diagram(
         lambda x, eta: x - eta * (x**2 - x), 0.3, etas, num_transient=40, num_states=5
     )
     for i, eta in enumerate(np.asarray(etas)):
@@ -113,7 +112,7 @@ def test_orbit_diagram_matches_a_loop():
 
 def test_orbit_diagram_knows_periods_and_overflow():
     parameters = {"eta": jnp.array([1.5, 2.2, 2.5, 2.55, 3.5])}
-    found = orbit_diagram(
+    found = games.orbit_diagram(
         lambda z, p: {"x": z["x"] - p["eta"] * (z["x"] ** 2 - z["x"])}, {"x": 0.3}, parameters
     )
     np.testing.assert_array_equal(found.periods, [1, 2, 4, 8, 0])

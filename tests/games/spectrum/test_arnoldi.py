@@ -7,14 +7,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tests.games.compiled import dominant_eigenvalues
+from equipoise import games
 
 
 # One compilation serves all cases of a size, so the cases share sizes.
 @partial(jax.jit, static_argnames=("num", "subspace", "tolerance", "max_restarts"))
 def solve(matrix, *, num=2, subspace=24, tolerance=1e-9, max_restarts=100):
     example = jnp.zeros(matrix.shape[0], matrix.dtype)
-    return dominant_eigenvalues(
+    return games.dominant_eigenvalues(
         lambda v: matrix @ v,
         example,
         jax.random.key(0),
@@ -147,7 +147,7 @@ def test_dominant_eigenvalues_of_a_hundred_thousand_unknowns_in_linear_memory():
 
     def found():
         example = jnp.zeros(2 * half, jnp.float32)
-        return dominant_eigenvalues(
+        return games.dominant_eigenvalues(
             matvec, example, jax.random.key(1), subspace=subspace, tolerance=1e-4
         )
 

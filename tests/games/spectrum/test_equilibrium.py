@@ -5,7 +5,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from equipoise import games
-from tests.games.compiled import find_equilibrium
 
 START = (jnp.asarray(1.0), jnp.asarray(0.5))
 BILINEAR = games.zero_sum(lambda x, y: x * y)
@@ -14,7 +13,7 @@ BILINEAR = games.zero_sum(lambda x, y: x * y)
 def test_find_equilibrium_solves_and_differentiates_implicitly():
     def found(c):
         game = games.zero_sum(lambda x, y: x**2 / 2 + x * y - y**2 / 2 - c * x**3 / 3)
-        return find_equilibrium(game, (jnp.asarray(3.0), jnp.asarray(1.0)))
+        return games.find_equilibrium(game, (jnp.asarray(3.0), jnp.asarray(1.0)))
 
     # y = x and 2x = c x², so x = 2/c.
     result = found(jnp.asarray(0.8))
@@ -33,7 +32,7 @@ def test_find_equilibrium_of_many_unknowns_forms_no_matrix_and_differentiates():
         def payoff(x, y):
             return x @ x / 2 + x @ (c @ y) - y @ y / 2 - strength * (b @ y)
 
-        return find_equilibrium(games.zero_sum(payoff), (jnp.zeros(n), jnp.zeros(n)))
+        return games.find_equilibrium(games.zero_sum(payoff), (jnp.zeros(n), jnp.zeros(n)))
 
     def square(strength):
         found = reached(strength)
@@ -51,11 +50,11 @@ def test_find_equilibrium_of_many_unknowns_forms_no_matrix_and_differentiates():
 
 def test_find_equilibrium_says_when_there_is_none():
     game = games.general_sum(lambda x: jnp.exp(x))
-    assert not find_equilibrium(game, (jnp.zeros(()),), max_steps=5).converged
+    assert not games.find_equilibrium(game, (jnp.zeros(()),), max_steps=5).converged
 
 
 def test_find_equilibrium_on_a_continuum_takes_a_point_of_it():
     game = games.zero_sum(lambda x, y: (x[0] + x[1] - 1) * y)
-    found = find_equilibrium(game, (jnp.zeros(2), jnp.zeros(())))
+    found = games.find_equilibrium(game, (jnp.zeros(2), jnp.zeros(())))
     assert found.converged
     np.testing.assert_allclose(found.players[0], [0.5, 0.5], rtol=1e-12)

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 from equipoise import games
-from tests.games.compiled import spectral_radius, stability
 
 ORIGIN = (jnp.zeros(()), jnp.zeros(()))
 BILINEAR = games.zero_sum(lambda x, y: x * y)
@@ -26,24 +25,24 @@ H = 0.7
     ],
 )
 def test_spectral_radius_of_the_bilinear_game_matches_closed_form(rule, rho):
-    found = spectral_radius(BILINEAR, rule, ORIGIN, step_size=H)
+    found = games.spectral_radius(BILINEAR, rule, ORIGIN, step_size=H)
     np.testing.assert_allclose(found, rho, rtol=1e-12)
 
 
 def test_spectral_radius_is_least_where_the_reference_says():
-    rho = lambda rule, h: spectral_radius(BILINEAR, rule, ORIGIN, step_size=h)  # noqa: E731
+    rho = lambda rule, h: games.spectral_radius(BILINEAR, rule, ORIGIN, step_size=h)  # noqa: E731
     np.testing.assert_allclose(rho(games.extragradient(), np.sqrt(0.5)), np.sqrt(3) / 2, rtol=1e-12)
     # A defective eigenvalue moves by the root of rounding.
     np.testing.assert_allclose(rho(games.optimistic(), 0.5), np.sqrt(0.5), rtol=1e-7)
     best = games.momentum(-0.25, order=(0, 1))
     np.testing.assert_allclose(rho(best, 1.31951), 0.71556, atol=1e-5)
     quadratic = games.zero_sum(lambda x, y: x**2 / 2 + x * y - y**2 / 2)
-    found = spectral_radius(quadratic, games.simultaneous(), ORIGIN, step_size=0.5)
+    found = games.spectral_radius(quadratic, games.simultaneous(), ORIGIN, step_size=0.5)
     np.testing.assert_allclose(found, np.sqrt(0.5), rtol=1e-12)
 
 
 def test_spectral_radius_differentiates_by_the_step_size():
-    rho = lambda h: spectral_radius(  # noqa: E731
+    rho = lambda h: games.spectral_radius(  # noqa: E731
         BILINEAR, games.extragradient(), ORIGIN, step_size=h
     )
     expected = (2 * H**3 - H) / np.sqrt(1 - H**2 + H**4)
@@ -58,7 +57,7 @@ def test_stability_of_alternating_play_is_exact_up_to_its_jordan_block(offset):
 
 
 def test_stability_counts_a_jordan_block_on_the_circle_as_divergence():
-    found = stability(BILINEAR, games.alternating(), ORIGIN, step_size=2.0)
+    found = games.stability(BILINEAR, games.alternating(), ORIGIN, step_size=2.0)
     assert found.defective
     assert found.verdict == games.DIVERGES
     np.testing.assert_allclose(found.spectral_radius, 1, rtol=1e-7)
@@ -68,13 +67,13 @@ def test_stability_counts_a_jordan_block_on_the_circle_as_divergence():
 def test_stability_of_unconstrained_directions_is_neutral():
     game = games.zero_sum(lambda x, y: (x[0] + x[1]) * y + y**2 * 0 + (x[0] + x[1]) ** 2)
     at = (jnp.zeros(2), jnp.zeros(()))
-    found = stability(game, games.extragradient(), at, step_size=0.1)
+    found = games.stability(game, games.extragradient(), at, step_size=0.1)
     assert found.verdict == games.NEUTRAL
     assert not found.defective
 
 
 def test_stability_takes_a_stated_tolerance():
-    near = stability(BILINEAR, games.extragradient(), ORIGIN, step_size=0.99, tolerance=0.1)
+    near = games.stability(BILINEAR, games.extragradient(), ORIGIN, step_size=0.99, tolerance=0.1)
     assert near.verdict == games.NEUTRAL
 
 
@@ -84,7 +83,7 @@ def test_stability_matrix_free_matches_the_known_spectrum(n):
     d = jnp.linspace(0.1, 1.0, n).at[-1].set(1.2)
     game = games.zero_sum(lambda x, y: jnp.sum(d * x * y))
     at = (jnp.zeros(n), jnp.zeros(n))
-    found = stability(game, games.simultaneous(), at, step_size=0.5)
+    found = games.stability(game, games.simultaneous(), at, step_size=0.5)
     np.testing.assert_allclose(found.spectral_radius, np.sqrt(1.36), rtol=1e-4)
     assert found.verdict == games.DIVERGES
 
@@ -95,7 +94,7 @@ def test_spectral_radius_matrix_free_equals_dense_with_memory():
     game = games.zero_sum(lambda x, y: jnp.sum(d * x * y))
     at = (jnp.zeros(20), jnp.zeros(20))
     dense, free = (
-        spectral_radius(game, games.optimistic(), at, step_size=0.9, method=method)
+        games.spectral_radius(game, games.optimistic(), at, step_size=0.9, method=method)
         for method in ("dense", "arnoldi")
     )
     np.testing.assert_allclose(free, dense, rtol=1e-4)
@@ -110,7 +109,7 @@ CONSTANT_NAN = games.general_sum(lambda x: x * jnp.nan)  # a finite spectrum, a 
 def test_stability_is_undefined_where_the_spectrum_or_the_step_is_no_number(method):
     def verdict(game, at, eta):
         rule = games.simultaneous()
-        return stability(game, rule, at, step_size=eta, method=method).verdict
+        return games.stability(game, rule, at, step_size=eta, method=method).verdict
 
     assert verdict(NOT_A_NUMBER, ORIGIN, 0.1) == games.UNDEFINED
     assert verdict(OVERFLOW, ORIGIN, 0.1) == games.UNDEFINED
@@ -121,7 +120,7 @@ def test_stability_is_undefined_where_the_spectrum_or_the_step_is_no_number(meth
 
 
 def test_stability_prints_the_verdict_as_a_word_and_a_sentence():
-    found = stability(NOT_A_NUMBER, games.simultaneous(), ORIGIN, step_size=0.1)
+    found = games.stability(NOT_A_NUMBER, games.simultaneous(), ORIGIN, step_size=0.1)
     assert f"undefined: {games.UNDEFINED.sentence}" in str(found)
     seen = []
     both = jax.vmap(lambda h: games.stability(BILINEAR, games.simultaneous(), ORIGIN, step_size=h))

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from equipoise._check import at, type_error, value_error
-from equipoise._types import Array, Bool, Float, Int, Shaped, aligned, result, static_field
+from equipoise._types import Array, Float, aligned, result, static_field
 from equipoise.games._critical.critical import critical_step_size
 from equipoise.games._critical.critical_step import CriticalStep, Kind
 from equipoise.games._rules.game import Game, Players
@@ -17,7 +17,7 @@ _COLUMNS = tuple(field.name for field in dataclasses.fields(CriticalStep))
 
 
 @result
-class Comparison:
+class Comparison(CriticalStep):
     """Critical step sizes of several rules, one row a name; printed as a table.
 
     The columns are the fields of ``CriticalStep``, with one entry a row; ``comparison[name]`` is
@@ -37,14 +37,6 @@ class Comparison:
     """
 
     names: tuple[str, ...] = static_field()
-    step_size: Float[Array, " rules"]
-    neutral_step_size: Float[Array, " rules"]
-    eigenvalue: Shaped[Array, " rules"]
-    angle: Float[Array, " rules"]
-    kind: Int[Array, " rules"]
-    resonance: Int[Array, "rules 2"]
-    simple: Bool[Array, " rules"]
-    residual: Float[Array, " rules"]
     max_step_size: Float[Array, ""]
 
     def __getitem__(self, name: str) -> CriticalStep:
@@ -144,6 +136,11 @@ def compare(
         )
         for rule in rules.values()
     ]
+    return Comparison(names=tuple(rules), **_columns(steps, max_step_size))
+
+
+@jax.jit
+def _columns(steps: list[CriticalStep], limit: float | Array) -> dict[str, Array]:
     rows = jax.tree.map(lambda *column: jnp.stack(column), *steps)
     columns = {column: getattr(rows, column) for column in _COLUMNS}
-    return Comparison(names=tuple(rules), **columns, max_step_size=jnp.asarray(max_step_size))
+    return {**columns, "max_step_size": jnp.asarray(limit)}

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from equipoise._types import Array, Bool, Float, Int, Shaped, aligned, result
+from equipoise._types import Array, Bool, Int, Scalar, Shaped, aligned, result
 from equipoise.games._rules.numerics import rounding
 from equipoise.games._rules.verdict import Word
 from equipoise.games._spectrum.algebra import namespace
@@ -69,14 +69,14 @@ class CriticalStep:
             of step size. Large means that the players are in no equilibrium.
     """
 
-    step_size: Float[Array, ""]
-    neutral_step_size: Float[Array, ""]
+    step_size: Scalar
+    neutral_step_size: Scalar
     eigenvalue: Shaped[Array, ""]
-    angle: Float[Array, ""]
+    angle: Scalar
     kind: Int[Array, ""]
     resonance: Int[Array, "2"]
     simple: Bool[Array, ""]
-    residual: Float[Array, ""]
+    residual: Scalar
 
     def __str__(self) -> str:
         """The step sizes, and how the equilibrium is lost, in words."""

@@ -22,7 +22,7 @@ Measure: TypeAlias = Callable[[Array], tuple[Array, Array, Array]]
 BATCH = 16
 
 
-class Bracket(NamedTuple):
+class _Bracket(NamedTuple):
     """The event has not happened at ``low`` and has happened at ``high``, where there is one.
 
     ``known`` is false where a spectrum on the way there is no number. Fields have one entry for
@@ -44,7 +44,7 @@ class _Table(NamedTuple):
     rounds: Array
 
 
-def explore(measure: Measure, size: int, scale: Array, limit: Array, num: int) -> Bracket:
+def explore(measure: Measure, size: int, scale: Array, limit: Array, num: int) -> _Bracket:
     """Brackets on (0, limit] for matrices of this size.
 
     Half of the ``num`` evaluations lie on a geometric grid; the others, in batches, halve the
@@ -80,7 +80,7 @@ def explore(measure: Measure, size: int, scale: Array, limit: Array, num: int) -
     table = repeated_while(lambda table: table.rounds < rounds, advance, start)
     rho = xp.abs(table.spectra).max(-1)
     events = [_bracket(table.etas, rho, event) for event in _events(table, rho, scale)]
-    return Bracket(*(xp.stack(pair) for pair in zip(*events, strict=True)))
+    return _Bracket(*(xp.stack(pair) for pair in zip(*events, strict=True)))
 
 
 def _events(table: _Table, rho: Array, scale: Array) -> tuple[Array, Array]:
@@ -107,12 +107,12 @@ def _bound_slack(dtype: np.dtype) -> float:
     return rounding(dtype, 0.6)
 
 
-def _bracket(etas: Array, rho: Array, happened: Array) -> Bracket:
+def _bracket(etas: Array, rho: Array, happened: Array) -> _Bracket:
     xp = namespace(etas)
     k = xp.argmax(happened)
     low = xp.where(k > 0, etas[xp.maximum(k - 1, 0)], 0)
     on_the_way = xp.cumsum(happened) == 0
-    return Bracket(low, etas[k], happened.any(), ~(on_the_way & xp.isnan(rho)).any())
+    return _Bracket(low, etas[k], happened.any(), ~(on_the_way & xp.isnan(rho)).any())
 
 
 def _doubtful(table: _Table, scale: Array) -> Array:
@@ -166,7 +166,7 @@ class _Search(NamedTuple):
     step: Array
 
 
-def polish(measure: Measure, bracket: Bracket) -> Array:
+def polish(measure: Measure, bracket: _Bracket) -> Array:
     """The steps at which events happen after 0: Newton on log|λ|, kept in a shrinking bracket.
 
     Newton looks for |λ| = 1 of the leading eigenvalue, and is trusted only where the modulus

@@ -1,16 +1,20 @@
 """Which attractor each start of a grid ends up on."""
 
+import functools
 import math
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.flatten_util import ravel_pytree
 
-from equipoise._check import at, floating_array, positive_integer, value_error
+from equipoise._check import at, floating_array, floating_tree, positive_integer, value_error
+from equipoise._jax.traced import Traced, traced
 from equipoise._types import Array, Float, Int, PyTree, aligned, result
-from equipoise.games._maps.flat import flat_step, orbit
-from equipoise.games._maps.orbits import close, default_tolerance
+from equipoise.games._maps.flat import LONG, Map, flat_step, known_map, orbit
+from equipoise.games._maps.orbits import chosen_tolerance, close
 
 # Grid points that run together: few enough to stay in cache, many enough to fill vectors.
 _BATCH = 4096
@@ -50,7 +54,7 @@ class Basins:
 
 @at("games.basins")
 def basins(
-    fn: Callable[[PyTree], PyTree],
+    fn: Map,
     axes: Sequence[Float[Array, " points"]],
     *,
     embed: Callable[..., PyTree] | None = None,
@@ -109,10 +113,33 @@ def basins(
     for i, axis in enumerate(vectors):
         if axis.ndim != 1 or axis.size == 0:
             raise value_error(f"axes[{i}]", "must be a vector with a point", axis)
-    embed = _stack if embed is None else embed
-    example = embed(*(axis[0] for axis in vectors))
-    step, z, unravel = flat_step(fn, example)
-    tau = default_tolerance(z.dtype) if tolerance is None else tolerance
+    numbers = [np.zeros((), axis.dtype) for axis in vectors]
+    is_long = math.prod(axis.size for axis in vectors) * num_steps > LONG
+    embed = traced(_stack if embed is None else embed, *numbers)
+    start = jax.eval_shape(lambda *x: floating_tree("embed(...)", embed(*x)), *numbers)
+    fn = known_map(fn, start, is_long=is_long)
+    limits = _Limits(bound, chosen_tolerance(tolerance, start))
+    return _basins(fn, embed, vectors, limits, (num_steps, max_period, max_attractors))
+
+
+class _Limits(NamedTuple):
+    """Where a start has escaped, and how near to each other two states are the same."""
+
+    bound: float | Array
+    tau: float | Array
+
+
+@functools.partial(jax.jit, static_argnums=4)
+def _basins(
+    fn: Traced,
+    embed: Traced,
+    vectors: Sequence[Array],
+    limits: _Limits,
+    counts: tuple[int, int, int],
+) -> Basins:
+    num_steps, max_period, max_attractors = counts
+    bound, tau = limits
+    step, _, unravel = flat_step(fn, embed(*(axis[0] for axis in vectors)))
 
     def bounded(z: Array) -> Array:
         return jnp.all(jnp.abs(z) <= bound)  # false for NaN
@@ -127,7 +154,7 @@ def basins(
         numbers = [
             axis[i] for axis, i in zip(vectors, jnp.unravel_index(index, shape), strict=True)
         ]
-        z = flat_step(fn, embed(*numbers))[1]
+        z = ravel_pytree(embed(*numbers))[0]
         z, inside = jax.lax.scan(
             lambda carry, _: (guarded(carry), None), (z, bounded(z)), None, length=num_steps
         )[0]

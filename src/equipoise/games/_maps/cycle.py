@@ -1,13 +1,14 @@
 """A cycle of a map, stable or not, to rounding, with its multipliers."""
 
-from collections.abc import Callable
+import functools
 
 import jax
 import jax.numpy as jnp
 
-from equipoise._check import at, positive_integer
+from equipoise._check import at, floating_tree, positive_integer
+from equipoise._jax.traced import Traced
 from equipoise._types import Array, Bool, PyTree, Scalar, Shaped, result
-from equipoise.games._maps.flat import advance, flat_step, orbit
+from equipoise.games._maps.flat import Map, advance, flat_step, known_map, orbit
 
 
 @result
@@ -29,9 +30,7 @@ class Cycle:
 
 
 @at("games.cycle")
-def cycle(
-    fn: Callable[[PyTree], PyTree], start: PyTree, *, period: int = 1, max_steps: int = 20
-) -> Cycle:
+def cycle(fn: Map, start: PyTree, *, period: int = 1, max_steps: int = 20) -> Cycle:
     r"""The cycle near a start by Newton's method, whether or not it attracts.
 
     .. math::
@@ -66,6 +65,12 @@ def cycle(
     """
     period = positive_integer("period", period)
     max_steps = positive_integer("max_steps", max_steps)
+    start = floating_tree("start", start)
+    return _cycle(known_map(fn, start), start, period, max_steps)
+
+
+@functools.partial(jax.jit, static_argnums=(2, 3))
+def _cycle(fn: Traced, start: PyTree, period: int, max_steps: int) -> Cycle:
     step, z, unravel = flat_step(fn, start)
 
     def gap(z: Array) -> Array:

@@ -1,13 +1,14 @@
 """Lyapunov exponents of any map."""
 
-from collections.abc import Callable
+import functools
 
 import jax
 import jax.numpy as jnp
 
-from equipoise._check import at, positive_integer, value_error
+from equipoise._check import at, floating_tree, positive_integer, value_error
+from equipoise._jax.traced import Traced
 from equipoise._types import Array, Bool, Float, Int, PyTree, result
-from equipoise.games._maps.flat import flat_step
+from equipoise.games._maps.flat import Map, count, flat_step, known_map
 
 # Blocks of the orbit whose means give the standard error.
 _BLOCKS = 20
@@ -32,7 +33,7 @@ class LyapunovExponents:
 
 @at("games.lyapunov_exponents")
 def lyapunov_exponents(
-    fn: Callable[[PyTree], PyTree],
+    fn: Map,
     start: PyTree,
     *,
     num_steps: int = 10_000,
@@ -80,10 +81,19 @@ def lyapunov_exponents(
     """
     num_steps = positive_integer("num_steps", num_steps)
     num_transient = positive_integer("num_transient", num_transient, minimum=0)
+    start = floating_tree("start", start)
+    fn, n = known_map(fn, start), count(start)
+    k = n if num_exponents is None else positive_integer("num_exponents", num_exponents)
+    if k > n:
+        raise value_error("num_exponents", f"must be at most {n}, the numbers in `start`", k)
+    return _lyapunov_exponents(fn, start, num_steps, num_transient, k)
+
+
+@functools.partial(jax.jit, static_argnums=(2, 3, 4))
+def _lyapunov_exponents(
+    fn: Traced, start: PyTree, num_steps: int, num_transient: int, k: int
+) -> LyapunovExponents:
     step, z, _ = flat_step(fn, start)
-    k = z.size if num_exponents is None else positive_integer("num_exponents", num_exponents)
-    if k > z.size:
-        raise value_error("num_exponents", f"must be at most {z.size}, the numbers in `start`", k)
 
     def one(
         carry: tuple[Array, Array, Array], _: None

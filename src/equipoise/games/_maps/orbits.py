@@ -1,36 +1,39 @@
 """Where the orbit of a map goes: its period, its rotation, its picture over a parameter."""
 
+import functools
 import math
 from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+from jax.flatten_util import ravel_pytree
 
 from equipoise._check import at, floating_tree, positive_integer, value_error
+from equipoise._jax.traced import Traced
 from equipoise._types import Array, Int, PyTree, Scalar, result
-from equipoise.games._maps.flat import advance, flat_step, orbit
+from equipoise.games._maps.flat import LONG, Map, advance, count, flat_step, known_map, orbit
 
 
-def default_tolerance(dtype: jnp.dtype) -> float:
-    """√ε: half of the digits, since an attracting cycle is met to all of them."""
-    return math.sqrt(float(jnp.finfo(dtype).eps))  # type: ignore[no-untyped-call]
+def chosen_tolerance(tolerance: float | None, start: PyTree) -> float:
+    """By default √ε: half of the digits, since an attracting cycle is met to all of them."""
+    dtype = jnp.result_type(*(leaf.dtype for leaf in jax.tree.leaves(start)))
+    eps = float(jnp.finfo(dtype).eps)  # type: ignore[no-untyped-call]
+    return math.sqrt(eps) if tolerance is None else tolerance
 
 
-def close(points: Array, reference: Array, tolerance: float | None) -> Array:
+def close(points: Array, reference: Array, tolerance: float | Array) -> Array:
     """Whether points (..., n) are the reference (n), relative to its largest number or 1."""
-    tolerance = default_tolerance(points.dtype) if tolerance is None else tolerance
     reference = jnp.expand_dims(reference, tuple(range(points.ndim - reference.ndim)))
     scale = jnp.maximum(1, jnp.max(jnp.abs(reference), axis=-1))
     return jnp.max(jnp.abs(points - reference), axis=-1) <= tolerance * scale
 
 
-def _first_return(orbit: Array, reference: Array, tolerance: float | None) -> Array:
+def _first_return(orbit: Array, reference: Array, tolerance: float | Array) -> Array:
     """The period of an orbit (states, n) that goes on from the reference; 0 for none.
 
     A return is judged against the extent of the orbit: a slow approach is no cycle of length two
     only because it flips from side to side.
     """
-    tolerance = default_tolerance(orbit.dtype) if tolerance is None else tolerance
     distances = jnp.max(jnp.abs(orbit - reference[None]), axis=-1)
     extent = jnp.max(distances)
     back = distances <= tolerance * extent
@@ -41,7 +44,7 @@ def _first_return(orbit: Array, reference: Array, tolerance: float | None) -> Ar
 
 @at("games.period")
 def period(
-    fn: Callable[[PyTree], PyTree],
+    fn: Map,
     start: PyTree,
     *,
     max_period: int = 64,
@@ -85,6 +88,15 @@ def period(
     """
     max_period = positive_integer("max_period", max_period)
     num_transient = positive_integer("num_transient", num_transient, minimum=0)
+    start = floating_tree("start", start)
+    tolerance = chosen_tolerance(tolerance, start)
+    return _period(known_map(fn, start), start, tolerance, max_period, num_transient)
+
+
+@functools.partial(jax.jit, static_argnums=(3, 4))
+def _period(
+    fn: Traced, start: PyTree, tolerance: Array, max_period: int, num_transient: int
+) -> Array:
     step, z, _ = flat_step(fn, start)
     z = advance(step, z, num_transient)
     return _first_return(orbit(step, z, max_period), z, tolerance)
@@ -92,7 +104,7 @@ def period(
 
 @at("games.rotation_number")
 def rotation_number(
-    fn: Callable[[PyTree], PyTree],
+    fn: Map,
     start: PyTree,
     *,
     center: PyTree | None = None,
@@ -141,19 +153,29 @@ def rotation_number(
     """
     num_steps = positive_integer("num_steps", num_steps)
     num_transient = positive_integer("num_transient", num_transient, minimum=0)
-    step, z, _ = flat_step(fn, start)
-    if z.size > 2:
+    start = floating_tree("start", start)
+    fn, size = known_map(fn, start), count(start)
+    if size > 2:
         raise value_error(
             "start",
             "must hold one number (a lift) or two (the plane)",
-            f"{z.size} numbers",
+            f"{size} numbers",
             "Rotation is not defined in more dimensions; look at the angle of an eigenvalue.",
         )
-    c = jnp.zeros_like(z)
     if center is not None:
-        c = flat_step(lambda z: z, floating_tree("center", center))[1].astype(z.dtype)
-        if c.shape != z.shape:
-            raise value_error("center", f"must hold {z.size} numbers like `start`", c)
+        center = floating_tree("center", center)
+        if count(center) != size:
+            numbers = f"{count(center)} numbers"
+            raise value_error("center", f"must hold {size} numbers like `start`", numbers)
+    return _rotation_number(fn, start, center, num_steps, num_transient)
+
+
+@functools.partial(jax.jit, static_argnums=(3, 4))
+def _rotation_number(
+    fn: Traced, start: PyTree, center: PyTree | None, num_steps: int, num_transient: int
+) -> Array:
+    step, z, _ = flat_step(fn, start)
+    c = jnp.zeros_like(z) if center is None else ravel_pytree(center)[0].astype(z.dtype)
     z = advance(step, z, num_transient)
     states = jnp.concatenate([z[None], orbit(step, z, num_steps)]) - c[None]
     finite = jnp.all(jnp.isfinite(states), axis=1)
@@ -257,8 +279,20 @@ def orbit_diagram(
     if None in lengths or len(lengths) != 1:
         shapes = [list(leaf.shape) for leaf in leaves]
         raise value_error("parameters", "must have one common leading axis", str(shapes))
+    start = floating_tree("start", start)
     one = jax.eval_shape(lambda p: jax.tree.map(lambda leaf: leaf.sum(0), p), parameters)
-    step, z, unravel = flat_step(fn, start, one)
+    is_long = leaves[0].shape[0] * (num_transient + num_states) > LONG
+    fn = known_map(fn, start, one, is_long=is_long)
+    tolerance = chosen_tolerance(tolerance, start)
+    return _orbit_diagram(fn, start, parameters, tolerance, (num_transient, num_states))
+
+
+@functools.partial(jax.jit, static_argnums=4)
+def _orbit_diagram(
+    fn: Traced, start: PyTree, parameters: PyTree, tolerance: Array, counts: tuple[int, int]
+) -> OrbitDiagram:
+    num_transient, num_states = counts
+    step, z, unravel = flat_step(fn, start)
 
     def settle(parameter: PyTree) -> tuple[PyTree, Array]:
         states = orbit(

@@ -2,6 +2,7 @@
 
 import functools
 from itertools import pairwise
+from typing import TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -28,6 +29,10 @@ _BLOCK_BYTES = 2**21
 LONG = 10**8
 
 
+_Numbers: TypeAlias = Float[Array, "*shape"]
+_Integers: TypeAlias = Int[Array, "*shape"]
+
+
 @result
 class Sweep:
     """What play does at each of many step sizes, one entry a step size.
@@ -44,12 +49,12 @@ class Sweep:
         steps_used: Steps until the verdict.
     """
 
-    step_sizes: Float[Array, "*shape"]
-    verdict: Int[Array, "*shape"]
-    rate: Float[Array, "*shape"]
-    period: Int[Array, "*shape"]
-    final_distance: Float[Array, "*shape"]
-    steps_used: Int[Array, "*shape"]
+    step_sizes: _Numbers
+    verdict: _Integers
+    rate: _Numbers
+    period: _Integers
+    final_distance: _Numbers
+    steps_used: _Integers
 
     def __str__(self) -> str:
         """The intervals of step sizes with the same verdict, in the order given."""

@@ -1,5 +1,8 @@
 """Rules that correct the gradient by second derivatives."""
 
+from collections.abc import Callable
+from typing import TypeAlias
+
 import jax
 import jax.numpy as jnp
 
@@ -16,6 +19,8 @@ from equipoise.games._rules.rule import (
     make_rule,
     projector,
 )
+
+_Field: TypeAlias = Callable[[Players], Players]
 
 
 @at("games.consensus")
@@ -50,14 +55,7 @@ def consensus(gamma: float | jax.Array, *, projections: Projections = None) -> R
     References:
         :cite:t:`mescheder2017`
     """
-    project = projector(projections)
-
-    def advance(game: Game, z: Players, memory: Memory, eta: Steps) -> tuple[Players, Memory]:
-        f, transposed = jax.vjp(lambda u: field(game, u), z)
-        (pull,) = transposed(f)
-        return project(descend(z, eta, axpy(gamma, pull, f))), memory
-
-    return make_rule("consensus", advance)
+    return _corrected("consensus", gamma, lambda own, z, f, pull: pull, projections)
 
 
 @at("games.symplectic_adjustment")
@@ -93,16 +91,32 @@ def symplectic_adjustment(lambda_: float | jax.Array, *, projections: Projection
     References:
         :cite:t:`balduzzi2018`
     """
+
+    def twist(own: _Field, z: Players, f: Players, pull: Players) -> Players:
+        _, push = jax.jvp(own, (z,), (f,))
+        return jax.tree.map(lambda a, b: (a - b) / 2, pull, push)
+
+    return _corrected("symplectic_adjustment", lambda_, twist, projections)
+
+
+def _corrected(
+    name: str,
+    weight: float | Array,
+    correction: Callable[[_Field, Players, Players, Players], Players],
+    projections: Projections,
+) -> Rule:
+    """Gradient play along F + w c(z ↦ F, z, F, JᵀF)."""
     project = projector(projections)
 
     def advance(game: Game, z: Players, memory: Memory, eta: Steps) -> tuple[Players, Memory]:
-        f, transposed = jax.vjp(lambda u: field(game, u), z)
-        (pull,) = transposed(f)
-        _, push = jax.jvp(lambda u: field(game, u), (z,), (f,))
-        twist = jax.tree.map(lambda a, b: (a - b) / 2, pull, push)
-        return project(descend(z, eta, axpy(lambda_, twist, f))), memory
+        def own(u: Players) -> Players:
+            return field(game, u)
 
-    return make_rule("symplectic_adjustment", advance)
+        f, transposed = jax.vjp(own, z)
+        (pull,) = transposed(f)
+        return project(descend(z, eta, axpy(weight, correction(own, z, f, pull), f))), memory
+
+    return make_rule(name, advance)
 
 
 @at("games.lola")

@@ -8,8 +8,8 @@ import numpy as np
 
 from equipoise._check import is_traced, value_error
 from equipoise._jax.traced import Traced, traced
-from equipoise._types import Array, PyTree, Scalar, record, static_field
-from equipoise.games._rules.game import Game, Players, general_sum, zero_sum
+from equipoise._types import Array, PyTree, Scalar, record
+from equipoise.games._rules.game import Game, Players, TracedGame, traced_game
 from equipoise.games._rules.rule import (
     Ratios,
     Rule,
@@ -21,25 +21,6 @@ from equipoise.games._rules.rule import (
 )
 
 Factors: TypeAlias = tuple[Scalar | None, ...]
-
-
-@record
-class TracedGame:
-    """A game as data: what its payoffs close over are leaves, what they compute is static."""
-
-    payoffs: tuple[Traced, ...]
-    is_zero_sum: bool = static_field()
-
-    def again(self) -> Game:
-        """The game of these payoffs."""
-        return zero_sum(*self.payoffs) if self.is_zero_sum else general_sum(*self.payoffs)
-
-
-def traced_game(game: Game, players: Players, *, is_long: bool = False) -> TracedGame:
-    """The game for players of these shapes; its Python numbers are data unless a run is long."""
-    payoffs = game.losses[:1] if game.is_zero_sum else game.losses
-    found = tuple(traced(f, *players, kept=lambda number: is_long) for f in payoffs)
-    return TracedGame(found, game.is_zero_sum)
 
 
 @record

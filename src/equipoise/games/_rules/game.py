@@ -5,9 +5,9 @@ from typing import TypeAlias
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
-from equipoise._check import at, floating_tree, is_traced, type_error, value_error
+from equipoise._check import at, floating_tree, type_error, value_error
+from equipoise._jax.traced import Traced, traced
 from equipoise._types import Array, PyTree, Scalar, record, static_field
 
 Players: TypeAlias = tuple[PyTree[Array], ...]
@@ -141,7 +141,32 @@ def vector_field(game: Game, players: Players) -> Players:
     References:
         :cite:t:`balduzzi2018`
     """
-    return field(game, checked_players(game, players))
+    players = checked_players(game, players)
+    return _field(traced_game(game, players), players)
+
+
+@record
+class TracedGame:
+    """A game as data: what its payoffs close over are leaves, what they compute is static."""
+
+    payoffs: tuple[Traced, ...]
+    is_zero_sum: bool = static_field()
+
+    def again(self) -> Game:
+        """The game of these payoffs."""
+        return zero_sum(*self.payoffs) if self.is_zero_sum else general_sum(*self.payoffs)
+
+
+def traced_game(game: Game, players: Players, *, is_long: bool = False) -> TracedGame:
+    """The game for players of these shapes; its Python numbers are data unless a run is long."""
+    payoffs = game.losses[:1] if game.is_zero_sum else game.losses
+    found = tuple(traced(f, *players, kept=lambda number: is_long) for f in payoffs)
+    return TracedGame(found, game.is_zero_sum)
+
+
+@jax.jit
+def _field(game: TracedGame, players: Players) -> Players:
+    return field(game.again(), players)
 
 
 def field(game: Game, players: Players) -> Players:
@@ -174,10 +199,7 @@ def checked_players(game: Game, players: Players, argument: str = "players") -> 
             f"must have one entry for each of the game's {len(game.losses)} players",
             f"{len(players)} entries",
         )
-    checked = tuple(
-        jax.tree.map(_strong, floating_tree(f"{argument}[{i}]", player))
-        for i, player in enumerate(players)
-    )
+    checked = tuple(floating_tree(f"{argument}[{i}]", player) for i, player in enumerate(players))
     for i, loss in enumerate(game.losses):
         value = jax.eval_shape(loss, *checked)
         if not hasattr(value, "shape") or value.shape != ():
@@ -192,12 +214,6 @@ def checked_players(game: Game, players: Players, argument: str = "players") -> 
                 "game", f"must have real payoffs, also for player {i}", str(value.dtype)
             )
     return checked
-
-
-def _strong(leaf: Array) -> Array:
-    if is_traced(leaf):
-        return jax.lax.convert_element_type(leaf, jax.dtypes.canonicalize_dtype(leaf.dtype))
-    return jax.device_put(np.asarray(leaf)) if leaf.weak_type else leaf
 
 
 def _check_callable(argument: str, value: object) -> None:

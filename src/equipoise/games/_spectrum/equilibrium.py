@@ -6,8 +6,15 @@ from jax.flatten_util import ravel_pytree
 
 from equipoise._check import at, positive_integer
 from equipoise._types import Array, Bool, Float, result
-from equipoise.games._rules.dynamics import TracedGame, common_dtype, traced_game
-from equipoise.games._rules.game import Game, Players, checked_players, field
+from equipoise.games._rules.dynamics import common_dtype
+from equipoise.games._rules.game import (
+    Game,
+    Players,
+    TracedGame,
+    checked_players,
+    field,
+    traced_game,
+)
 from equipoise.games._rules.numerics import newton_root, rounding
 
 

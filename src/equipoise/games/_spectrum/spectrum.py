@@ -95,7 +95,7 @@ def leading(values: Array) -> Array:
     return xp.argmax(xp.where(near, values.imag, -xp.inf), axis=-1)
 
 
-class Cluster(NamedTuple):
+class _Cluster(NamedTuple):
     """The eigenvalues that meet at the leading one.
 
     Attributes:
@@ -114,7 +114,7 @@ def eigenvalue_gap(matrices: Array) -> Array:
     return rounding(matrices.dtype, 0.4) * namespace(matrices).maximum(1, norm(matrices))
 
 
-def cluster(values: Array, near: Array) -> Cluster:
+def cluster(values: Array, near: Array) -> _Cluster:
     """The leading eigenvalue with those that cannot be told from it, of each row of values."""
     xp = namespace(values)
     top = xp.take_along_axis(values, leading(values)[..., None], -1)
@@ -123,7 +123,7 @@ def cluster(values: Array, near: Array) -> Cluster:
     conjugates = xp.abs(values - xp.conj(top)) <= near
     on_circle = xp.abs(xp.abs(values) - xp.abs(top)) <= near
     alone = ~xp.any(on_circle & ~members & ~conjugates, axis=-1)
-    return Cluster(top[..., 0], members, (members.sum(-1) == 1) & alone)
+    return _Cluster(top[..., 0], members, (members.sum(-1) == 1) & alone)
 
 
 @jax.custom_jvp

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from equipoise._check import at, choice
-from equipoise._types import Array, Bool, Float, Int, PRNGKeyArray, Shaped, aligned, result
+from equipoise._types import Array, Bool, Float, Int, PRNGKeyArray, Scalar, Shaped, aligned, result
 from equipoise.games._rules.dynamics import Dynamics, dynamics, typed_steps
 from equipoise.games._rules.game import Game, Players, checked_players
 from equipoise.games._rules.numerics import DENSE_LIMIT, dense_matrix
@@ -50,11 +50,11 @@ class Stability:
     """
 
     verdict: Int[Array, ""]
-    spectral_radius: Float[Array, ""]
+    spectral_radius: Scalar
     eigenvalue: Shaped[Array, ""]
-    tolerance: Float[Array, ""]
+    tolerance: Scalar
     defective: Bool[Array, ""]
-    residual: Float[Array, ""]
+    residual: Scalar
 
     def __str__(self) -> str:
         """The verdict in words, then the numbers."""
@@ -153,14 +153,8 @@ def _judged(
         known = jnp.all(jnp.isfinite(sizes)) & ~jnp.any(jnp.isnan(slacks))
         eigenvalue = leading_eigenvalue(matrix, values, vectors)
         size, slack = jnp.abs(eigenvalue), slacks[leading(values)]
-    return Stability(
-        verdict=_where_known(verdict, known, image),
-        spectral_radius=size,
-        eigenvalue=eigenvalue,
-        tolerance=slack,
-        defective=defective,
-        residual=moved,
-    )
+    verdict = _where_known(verdict, known, image)
+    return Stability(verdict, size, eigenvalue, slack, defective, moved)
 
 
 @at("games.spectral_radius")
