@@ -89,9 +89,11 @@ def floating_tree(argument: str, tree: PyTree) -> PyTree:
 
 
 def _strong(leaf: jax.Array) -> jax.Array:
+    dtype = jax.dtypes.canonicalize_dtype(leaf.dtype)
     if is_traced(leaf):
-        return jax.lax.convert_element_type(leaf, jax.dtypes.canonicalize_dtype(leaf.dtype))
-    return jax.device_put(np.asarray(leaf)) if leaf.weak_type else leaf
+        return jax.lax.convert_element_type(leaf, dtype)
+    is_strong = leaf.dtype == dtype and not leaf.weak_type
+    return leaf if is_strong else jax.device_put(np.asarray(leaf).astype(dtype))
 
 
 def positive_integer(argument: str, value: object, *, minimum: int = 1) -> int:
