@@ -83,21 +83,18 @@ def blackjax_scan(log_density, size):
 
 def ours(log_density, size):
     """The plain Adam loop of fit, closed-form entropy, without its start and its verdict."""
-    from equipoise.vi._fit.descent import descend, state_at
-    from equipoise.vi._fit.gradient import choose_optimizer, plan
+    from equipoise.vi._fit.gradient import fit_gradient, plan
     from equipoise.vi._fit.target import trace
 
     family = vi.mean_field(jnp.zeros(size))
     optimizer = optax.adam(0.01)
-    target = trace(log_density, family)
+    target = trace(log_density, family.positions)
     settings = plan(family, optimizer, PARTICLES, "closed_form_entropy", "iid")
-    extended = choose_optimizer(family, optimizer, STEPS)
 
     def run(seed, steps=STEPS):
-        state = state_at(family.init(), extended, steps)
-        key, limit = jax.random.key(seed), jnp.asarray(steps)
-        state = descend(target, extended, settings, key, state, limit)
-        return state.params["mean"], jnp.exp(state.params["log_scale"]), state.history
+        key, params = jax.random.key(seed), family.init()
+        found = fit_gradient(target, family, optimizer, settings, key, params, steps, None)
+        return found.params["mean"], jnp.exp(found.params["log_scale"]), found.state.history
 
     return run
 

@@ -244,20 +244,25 @@ def test_elbo_rejects_mistakes(key):
     family = FAMILIES["mean_field"]
     params = family.init()
     bound = functools.partial(vi.elbo, log_density, family, params, key)
-    with pytest.raises(ValueError, match=r"vi.elbo: `num_samples` must be at least 1; got int 0"):
-        bound(num_samples=0)
-    with pytest.raises(TypeError, match=r"`num_samples` must be a Python integer"):
-        bound(num_samples=2.0)
-    with pytest.raises(ValueError, match=r"`gradient` must be one of 'closed_form_entropy'"):
-        bound(num_samples=2, gradient="pathwise")
-    with pytest.raises(ValueError, match=r"`draws` must be one of 'iid', 'antithetic'"):
-        bound(num_samples=2, draws="sobol")
-    with pytest.raises(ValueError, match=r"must be a multiple of 2 with antithetic draws; got int"):
-        bound(num_samples=3, draws="antithetic")
-    with pytest.raises(ValueError, match=r"must be a multiple of 4 with quasi_random draws"):
-        bound(num_samples=6, draws="quasi_random")
-    with pytest.raises(ValueError, match=r"two independent blocks of draws for a leave-one-out"):
-        bound(num_samples=1, gradient="score_function")
+    mistakes = {
+        r"vi.elbo: `num_samples` must be at least 1; got int 0": {"num_samples": 0},
+        r"`num_samples` must be a Python integer": {"num_samples": 2.0},
+        r"`gradient` must be one of 'closed_form_entropy'": {"gradient": "pathwise"},
+        r"`draws` must be one of 'iid', 'antithetic'": {"draws": "sobol"},
+        r"must be a multiple of 2 with antithetic draws; got int": {
+            "num_samples": 3,
+            "draws": "antithetic",
+        },
+        r"must be a multiple of 4 with quasi_random draws": {"draws": "quasi_random"},
+        r"two independent blocks of draws for a leave-one-out": {
+            "num_samples": 1,
+            "gradient": "score_function",
+        },
+    }
+    for words, options in mistakes.items():
+        error = TypeError if "integer" in words else ValueError
+        with pytest.raises(error, match=words):
+            bound(**{"num_samples": 6, **options})
     scalar = params | {"log_scale": jnp.zeros(())}  # would broadcast, and count once as entropy
     for wrong in (None, {"mean": params["mean"]}, scalar):
         with pytest.raises(ValueError, match=r"`params` must look like those of family.init"):

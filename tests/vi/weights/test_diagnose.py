@@ -1,5 +1,7 @@
 """Importance weights: the smoothing, the measurements, and what the verdict rests on."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -97,18 +99,8 @@ def test_diagnose_rejects_mistakes(key):
 
 
 def test_verdict_says_which_check_failed():
-    good = {
-        "khat": 0.1,
-        "threshold": 0.7,
-        "effective_sample_size": 5000.0,
-        "num_draws": 8192,
-        "mean_shift": 0.01,
-        "sd_shift": 0.01,
-        "mean_error": 0.01,
-        "sd_error": 0.01,
-        "log_evidence": 0.0,
-    }
-    assert verdict(vi.Diagnostics(**good)) is vi.Verdict.TRUSTED
+    good = vi.Diagnostics(0.1, 0.7, 5000.0, 8192, 0.01, 0.01, 0.01, 0.01, 0.0)
+    assert verdict(good) is vi.Verdict.TRUSTED
     for change, failed, words in (
         ({"khat": 0.8}, vi.Verdict.HEAVY_TAIL, "Pareto shape of the importance weights is 0.80"),
         ({"khat": jnp.nan}, vi.Verdict.HEAVY_TAIL, "Pareto shape"),
@@ -116,7 +108,7 @@ def test_verdict_says_which_check_failed():
         ({"mean_error": 0.06}, vi.Verdict.MEAN_ERROR, "a mean has a standard error of 0.060"),
         ({"sd_error": 0.03}, vi.Verdict.SD_ERROR, "an sd has a relative standard error of 0.030"),
     ):
-        found = vi.Diagnostics(**{**good, **change})
+        found = dataclasses.replace(good, **change)
         assert verdict(found) is failed
         assert sentence(failed, found).startswith("Not trusted: ")
         assert words in sentence(failed, found)

@@ -13,7 +13,7 @@ from equipoise._types import Array, PRNGKeyArray, PyTree, Scalar
 from equipoise.vi._families.family import Core, Family, Params, assemble
 from equipoise.vi._families.full_rank import from_scale_tril, scale_tril
 from equipoise.vi._families.layout import Layout, layout
-from equipoise.vi._families.mean_field import LOG_2PI, normal_log_prob
+from equipoise.vi._families.mean_field import normal_entropy, normal_log_prob
 from equipoise.vi._supports.support import Support
 
 
@@ -102,12 +102,6 @@ def _block_diagonal(shape: Layout, sizes: tuple[int, ...]) -> Family:
         ]
         return normal_log_prob(jnp.concatenate(noise)) - jnp.sum(params["log_scale"])
 
-    def entropy(params: Params) -> Scalar:
-        return 0.5 * d * (1 + LOG_2PI) + jnp.sum(params["log_scale"])
-
-    def entropy_term(params: Params, noise: Array) -> Scalar:
-        return entropy(params)
-
     def moments(params: Params) -> tuple[Array, Array]:
         return params["mean"], jax.scipy.linalg.block_diag(*factors(params))
 
@@ -118,9 +112,8 @@ def _block_diagonal(shape: Layout, sizes: tuple[int, ...]) -> Family:
         init,
         transform,
         log_prob,
-        entropy_term,
-        entropy,
-        moments,
+        entropy=normal_entropy,
+        moments=moments,
         takes_factor=True,
     )
     return assemble(core, shape)

@@ -192,7 +192,8 @@ def _completed(family: Family, wide: bool) -> Family:  # noqa: FBT001
 class Core(NamedTuple):
     """A family of flat vectors; the functions are as in :class:`Family`.
 
-    ``init`` takes a key or None, a flat vector for the center, and the scale as an array.
+    ``init`` takes a key or None, a flat vector for the center, and the scale as an array. Either
+    the entropy is closed, or ``entropy_term`` has a part of it that is not.
     """
 
     name: str
@@ -201,7 +202,7 @@ class Core(NamedTuple):
     init: Callable[[PRNGKeyArray | None, Array, Array], Params]
     transform: Callable[[Params, Array], Array]
     log_prob: Callable[[Params, Array], Scalar]
-    entropy_term: Callable[[Params, Array], Scalar]
+    entropy_term: Callable[[Params, Array], Scalar] | None = None
     entropy: Callable[[Params], Scalar] | None = None
     moments: _Moments | None = None
     natural: Natural | None = None
@@ -250,6 +251,10 @@ def assemble(core: Core, shape: Layout) -> Family:
                 )
         return core.entropy(params)
 
+    def closed_term(params: Params, noise: Array) -> Scalar:
+        closed: PyTree = core.entropy
+        return closed(params)
+
     def ravel(position: PyTree) -> Array:
         with at(where):
             return shape.ravel(position)
@@ -270,7 +275,7 @@ def assemble(core: Core, shape: Layout) -> Family:
         log_volume=shape.log_volume,
         transform_flat=core.transform,
         log_prob_flat=core.log_prob,
-        entropy_term=core.entropy_term,
+        entropy_term=core.entropy_term or closed_term,
         flat_entropy=core.entropy or _ABSENT,
         moments=core.moments or _ABSENT,
         from_moments=functools.partial(core.init, None) if core.natural else _ABSENT,

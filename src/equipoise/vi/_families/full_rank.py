@@ -10,7 +10,7 @@ from equipoise._check import at
 from equipoise._types import Array, PRNGKeyArray, PyTree, Scalar
 from equipoise.vi._families.family import Core, Family, Natural, assemble
 from equipoise.vi._families.layout import Layout, layout
-from equipoise.vi._families.mean_field import LOG_2PI, normal_log_prob
+from equipoise.vi._families.mean_field import normal_entropy, normal_log_prob
 from equipoise.vi._supports.support import Support
 
 
@@ -90,12 +90,6 @@ def _full_rank(shape: Layout) -> Family:
         )
         return normal_log_prob(noise) - jnp.sum(params["log_scale"])
 
-    def entropy(params: dict[str, Array]) -> Scalar:
-        return 0.5 * d * (1 + LOG_2PI) + jnp.sum(params["log_scale"])
-
-    def entropy_term(params: dict[str, Array], noise: Array) -> Scalar:
-        return entropy(params)
-
     def moments(params: dict[str, Array]) -> tuple[Array, Array]:
         return params["mean"], scale_tril(params)
 
@@ -107,9 +101,8 @@ def _full_rank(shape: Layout) -> Family:
             init,
             transform,
             log_prob,
-            entropy_term,
-            entropy,
-            moments,
+            entropy=normal_entropy,
+            moments=moments,
             natural=Natural.FULL,
             takes_factor=True,
         ),

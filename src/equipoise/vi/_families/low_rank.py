@@ -88,12 +88,11 @@ def _low_rank(shape: Layout, rank: int) -> Family:
     def entropy(params: dict[str, Array]) -> Scalar:
         return 0.5 * d * (1 + LOG_2PI) + log_volume(params)
 
-    def entropy_term(params: dict[str, Array], noise: Array) -> Scalar:
-        return entropy(params)
-
     def moments(params: dict[str, Array]) -> tuple[Array, Array]:
         standard = jnp.concatenate([jnp.eye(d, dtype=shape.dtype), params["factor"]], axis=1)
         return params["mean"], jnp.exp(params["log_scale"])[:, None] * standard
 
-    core = Core("low_rank", d, d + rank, init, transform, log_prob, entropy_term, entropy, moments)
+    core = Core(
+        "low_rank", d, d + rank, init, transform, log_prob, entropy=entropy, moments=moments
+    )
     return assemble(core, shape)

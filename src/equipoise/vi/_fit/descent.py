@@ -38,7 +38,7 @@ class _Searches(Exception):
 
 
 @record
-class Rule:
+class _Rule:
     """An optimizer for compiled functions.
 
     Attributes:
@@ -64,16 +64,16 @@ class Rule:
         return self.update(gradient, memory, params, value)
 
 
-def rule_of(optimizer: optax.GradientTransformation, params: Params) -> Rule:
+def rule_of(optimizer: optax.GradientTransformation, params: Params) -> _Rule:
     """The rule of an optimizer for params of these shapes and dtypes."""
     extended = optax.with_extra_args_support(optimizer)
     memory = jax.eval_shape(extended.init, params)
     value = np.zeros((), dtype_of(params))
     update = functools.partial(_updated, extended, _refused)
     try:
-        return Rule(traced(update, params, memory, params, value), None)
+        return _Rule(traced(update, params, memory, params, value), None)
     except _Searches:
-        return Rule(None, extended)
+        return _Rule(None, extended)
 
 
 def _updated(
@@ -161,7 +161,7 @@ class Descent(NamedTuple):
     """What stays the same in all steps."""
 
     target: Target
-    rule: Rule
+    rule: _Rule
     key: PRNGKeyArray
 
 

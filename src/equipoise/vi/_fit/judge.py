@@ -15,7 +15,7 @@ from equipoise.vi._families.family import Family, Params
 from equipoise.vi._fit.loop import Found
 from equipoise.vi._fit.points import Chance
 from equipoise.vi._fit.result import Fit, Source
-from equipoise.vi._fit.start import Local, Modes, lower_factor, no_modes, other_modes
+from equipoise.vi._fit.start import Local, lower_factor, no_modes, other_modes
 from equipoise.vi._fit.target import Target
 from equipoise.vi._weights.adapt import adapt, first_mixture
 from equipoise.vi._weights.diagnose import Diagnostics, flat_draws, summarize
@@ -119,7 +119,7 @@ def _normal_of(draws: np.ndarray) -> _Normal | None:
 
 
 def _weigh_adapted(
-    target: Target, normal: _Normal, modes: Modes, rng: np.random.Generator
+    target: Target, normal: _Normal, modes: Local, rng: np.random.Generator
 ) -> Weighted:
     """Weighted draws of a mixture that starts at a normal and the other modes."""
     mean, factor = normal
@@ -150,7 +150,7 @@ def judge(
     modes = no_modes(family.dimension)
     if normal is not None and starts is not None:
         modes = other_modes(starts, *normal)
-    several = len(modes.weights) > 0
+    several = len(modes.elbo) > 0
     good = _is_good(measured)
     sure = good and family.moments is not None
     ratios: AnyArray = weighted.log_ratios

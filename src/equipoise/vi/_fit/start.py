@@ -32,14 +32,6 @@ class Local(NamedTuple):
     elbo: np.ndarray
 
 
-class Modes(NamedTuple):
-    """Local normals, one a row: means, Cholesky factors, and weights relative to the best one."""
-
-    means: np.ndarray
-    factors: np.ndarray
-    weights: np.ndarray
-
-
 def starting_point(target: Target, family: Family, start: PyTree) -> np.ndarray:
     """The flat vector to begin at, where the log density and its gradient are finite."""
     if start is not None:
@@ -188,28 +180,26 @@ def lower_factor(factor: np.ndarray) -> np.ndarray:
 
 def other_modes(
     starts: Local, mean: np.ndarray, factor: np.ndarray, distinct: float = _DISTINCT
-) -> Modes:
-    """Local normals that q does not cover, in coordinates where q is N(0, I), each mode once."""
+) -> Local:
+    """Local normals that q does not cover, each mode once.
+
+    They are in coordinates where q is N(0, I), with Cholesky factors, and ELBOs relative to the
+    best one.
+    """
     best = np.max(starts.elbo)
-    means: list[np.ndarray] = []
-    factors: list[np.ndarray] = []
-    weights: list[np.ndarray] = []
+    modes: list[Local] = []
     whiten = functools.partial(np.linalg.solve, factor)
     for center, spread, elbo in zip(*starts, strict=True):
         z, root = whiten(center - mean), whiten(spread)
-        near = [np.linalg.norm(np.linalg.solve(r, z - m)) < distinct
-                for m, r in zip(means, factors, strict=True)]  # fmt: skip
+        near = [np.linalg.norm(np.linalg.solve(m.factor, z - m.mean)) < distinct for m in modes]
         far = min(np.linalg.norm(z), np.linalg.norm(np.linalg.solve(root, z)))
         if elbo > best - _NEGLIGIBLE and far > distinct + len(z) ** 0.5 and not any(near):
-            means.append(z)
-            factors.append(np.linalg.cholesky(root @ root.T))
-            weights.append(np.exp(elbo - best))
-    d = len(mean)
-    return Modes(
-        np.reshape(means, (-1, d)), np.reshape(factors, (-1, d, d)), np.reshape(weights, -1)
-    )
+            modes.append(Local(z, np.linalg.cholesky(root @ root.T), elbo - best))
+    if not modes:
+        return no_modes(len(mean))
+    return Local(*map(np.stack, zip(*modes, strict=True)))
 
 
-def no_modes(d: int) -> Modes:
+def no_modes(d: int) -> Local:
     """No local normals beside the one at hand."""
-    return Modes(np.zeros((0, d)), np.zeros((0, d, d)), np.zeros(0))
+    return Local(np.zeros((0, d)), np.zeros((0, d, d)), np.zeros(0))

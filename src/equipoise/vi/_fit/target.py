@@ -65,7 +65,7 @@ class Target:
         points = np.asarray(points, self.dtype)
         n, d = points.shape
         block, number = _blocks(d)
-        size, each = (block * number, d + 1) if order == 2 else (num_rows(d), 1)
+        size, each = (block * number, d + 1) if order == 2 else (_num_rows(d), 1)
         chunks = [points[first : first + size] for first in range(0, n, size)]
         # All of them are on their way before the first is waited for.
         found = [
@@ -73,7 +73,7 @@ class Target:
                 self,
                 np.int32(order),
                 # What fills a chunk up are points that are there, not ones of our making.
-                chunk if len(chunk) == num_rows(d) else np.resize(chunk, (num_rows(d), d)),
+                chunk if len(chunk) == _num_rows(d) else np.resize(chunk, (_num_rows(d), d)),
                 np.int32(-(-len(chunk) // max(block, 1))),
             )
             for chunk in chunks
@@ -105,7 +105,7 @@ def num_points(size: int, wanted: int | None = None) -> int:
     return max(wanted or _MIN_POINTS, _POINTS_EACH * size)
 
 
-def num_rows(size: int) -> int:
+def _num_rows(size: int) -> int:
     """Points in a chunk, so many that those of a fit with its defaults fill chunks."""
     number = num_points(size)
     return number // -(-number // _MAX_ROWS)
@@ -115,8 +115,8 @@ def _blocks(size: int) -> tuple[int, int]:
     """Points of a block, and blocks in a chunk, whose curvatures fit where gradients do."""
     if size > MAX_CURVED:
         return 0, 0
-    block = min(_MAX_BLOCK, num_rows(size) // (size + 1))
-    return block, num_rows(size) // (block * (size + 1))
+    block = min(_MAX_BLOCK, _num_rows(size) // (size + 1))
+    return block, _num_rows(size) // (block * (size + 1))
 
 
 @jax.jit

@@ -107,15 +107,15 @@ def first_mixture(
     components: int,
     means: np.ndarray,
     factors: np.ndarray,
-    weights: np.ndarray,
+    elbos: np.ndarray,
 ) -> _Mixture:
-    """Equal parts of unit components scattered around 0 and of the given other modes."""
+    """Equal parts of unit components scattered around 0, and other modes by their ELBOs."""
     d = means.shape[1]
     scattered = 0.7 * rng.standard_normal((components, d))
     scattered[0] = 0
     eye = np.tile(np.eye(d), (components, 1, 1))
     ours = np.full(components, 1.0 / components)
-    total = np.concatenate([ours, np.maximum(weights, _SMALLEST_WEIGHT)])
+    total = np.concatenate([ours, np.maximum(np.exp(elbos), _SMALLEST_WEIGHT)])
     return _Mixture(
         total / np.sum(total), np.concatenate([scattered, means]), np.concatenate([eye, factors])
     )
