@@ -19,7 +19,6 @@ from concurrent.futures import ThreadPoolExecutor
 import jax
 import jax.numpy as jnp
 import optax
-from jax.flatten_util import ravel_pytree
 
 from equipoise import games
 from equipoise.plot import COLORS, new_grid
@@ -75,21 +74,9 @@ found, moved = train(start)
 print(f"residual {found.residual:.1e}, Newton moved by {moved:.1e}")
 
 # %%
-# The critical learning rates depend on second derivatives at the equilibrium alone, so the
-# quadratic game that has the same ones stands in: it compiles faster. Adam is given ``eps_root``:
-# without it its update has no derivative where gradients vanish.
+# The critical learning rates of four rules there. Adam is given ``eps_root``: without it its update
+# has no derivative where gradients vanish.
 
-(x, as_generator), (y, as_discriminator) = map(ravel_pytree, found.players)
-
-
-@jax.hessian
-def hessian_of(z):
-    return payoff(as_generator(z[: x.size]), as_discriminator(z[x.size :]))
-
-
-hessian = jax.jit(hessian_of)(jnp.concatenate([x, y]))
-local = games.zero_sum(lambda x, y: (z := jnp.concatenate([x, y])) @ hessian @ z / 2)
-center = (jnp.zeros_like(x), jnp.zeros_like(y))
 adam = optax.adam(1.0, b1=0.5, b2=0.9, eps_root=1e-2)
 rules = {
     "SGD, simultaneous": games.from_optax(optax.sgd(1.0)),
@@ -101,7 +88,7 @@ factors = jnp.array([0.95, 1.05])
 
 
 def judge(rule):
-    step = games.critical_step_size(local, rule, center, max_step_size=20.0)
+    step = games.critical_step_size(game, rule, found.players, max_step_size=20.0)
     near = jax.tree.map(lambda leaf: leaf + 1e-3, found.players)
 
     def distances(rate):

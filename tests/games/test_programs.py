@@ -165,8 +165,8 @@ def lowered(rule, num):
     game, at = games.general_sum(marked), (np.zeros(3),)
     family = family_of(game, rule, at)
     limit = np.asarray(2.0)
-    whole = critical._search_compiled.lower(family, limit, num).as_text()
-    asked = critical._measured.lower(family, np.zeros(critical.BATCH)).as_text()
+    whole = critical.search_compiled.lower(family, limit, num).as_text()
+    asked = critical.measured.lower(family, np.zeros(critical.BATCH)).as_text()
     return whole, asked
 
 
@@ -188,7 +188,7 @@ def test_captured_data_are_arguments_of_the_program():
     data = np.linspace(0, 1, 1000)
     game = games.general_sum(lambda x: jnp.mean((data * x - 1) ** 2))
     family = family_of(game, games.simultaneous(), (np.ones(()),))
-    text = critical._measured.lower(family, np.zeros(critical.BATCH)).as_text()
+    text = critical.measured.lower(family, np.zeros(critical.BATCH)).as_text()
     main = next(line for line in text.splitlines() if "@main(" in line)
     assert "tensor<1000xf64>" in main
     assert "dense<" not in "".join(re.findall(r".*tensor<1000xf64>$", text, re.MULTILINE))

@@ -43,7 +43,8 @@ from equipoise.games._rules.implicit import competitive, proximal_point
 from equipoise.games._rules.rule import Rule, State
 from equipoise.games._rules.verdict import CONVERGES, DIVERGES, NEUTRAL, UNDEFINED, Verdict
 from equipoise.games._rules.wrapped import from_optax, lookahead
-from equipoise.games._spectrum.arnoldi import DominantEigenvalues, dominant_eigenvalues
+from equipoise.games._spectrum.arnoldi import DominantEigenvalues
+from equipoise.games._spectrum.dominant import dominant_eigenvalues
 from equipoise.games._spectrum.equilibrium import Equilibrium, find_equilibrium
 from equipoise.games._spectrum.stability import Stability, spectral_radius, stability
 from equipoise.games._spectrum.update_map import UpdateMap, update_map

@@ -69,7 +69,8 @@ def critical_step_size(
     Returns:
         The critical step and how it is lost; see ``CriticalStep``. Both step sizes differentiate
         once, in forward and reverse mode, by whatever the payoffs, the rule, the ratios and the
-        equilibrium depend on; the equilibrium moves with the game by itself. Where several
+        equilibrium depend on; the equilibrium moves with the game by itself. The other fields are
+        constants of differentiation. Where several
         eigenvalues meet (``simple`` is false) the derivative is that of their mean. Both are NaN
         where the update has no derivative at the equilibrium, and a step size is NaN where a
         spectrum on the way to it is.
@@ -80,7 +81,8 @@ def critical_step_size(
             or NaN, or ``num_evaluations`` < 32.
 
     Cost: ``num_evaluations`` N×N matrices (N tangents of a step each) and their eigenvalues, N the
-    size of the full state. It compiles at every call outside ``jax.jit``.
+    size of the full state. The matrices are one program, found again by what game and rule compute;
+    the search runs on the host, or in the program of a caller that is traced.
 
     Examples:
         Extragradient on p·q is lost at η = 1, with a rotation by a quarter turn.
@@ -114,15 +116,15 @@ def critical_step_size(
 def _found(family: Family, limit: Array, num: int) -> CriticalStep:
     """The critical step, by NumPy where everything is known."""
     if any(map(is_traced, jax.tree.leaves((family, limit)))):
-        return _search_compiled(family, limit, num)
-    start = _measured(family, np.zeros(BATCH, limit.dtype))
+        return search_compiled(family, limit, num)
+    start = measured(family, np.zeros(BATCH, limit.dtype))
     if any(map(is_traced, start)):  # all is known, but a program is being traced
-        return _search_compiled(family, limit, num)
+        return search_compiled(family, limit, num)
 
     def measure(etas: Array) -> tuple[Array, Array, Array]:
         # One shape, one program.
         filled = np.concatenate([etas, np.full(BATCH - etas.size, etas[-1])])
-        return jax.tree.map(lambda x: np.asarray(x)[: etas.size], _measured(family, filled))
+        return jax.tree.map(lambda x: np.asarray(x)[: etas.size], measured(family, filled))
 
     with np.errstate(all="ignore"):
         found = _search(measure, np.asarray(start[1])[0], limit, num)
@@ -130,7 +132,7 @@ def _found(family: Family, limit: Array, num: int) -> CriticalStep:
 
 
 @jax.jit
-def _measured(family: Family, etas: Array) -> tuple[Array, Array, Array]:
+def measured(family: Family, etas: Array) -> tuple[Array, Array, Array]:
     """M(η), ∂M/∂η and the residual for each step size."""
 
     def one(eta: Array) -> tuple[Array, Array, Array]:
@@ -141,8 +143,8 @@ def _measured(family: Family, etas: Array) -> tuple[Array, Array, Array]:
 
 
 @functools.partial(jax.jit, static_argnums=2)
-def _search_compiled(family: Family, limit: Array, num: int) -> CriticalStep:
-    measure = functools.partial(_measured, family)
+def search_compiled(family: Family, limit: Array, num: int) -> CriticalStep:
+    measure = functools.partial(measured, family)
     _, slopes, _ = measure(jnp.zeros(1, limit.dtype))
     return _search(measure, slopes[0], limit, num)
 
