@@ -1,8 +1,7 @@
 """The steps of an optax optimizer, whose gradient estimator is chosen by its measured variance.
 
-They run in pieces. The variates of a piece are drawn together, as one long array is made in much
-less time than many short ones, and whether everything is finite is asked once for each. The
-optimizer is data, as the density is: one made anew, or with another rate, compiles nothing.
+They run in pieces, whose variates are drawn together, as one long array is made in much less time
+than many short ones.
 """
 
 import functools
@@ -13,87 +12,23 @@ from typing import NamedTuple, TypeAlias
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
-from equipoise._jax.traced import Traced, traced
 from equipoise._types import Array, PRNGKeyArray, PyTree, Scalar, record, static_field
 from equipoise.vi._bounds.density import dtype_of
 from equipoise.vi._bounds.estimators import draws_from
 from equipoise.vi._bounds.sampling import variates
 from equipoise.vi._families.family import Family, Params
+from equipoise.vi._fit.optimizer import Rule
 from equipoise.vi._fit.target import Target
 
-_Optimizer: TypeAlias = optax.GradientTransformationExtraArgs
 _Loss: TypeAlias = Callable[[Params, Array], tuple[Scalar, Scalar]]
 PATHWISE = ("closed_form_entropy", "sticking_the_landing")
 _MEASURE_EVERY = 100
 _MEASUREMENTS = 8
+_PIECES = 10  # in a run, after which it is asked whether everything is finite
 _MAX_VARIATES = 2**20  # numbers that are drawn together
 # In the order in which they are blamed for what is not finite.
 _TERMS = ("log density", "log density of q", "gradient of the ELBO", "updated parameters")
-
-
-class _Searches(Exception):
-    """The optimizer evaluates the loss at params of its own choice."""
-
-
-@record
-class _Rule:
-    """An optimizer for compiled functions.
-
-    Attributes:
-        update: New params and memory, from gradient, memory, params and loss; None where the
-            optimizer evaluates the loss itself, as one with a line search does.
-        searching: Such an optimizer, told by the identity of its functions.
-    """
-
-    update: Traced | None
-    searching: _Optimizer | None = static_field()
-
-    def __call__(
-        self,
-        gradient: Params,
-        memory: PyTree,
-        params: Params,
-        value: Scalar,
-        loss: Callable[[Params], Scalar],
-    ) -> tuple[Params, PyTree]:
-        """Params and memory after one step, from the gradient and value of the loss before it."""
-        if self.update is None:
-            return _updated(self.searching, loss, gradient, memory, params, value)
-        return self.update(gradient, memory, params, value)
-
-
-def rule_of(optimizer: optax.GradientTransformation, params: Params) -> _Rule:
-    """The rule of an optimizer for params of these shapes and dtypes."""
-    extended = optax.with_extra_args_support(optimizer)
-    memory = jax.eval_shape(extended.init, params)
-    value = np.zeros((), dtype_of(params))
-    update = functools.partial(_updated, extended, _refused)
-    try:
-        return _Rule(traced(update, params, memory, params, value), None)
-    except _Searches:
-        return _Rule(None, extended)
-
-
-def _updated(
-    optimizer: _Optimizer,
-    loss: Callable[[Params], Scalar],
-    gradient: Params,
-    memory: PyTree,
-    params: Params,
-    value: Scalar,
-) -> tuple[Params, PyTree]:
-    # optax counts steps in integers and mixes them with floats.
-    with jax.numpy_dtype_promotion("standard"):
-        updates, memory = optimizer.update(
-            gradient, memory, params, value=value, grad=gradient, value_fn=loss
-        )
-        return optax.apply_updates(params, updates), memory
-
-
-def _refused(params: Params) -> Scalar:
-    raise _Searches
 
 
 class Moving(NamedTuple):
@@ -144,8 +79,8 @@ def _noise_at(
 def _piece_length(family: Family, settings: Settings) -> int:
     """Steps whose variates are drawn together, a divisor of ``MEASURE_EVERY``."""
     size = math.prod(settings.shape) * (family.noise_size or 1)
-    divisors = [n for n in range(1, _MEASURE_EVERY + 1) if _MEASURE_EVERY % n == 0]
-    return max(n for n in divisors if n == 1 or n * size <= _MAX_VARIATES)
+    divisors = (n for n in range(_MEASURE_EVERY, 0, -1) if _MEASURE_EVERY % n == 0)
+    return next(n for n in divisors if n == 1 or n * size <= _MAX_VARIATES)
 
 
 def _quietest(losses: list[_Loss], params: Params, noises: Array) -> Array:
@@ -157,90 +92,94 @@ def _quietest(losses: list[_Loss], params: Params, noises: Array) -> Array:
     return jnp.argmin(jnp.stack(totals)).astype(jnp.int32)
 
 
-class Descent(NamedTuple):
+@record
+class Descent:
     """What stays the same in all steps."""
 
     target: Target
-    rule: _Rule
+    rule: Rule
     key: PRNGKeyArray
+    family: Family = static_field()
+    settings: Settings = static_field()
 
 
-@functools.partial(jax.jit, static_argnames=("family", "settings"))
-def _piece(
-    descent: Descent,
-    moving: Moving,
-    first: Array,
-    count: Array,
-    *,
-    family: Family,
-    settings: Settings,
-) -> tuple[Moving, Array, Array]:
-    """A number of steps from the first on: the ELBO after each, and which terms are not finite.
+class _Steps(NamedTuple):
+    """Where steps are, the ELBO after each, and sums that are finite where their terms were."""
+
+    at: Array
+    moving: Moving
+    elbos: Array
+    totals: Array
+
+
+@jax.jit
+def _run(descent: Descent, moving: Moving, first: Array, end: Array) -> tuple[Moving, Array, Array]:
+    """Steps from the first to the end: the ELBO after each, and which terms are not finite.
 
     Every ``MEASURE_EVERY`` steps the estimator with the smallest measured variance is chosen.
     """
-    target, rule, key = descent
-    losses = [_negative_elbo(target, family, name) for name in settings.gradients]
+    family, settings, key = descent.family, descent.settings, descent.key
+    losses = [_negative_elbo(descent.target, family, name) for name in settings.gradients]
     length = _piece_length(family, settings)
     draw = functools.partial(_noise_at, family, settings, moving.params)
-    steps = first + jnp.arange(length, dtype=jnp.int32)
-    noises = draw(key, first) if settings.fixed else jax.vmap(draw, (None, 0))(key, steps)
+    fixed = draw(key, first) if settings.fixed else None
     dtype = dtype_of(moving.params)
 
-    def choose(params: Params) -> Array:
-        apart = jax.random.split(jax.random.fold_in(key, -1 - first), _MEASUREMENTS)
-        return _quietest(losses, params, jax.vmap(draw, (0, None))(apart, first))
+    def choose(params: Params, at: Array) -> Array:
+        apart = jax.random.split(jax.random.fold_in(key, -1 - at), _MEASUREMENTS)
+        return _quietest(losses, params, jax.vmap(draw, (0, None))(apart, at))
 
-    def follow(loss: _Loss, params: Params, memory: PyTree) -> tuple[Params, PyTree, Array, Array]:
-        def step(i: Array, carry: tuple[Params, PyTree, Array, Array]) -> PyTree:
-            params, memory, elbos, totals = carry
-            noise = noises if settings.fixed else noises[i]
+    def follow(loss: _Loss, steps: _Steps, noises: PyTree, count: Array) -> _Steps:
+        def step(i: Array, now: _Steps) -> _Steps:
+            noise = noises[i] if fixed is None else fixed
+            params, memory, estimator = now.moving
             (value, log_p), slope = jax.value_and_grad(loss, has_aux=True)(params, noise)
-            params, memory = rule(slope, memory, params, value, lambda p: loss(p, noise)[0])
+            params, memory = descent.rule(slope, memory, params, value, lambda p: loss(p, noise)[0])
             total = sum(jnp.sum(g) for g in jax.tree.leaves(slope))
-            totals = totals + jnp.stack([log_p, value, total])
-            return params, memory, elbos.at[i].set(-value), totals
+            return _Steps(
+                now.at + 1,
+                Moving(params, memory, estimator),
+                now.elbos.at[now.at - first].set(-value),
+                now.totals + jnp.stack([log_p, value, total]),
+            )
 
-        start = params, memory, jnp.zeros(length, dtype), jnp.zeros(3, dtype)
-        return jax.lax.fori_loop(0, count, step, start)
+        return jax.lax.fori_loop(0, count, step, steps)
 
-    params, memory, estimator = moving
-    if len(losses) > 1:
-        due = first % _MEASURE_EVERY == 0
-        estimator = jax.lax.cond(due, choose, lambda _: estimator, params)
-    branches = [functools.partial(follow, loss) for loss in losses]
-    params, memory, elbos, totals = jax.lax.switch(estimator, branches, params, memory)
-    finite = jnp.append(jnp.isfinite(totals), _all_finite(params))
-    return Moving(params, memory, estimator), elbos, ~finite
+    def piece(steps: _Steps) -> _Steps:
+        at, (params, memory, estimator), _, _ = steps
+        if len(losses) > 1:
+            keep = lambda *_: estimator  # noqa: E731
+            estimator = jax.lax.cond(at % _MEASURE_EVERY == 0, choose, keep, params, at)
+        steps = steps._replace(moving=Moving(params, memory, estimator))
+        each = at + jnp.arange(length, dtype=jnp.int32)
+        noises = None if settings.fixed else jax.vmap(draw, (None, 0))(key, each)
+        count = jnp.minimum(end, (at // length + 1) * length) - at
+        branches = [functools.partial(follow, loss) for loss in losses]
+        return jax.lax.switch(estimator, branches, steps, noises, count)
+
+    room = jnp.zeros(_PIECES * length, dtype)
+    start = _Steps(first, moving, room, jnp.zeros(3, dtype))
+    _, moving, elbos, totals = jax.lax.while_loop(lambda steps: steps.at < end, piece, start)
+    sound = [jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(moving.params)]
+    return moving, elbos, ~jnp.append(jnp.isfinite(totals), jnp.stack(sound).all())
 
 
-def descend(
-    descent: Descent, family: Family, settings: Settings, state: GradientState, limit: int
-) -> GradientState:
+def descend(descent: Descent, state: GradientState, limit: int) -> GradientState:
     """Steps until ``limit`` of them are done in all, or something is not finite.
 
-    A piece that fails is taken again step by step, up to the one that is at fault.
+    Where it is, they are taken again in shorter runs, the last of which is the step at fault.
     """
-    length = _piece_length(family, settings)
-    cautious_until = 0
+    length = _piece_length(descent.family, descent.settings)
+    runs = [1, length, _PIECES * length]
     while state.step < limit and not state.failed:
-        end = min(limit, (state.step // length + 1) * length)
-        end = state.step + 1 if state.step < cautious_until else end
-        first, count = np.int32(state.step), np.int32(end - state.step)
-        moving, elbos, broken = _piece(
-            descent, state.moving, first, count, family=family, settings=settings
-        )
+        end = min(limit, (state.step // runs[-1] + 1) * runs[-1])
+        moving, elbos, broken = _run(descent, state.moving, np.int32(state.step), np.int32(end))
         broken = np.asarray(broken)
         if not broken.any():
-            history = np.append(state.history, np.asarray(elbos)[:count])
-            state = GradientState(end, moving, history)
-        elif count == 1:
+            taken = np.asarray(elbos)[: end - state.step]
+            state = GradientState(end, moving, np.append(state.history, taken))
+        elif end == state.step + 1:
             state = state._replace(failed=_TERMS[int(np.argmax(broken))])
         else:
-            cautious_until = end
+            runs.pop()
     return state
-
-
-def _all_finite(tree: PyTree) -> Array:
-    leaves = [jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(tree)]
-    return jnp.all(jnp.stack(leaves))

@@ -18,9 +18,9 @@ from equipoise.vi._fit.descent import (
     Moving,
     Settings,
     descend,
-    rule_of,
 )
 from equipoise.vi._fit.loop import Found, Progress, advance
+from equipoise.vi._fit.optimizer import rule_of
 from equipoise.vi._fit.start import Local, best_of, conditional_scales, lower_factor, other_modes
 from equipoise.vi._fit.target import Target
 from equipoise.vi._weights.products import transported
@@ -41,7 +41,13 @@ def choose_optimizer(
     """The optimizer that was asked for, or the default of the family."""
     if _is_deterministic(family, optimizer):
         return _LBFGS
-    return optimizer or optax.adam(optax.cosine_decay_schedule(0.02, num_steps))
+    return optimizer or _default_optimizer(num_steps)
+
+
+@functools.lru_cache(maxsize=16)
+def _default_optimizer(num_steps: int) -> optax.GradientTransformation:
+    """Adam whose rate falls to 0 over the run."""
+    return optax.adam(optax.cosine_decay_schedule(0.02, num_steps))
 
 
 def plan(
@@ -120,10 +126,9 @@ def fit_gradient(
         first: AnyArray = np.int32(0)
         moving = Moving(state, compiled(optimizer.init, state), first)
         state = GradientState(0, moving, np.zeros(0))
-    params = state.moving.params
-    descent = Descent(target, rule_of(optimizer, params), key)
-    run = functools.partial(descend, descent, family, settings)
-    state = advance(run, state, num_steps, progress)
+    rule = rule_of(optimizer, state.moving.params, state.moving.memory)
+    descent = Descent(target, rule, key, family, settings)
+    state = advance(functools.partial(descend, descent), state, num_steps, progress)
     problem = ""
     if state.failed:
         problem = f"the {state.failed} is not finite at step {state.step}"

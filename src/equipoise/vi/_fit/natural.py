@@ -10,11 +10,10 @@ from equipoise._types import Array
 from equipoise.vi._bounds.estimate import Estimate
 from equipoise.vi._families.draws import AnyArray
 from equipoise.vi._families.family import Family, Natural, Params
-from equipoise.vi._fit.linear_response import linear_response
 from equipoise.vi._fit.loop import Found, Progress, advance
 from equipoise.vi._fit.points import sparse_grid
 from equipoise.vi._fit.start import Local, best_of, conditional_scales, lower_factor, normal_elbo
-from equipoise.vi._fit.target import Target
+from equipoise.vi._fit.target import Target, linear_response
 from equipoise.vi._weights.products import gram, rows_times, transported
 
 NORMAL_STEPS = 100
