@@ -94,6 +94,15 @@ def test_a_number_that_decides_between_equations_makes_another_program(gradient)
     assert gradient.traces == 2
 
 
+def test_numbers_that_are_kept_are_told_apart():
+    def kept(number):
+        return number == 1
+
+    ones = [traced(with_number(a), X, kept=kept) for a in (1.0, 2.0, 3.0)]
+    assert [f.shared is ones[1].shared for f in ones] == [False, True, True]
+    np.testing.assert_allclose([f(X) for f in ones], np.sum(X**2) * np.arange(1, 4))
+
+
 def test_numbers_inside_of_loops_are_told_apart(gradient):
     def loop(a):
         body = lambda x, _: (a * x, None)  # noqa: E731

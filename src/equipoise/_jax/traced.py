@@ -69,7 +69,8 @@ class Traced:
         """The function's results."""
         leaves = jax.tree.leaves(args)
         found = as_function(self.shared.program)(*self.captured, *leaves)
-        return jax.tree.unflatten(self.shared.out_tree, found)
+        # A number of the program's text comes back as it stands there.
+        return jax.tree.unflatten(self.shared.out_tree, map(jnp.asarray, found))
 
 
 def traced(

@@ -25,8 +25,9 @@ from equipoise.games._critical.critical_step import (
 from equipoise.games._critical.simulated import SimulatedCriticalStep, simulated_critical_step_size
 from equipoise.games._maps.basins import Basins, basins
 from equipoise.games._maps.cycle import Cycle, cycle
+from equipoise.games._maps.diagram import OrbitDiagram, orbit_diagram
 from equipoise.games._maps.lyapunov import LyapunovExponents, lyapunov_exponents
-from equipoise.games._maps.orbits import OrbitDiagram, orbit_diagram, period, rotation_number
+from equipoise.games._maps.orbits import period, rotation_number
 from equipoise.games._play.simulate import simulate
 from equipoise.games._play.sweep import Sweep, sweep
 from equipoise.games._rules.adjusted import consensus, lola, symplectic_adjustment

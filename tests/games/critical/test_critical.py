@@ -168,6 +168,14 @@ def test_critical_step_size_derivative_holds_by_a_parameter_of_the_rule():
     np.testing.assert_allclose([value, slope], [1.4, 2.0], rtol=TOLERANCE)
 
 
+def test_critical_step_size_derivative_is_zero_where_nothing_is_lost():
+    def step(sigma, rule):
+        return critical(rule, bilinear(sigma)).step_size
+
+    for rule in (games.simultaneous(), games.momentum(0.3), games.proximal_point()):  # 0, 0 and ∞
+        assert jax.grad(step)(1.0, rule) == 0
+
+
 def test_critical_step_size_says_where_the_eigenvalue_is_not_simple():
     twice = games.zero_sum(lambda x, y: 2 * jnp.sum(x * y))
     at = (jnp.zeros(2), jnp.zeros(2))
