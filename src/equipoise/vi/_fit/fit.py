@@ -57,6 +57,12 @@ def fit(
     follows gradients of the ELBO. Last, importance weights judge q; where they are uneven, an
     adapted mixture of Student t gives better draws, and the verdict is about those.
 
+    The log density is compiled once for its equations and shapes, and once more within the steps
+    of an optimizer; two or three small programs depend on the family alone. A density, family or
+    optimizer that is made anew, other captured arrays and other floating-point numbers in the
+    density's own lines compile nothing. A number inside of a loop, or an integer, is part of the
+    equations.
+
     Args:
         log_density: log p, a function of one position that returns one number. Arrays that it
             closes over keep their sharding, so sharded data makes a data-parallel fit.
@@ -68,7 +74,8 @@ def fit(
         support: Where each leaf lives, for the default family.
         optimizer: An optax optimizer, to take its steps instead of natural-gradient ones.
             Default for families that need one: Adam with a cosine schedule. One with a line
-            search, such as L-BFGS, compares values and needs a ``num_samples`` of hundreds.
+            search, such as L-BFGS, compares values and needs a ``num_samples`` of hundreds; make
+            it once, as it is compiled for each that is made.
         start: The position to start from. Default: where the flat vector is 0; for a family of
             your own whose ``init`` takes no position, the mean of its first draws.
         num_steps: Largest number of steps in all. Default: 100 natural-gradient steps, or 2000.
@@ -81,8 +88,8 @@ def fit(
         draws: ``"iid"``, ``"antithetic"`` or ``"quasi_random"`` draws of an optimizer's steps.
             Default: antithetic for an even number.
         progress: Called as ``progress(step, elbo)`` about twenty times, as in ``progress=print``.
-        state: ``state`` of an earlier fit to go on from. With the same other arguments the steps
-            are those of one longer fit, bit for bit.
+        state: ``state`` of an earlier fit to go on from, arrays on the host. With the same other
+            arguments the steps are those of one longer fit, bit for bit.
 
     Returns:
         A :class:`Fit`. It has converged when a natural-gradient step is expected to gain less
@@ -98,7 +105,7 @@ def fit(
             ``optimizer`` is none of optax.
 
     Cost: a few dozen gradients and Newton paths for each of ``num_samples`` points, then 8192
-        evaluations of ``log_density``, or up to 17 times as many where q is poor.
+        evaluations of ``log_density``, or up to 20 times as many where q is poor.
 
     Examples:
         >>> fit = vi.fit(lambda z: -0.5 * (z - 8) ** 2 / 0.04, jnp.zeros(()), jax.random.key(0))
