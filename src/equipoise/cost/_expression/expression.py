@@ -92,7 +92,8 @@ class Expression(Polynomial):
         names = names or tuple(self.names)
         degrees = {monomial: degree(monomial, names) for monomial in self.coefficients}
         top = max(degrees.values(), default=0)
-        return from_terms({m: c for m, c in self.coefficients.items() if degrees[m] == top})
+        kept = {m: c for m, c in self.coefficients.items() if degrees[m] == top}
+        return from_terms(kept, self.scope)
 
     @at("cost.Expression.largest")
     def largest(self, name: str, /, *, at_most: int | str, **sizes: int) -> int:
