@@ -70,24 +70,24 @@ def fit_normal(
     progress: Progress,
 ) -> Found:
     """Variational Newton steps for a full-rank or mean-field normal."""
-    diagonal = family.natural is Natural.DIAGONAL
+    diagonal, dtype = family.natural is Natural.DIAGONAL, target.dtype
     weights = np.full(len(noise), 1 / len(noise))
-    ascent = _Ascent(target, noise.astype(target.dtype), weights, diagonal)
+    ascent = _Ascent(target, noise.astype(dtype), weights, diagonal)
     state = _first_state(starts, diagonal=diagonal) if state is None else state
     state = advance(functools.partial(_ascend, ascent), state, num_steps, progress)
     converged = state.decrement <= ascent.tolerance
     best, elbo = state, None
-    if converged and target.dtype == np.float64:
+    if converged and dtype == np.float64:
         best, elbo = _polished(ascent, state)
     problem = ""
     if state.failed:
         problem = f"the ELBO or its gradient is not finite at step {state.step}"
     if not diagonal:
         lower = lower_factor(best.factor)
-        params = _params_of(family, best.mean, lower)
+        params = _params_of(family, best.mean.astype(dtype), lower.astype(dtype))
         return Found(state, params, converged, (best.mean, lower), None, problem, elbo)
     scale = np.diagonal(best.factor)
-    params = _params_of(family, best.mean, scale)
+    params = _params_of(family, best.mean.astype(dtype), scale.astype(dtype))
     response = linear_response(target, best.mean, scale, noise)
     proxy = (best.mean, best.factor if response is None else response)
     return Found(state, params, converged, proxy, response, problem, elbo)
@@ -95,8 +95,7 @@ def fit_normal(
 
 @functools.partial(jax.jit, static_argnames="family")
 def _params_of(family: Family, mean: Array, scale: Array) -> Params:
-    dtype = family.positions.dtype
-    return family.from_moments(mean.astype(dtype), scale.astype(dtype))
+    return family.from_moments(mean, scale)
 
 
 def _polished(ascent: _Ascent, state: _NormalState) -> tuple[_NormalState, Estimate | None]:
