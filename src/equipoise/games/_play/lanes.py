@@ -147,35 +147,32 @@ def _concluded(
 
 
 class _Return(NamedTuple):
-    """A lane on its way back: what counts as back, how far it went, how long it takes."""
+    """Lanes on their way back: how far they went, and minus the steps so far until they are."""
 
     later: State
-    near: Array
     extent: Array
-    steps: Array
     back: Array
 
 
 def _cycle(advance: Callable[[State], State], state: State, max_period: int) -> Array:
     """The steps after which each lane is back where it is now, 0 if none up to the longest."""
 
-    def step(lane: _Return) -> _Return:
-        later, near, extent, t, back = lane
-        later = advance(later)
-        square = jax.vmap(_square_distance)(later.players, state.players)
-        returned = (back == 0) & (square <= near)
-        back = jnp.where(returned, t + 1, back)
-        return _Return(later, near, jnp.maximum(extent, square), t + 1, back)
-
     def round_trip(_: Array, lane: _Return) -> _Return:
-        # The first finds how far the lane goes, and no return; the second what counts as one.
+        # The first finds how far the lane goes, the second what counts as a return.
         near = rounding(lane.extent.dtype) * lane.extent
-        return repeated(step, max_period, _Return(state, near, lane.extent, zero, zero))
+
+        def step(lane: _Return) -> _Return:
+            later = advance(lane.later)
+            square = jax.vmap(_square_distance)(later.players, state.players)
+            steps = jnp.where(square <= near, 1 - lane.back, lane.back - 1)
+            back = jnp.where(lane.back > 0, lane.back, steps)
+            return _Return(later, jnp.maximum(lane.extent, square), back)
+
+        return repeated(step, max_period, _Return(state, lane.extent, jnp.zeros_like(lane.back)))
 
     still = jnp.zeros_like(jax.vmap(_square_distance)(state.players))
-    zero = jnp.zeros(still.shape, jnp.int32)
-    start = _Return(state, still, still, zero, zero)
-    return jax.lax.fori_loop(0, 2, round_trip, start).back
+    start = _Return(state, still, jnp.zeros(still.shape, jnp.int32))
+    return jnp.maximum(jax.lax.fori_loop(0, 2, round_trip, start).back, 0)
 
 
 def _larger(largest: Array, square: Array) -> Array:
