@@ -88,7 +88,7 @@ def ours(log_density, size):
 
     family = vi.mean_field(jnp.zeros(size))
     optimizer = optax.adam(0.01)
-    target = trace(log_density, family.positions)
+    target = trace(log_density, family)
     settings = plan(family, optimizer, PARTICLES, "closed_form_entropy", "iid")
 
     def run(seed, steps=STEPS):

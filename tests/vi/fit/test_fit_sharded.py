@@ -12,7 +12,6 @@ PROGRAM = """
 import jax, jax.numpy as jnp, numpy as np
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from equipoise import vi
-from equipoise.vi._families.layout import layout
 from equipoise.vi._fit import target as module
 
 jax.config.update("jax_enable_x64", True)
@@ -30,7 +29,7 @@ assert len(spread.sharding.device_set) == 8
 example = {"mean": jnp.zeros(()), "log_sd": jnp.zeros(())}
 fits = [vi.fit(make(data), example, jax.random.key(0)) for data in (jnp.asarray(outcome), spread)]
 # The program that a fit asks its log density by: each device has an eighth of the data, and sums.
-target = module.trace(make(spread), layout(example, None))
+target = module.trace(make(spread), vi.mean_field(example))
 asked = module._evaluate.lower(target, np.int32(1), np.zeros((512, 2)), np.int32(0))
 text = asked.compile().as_text()
 assert "all-reduce" in text and "f64[512]" in text and "f64[4096]" not in text

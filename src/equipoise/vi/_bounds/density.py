@@ -1,5 +1,6 @@
 """The log density of a target: what it must return, and as a function of flat vectors."""
 
+import functools
 from collections.abc import Callable
 from typing import TypeAlias
 
@@ -8,15 +9,20 @@ import jax.numpy as jnp
 import numpy as np
 
 from equipoise._check import value_error
+from equipoise._jax.traced import Traced, traced
 from equipoise._types import Array, PyTree, Scalar
-from equipoise.vi._families.family import Params
+from equipoise.vi._families.family import Family, Params
 from equipoise.vi._families.layout import Layout
 
 LogDensity: TypeAlias = Callable[[PyTree], Scalar]
 
 
-def checked_density(argument: str, log_density: LogDensity, dtype: np.dtype) -> LogDensity:
-    """The log density, which raises where it does not return one floating-point number."""
+def density_of(argument: str, log_density: LogDensity, family: Family) -> Traced:
+    """The log density of one position as data; raises where it does not return one number.
+
+    What it captured are leaves, so that compiled functions that it is an argument of are compiled
+    once for its equations.
+    """
 
     def density(position: PyTree) -> Scalar:
         value = jnp.asarray(log_density(position))
@@ -27,9 +33,16 @@ def checked_density(argument: str, log_density: LogDensity, dtype: np.dtype) -> 
                 value,
                 "Sum over the data inside it; positions are mapped for you.",
             )
-        return value.astype(dtype)
+        return value
 
-    return density
+    if family.positions is not None:
+        return traced(density, family.positions.abstract)
+    return traced(density, jax.eval_shape(functools.partial(_position, family)))
+
+
+def _position(family: Family) -> PyTree:
+    key = jax.random.key(0)
+    return jax.tree.map(lambda leaf: leaf[0], family.sample(family.init(key), key, 1))
 
 
 def dtype_of(params: Params) -> np.dtype:

@@ -1,12 +1,16 @@
 """The evidence lower bound: value, standard error, and a choice of gradient estimators."""
 
+import functools
+
+import jax
+
 from equipoise._check import at
+from equipoise._jax.traced import Traced
 from equipoise._types import PRNGKeyArray
-from equipoise.vi._bounds.compiled import compiled
-from equipoise.vi._bounds.density import LogDensity, checked_density, dtype_of
+from equipoise.vi._bounds.density import LogDensity, density_of
 from equipoise.vi._bounds.estimate import Estimate
-from equipoise.vi._bounds.sampling import Sampling, draw, estimate
-from equipoise.vi._families.family import Family, Params
+from equipoise.vi._bounds.sampling import Sampling, check_sampling, draw, estimate
+from equipoise.vi._families.family import Family, Params, completed
 
 
 @at("vi.elbo")
@@ -73,11 +77,17 @@ def elbo(
         baseline); :cite:t:`buchholz2018` (quasi-random draws).
     """
     options = Sampling(num_samples, gradient, draws, replications)
-
-    def bound(params: Params, key: PRNGKeyArray) -> Estimate:
-        z = draw(family, params, key, options)
-        log_p = checked_density("log_density", log_density, dtype_of(params))
-        return estimate(z.credited(z.each(log_p) + z.entropy))
-
-    found: Estimate = compiled(bound, params, key)
+    family = completed(family)
+    check_sampling(family, options)
+    found: Estimate = _bound(
+        density_of("log_density", log_density, family), params, key, family, options
+    )
     return found
+
+
+@functools.partial(jax.jit, static_argnames=("family", "options"))
+def _bound(
+    log_p: Traced, params: Params, key: PRNGKeyArray, family: Family, options: Sampling
+) -> Estimate:
+    z = draw(family, params, key, options)
+    return estimate(z.credited(z.each(log_p) + z.entropy))

@@ -3,16 +3,18 @@
 import functools
 from typing import TypeAlias, TypeGuard
 
+import jax
 import jax.numpy as jnp
+import numpy as np
 
 from equipoise._check import at, floating_array, positive_integer, type_error, value_error
-from equipoise._types import Array, PRNGKeyArray, Scalar, result
-from equipoise.vi._bounds.compiled import compiled
-from equipoise.vi._bounds.density import LogDensity, checked_density, dtype_of
+from equipoise._jax.traced import Traced
+from equipoise._types import Array, PRNGKeyArray, PyTree, Scalar, result
+from equipoise.vi._bounds.density import LogDensity, density_of, dtype_of
 from equipoise.vi._bounds.estimate import Estimate
 from equipoise.vi._bounds.kl import kl_divergence
-from equipoise.vi._bounds.sampling import Sampling, draw, estimate
-from equipoise.vi._families.family import Family, Params
+from equipoise.vi._bounds.sampling import Sampling, check_sampling, draw, estimate
+from equipoise.vi._families.family import Family, Params, completed
 
 _Prior: TypeAlias = LogDensity | tuple[Family, Params]
 
@@ -95,39 +97,53 @@ def elbo_terms(
         :cite:t:`kingma2014`, equation 3.
     """
     options = Sampling(num_samples, gradient, draws, replications)
-
-    def terms(params: Params, key: PRNGKeyArray) -> ElboTerms:
-        z = draw(family, params, key, options)
-        dtype = dtype_of(params)
-        log_p = checked_density("log_likelihood", log_likelihood, dtype)
-        reconstruction = z.credited(jnp.asarray(likelihood_scale, dtype) * z.each(log_p))
-        kl = _closed(prior, family, params)
-        if kl is not None:
-            divergence, of_divergence = kl, Estimate(kl, jnp.zeros_like(kl))
-        else:
-            log_prior = checked_density("prior", _log_prior(prior), dtype)
-            divergence = z.credited(-z.entropy - z.each(log_prior))
-            of_divergence = estimate(divergence)
-        whole = estimate(reconstruction - divergence)
-        return ElboTerms(estimate(reconstruction), of_divergence, whole)
-
-    found: ElboTerms = compiled(terms, params, key)
+    family = completed(family)
+    check_sampling(family, options)
+    log_p = density_of("log_likelihood", log_likelihood, family)
+    other, other_params, log_prior = None, None, None
+    if _is_pair(prior) and _both_normal(family, prior[0]):
+        other, other_params = prior
+    else:
+        log_prior = density_of("prior", _log_prior(prior), family)
+    scale = likelihood_scale if hasattr(likelihood_scale, "dtype") else np.asarray(likelihood_scale)
+    found: ElboTerms = _terms(
+        log_p, log_prior, params, other_params, scale, key, family, other, options
+    )
     return found
+
+
+@functools.partial(jax.jit, static_argnames=("family", "other", "options"))
+def _terms(
+    log_p: Traced,
+    log_prior: PyTree,
+    params: Params,
+    other_params: Params,
+    scale: Array,
+    key: PRNGKeyArray,
+    family: Family,
+    other: Family | None,
+    options: Sampling,
+) -> ElboTerms:
+    z = draw(family, params, key, options)
+    reconstruction = z.credited(scale.astype(dtype_of(params)) * z.each(log_p))
+    if other is not None:
+        kl = kl_divergence(family, params, other, other_params)
+        divergence, of_divergence = kl, Estimate(kl, jnp.zeros_like(kl))
+    else:
+        divergence = z.credited(-z.entropy - z.each(log_prior))
+        of_divergence = estimate(divergence)
+    whole = estimate(reconstruction - divergence)
+    return ElboTerms(estimate(reconstruction), of_divergence, whole)
+
+
+def _both_normal(family: Family, other: Family) -> bool:
+    """Whether the divergence has a closed form."""
+    normal = family.moments is not None and other.moments is not None
+    return normal and family.positions == other.positions
 
 
 def _is_pair(prior: _Prior) -> TypeGuard[tuple[Family, Params]]:
     return isinstance(prior, tuple) and len(prior) == 2 and isinstance(prior[0], Family)
-
-
-def _closed(prior: _Prior, family: Family, params: Params) -> Scalar | None:
-    """The divergence where both are normal."""
-    if not _is_pair(prior):
-        return None
-    other, other_params = prior
-    normal = family.moments is not None and other.moments is not None
-    if not normal or family.positions != other.positions:
-        return None
-    return kl_divergence(family, params, other, other_params)
 
 
 def _log_prior(prior: _Prior) -> LogDensity:

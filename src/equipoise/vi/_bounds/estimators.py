@@ -40,8 +40,8 @@ class Draws(NamedTuple):
     score: Array | None  # of value 0, with the derivative ∇ log q(z); where z itself has none
 
     def each(self, function: LogDensity) -> Array:
-        """The function at every position."""
-        return jax.vmap(jax.vmap(function))(self.position)
+        """The function at every position, in the dtype of the entropy."""
+        return jax.vmap(jax.vmap(function))(self.position).astype(self.entropy.dtype)
 
     def credited(self, values: Array) -> Array:
         """The values, with the score-function gradient where positions carry none.

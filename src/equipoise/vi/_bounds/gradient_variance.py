@@ -1,5 +1,6 @@
 """How noisy a gradient estimator is, measured."""
 
+import functools
 from collections.abc import Callable
 
 import jax
@@ -8,7 +9,6 @@ import jax.numpy as jnp
 from equipoise._check import at, positive_integer, value_error
 from equipoise._jax.traced import Traced, traced
 from equipoise._types import Array, PRNGKeyArray, PyTree, Scalar, result
-from equipoise.vi._bounds.compiled import compiled
 from equipoise.vi._bounds.estimate import Estimate
 from equipoise.vi._families.family import Params
 
@@ -87,20 +87,19 @@ def gradient_variance(
             raise value_error("estimator", "must return one number or an Estimate", value)
         return value
 
-    def measure(objective: Traced, params: Params, key: PRNGKeyArray) -> GradientVariance:
-        gradients = jax.lax.map(
-            lambda k: jax.grad(objective)(params, k),
-            jax.random.split(key, num_repeats),
-            batch_size=min(num_repeats, 32),
-        )
-        return _statistics(gradients, num_repeats)
-
-    found: GradientVariance = compiled(measure, traced(objective, params, key), params, key)
+    found: GradientVariance = _measure(traced(objective, params, key), params, key, num_repeats)
     return found
 
 
-def _statistics(gradients: PyTree, num_repeats: int) -> GradientVariance:
-    """Mean and variance of gradients that lead with the repeats."""
+@functools.partial(jax.jit, static_argnames="num_repeats")
+def _measure(
+    objective: Traced, params: Params, key: PRNGKeyArray, num_repeats: int
+) -> GradientVariance:
+    gradients = jax.lax.map(
+        lambda k: jax.grad(objective)(params, k),
+        jax.random.split(key, num_repeats),
+        batch_size=min(num_repeats, 32),
+    )
     mean = jax.tree.map(lambda g: jnp.mean(g, axis=0), gradients)
     squares = jax.tree.map(lambda g, m: (g - m[None]) ** 2, gradients, mean)
     variance = jax.tree.map(lambda s: jnp.sum(s, axis=0) / (num_repeats - 1), squares)

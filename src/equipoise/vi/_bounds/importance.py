@@ -1,16 +1,17 @@
 """Tighter bounds from several draws, with gradients whose signal grows with their number."""
 
+import functools
 import math
 from collections.abc import Callable
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
 
 from equipoise._check import at, choice, positive_integer, value_error
+from equipoise._jax.traced import Traced
 from equipoise._types import Array, PRNGKeyArray, Scalar
-from equipoise.vi._bounds.compiled import compiled
-from equipoise.vi._bounds.density import LogDensity, checked_density, dtype_of
+from equipoise.vi._bounds.density import LogDensity, density_of, dtype_of
 from equipoise.vi._bounds.estimate import Estimate, standard_error
 from equipoise.vi._families.draws import independent
 from equipoise.vi._families.family import Family, Params, check_params, completed
@@ -158,6 +159,15 @@ def renyi_bound(
     )
 
 
+class _Options(NamedTuple):
+    """The static options of a bound."""
+
+    num_importance_samples: int
+    num_samples: int
+    gradient: str
+    alpha: float
+
+
 def _bound(
     log_density: LogDensity,
     family: Family,
@@ -180,25 +190,33 @@ def _bound(
             family.name,
             f"Draws of {family.name} have no derivative; vi.elbo has gradient='score_function'.",
         )
+    found: Estimate = _estimate(
+        density_of("log_density", log_density, family),
+        params,
+        key,
+        family,
+        _Options(importance, copies, gradient, alpha),
+    )
+    return found
+
+
+@functools.partial(jax.jit, static_argnames=("family", "options"))
+def _estimate(
+    log_p: Traced, params: Params, key: PRNGKeyArray, family: Family, options: _Options
+) -> Estimate:
     check_params(family, params)
+    importance, copies, gradient, alpha = options
     one = _pathwise if gradient == "pathwise" else _doubly_reparameterized
 
-    def bound(params: Params, key: PRNGKeyArray) -> Estimate:
-        dtype = dtype_of(params)
-        log_p = checked_density("log_density", log_density, dtype)
+    def log_weight(params: Params, flat: Array) -> Scalar:
+        log_q = family.log_prob_flat(params, flat) - family.log_volume(flat)
+        return log_p(family.unravel(flat)).astype(log_q.dtype) - log_q
 
-        def log_weight(params: Params, flat: Array) -> Scalar:
-            log_q = family.log_prob_flat(params, flat) - family.log_volume(flat)
-            return log_p(family.unravel(flat)) - log_q
-
-        noise = independent(key, copies * importance, family.noise_size, dtype)
-        noise = noise.reshape(copies, importance, family.noise_size)
-        paths = jax.vmap(jax.vmap(family.transform_flat, (None, 0)), (None, 0))(params, noise)
-        terms = jax.vmap(lambda path: one(log_weight, params, path, alpha))(paths)
-        return Estimate(jnp.mean(terms), standard_error(terms))
-
-    found: Estimate = compiled(bound, params, key)
-    return found
+    noise = independent(key, copies * importance, family.noise_size, dtype_of(params))
+    noise = noise.reshape(copies, importance, family.noise_size)
+    paths = jax.vmap(jax.vmap(family.transform_flat, (None, 0)), (None, 0))(params, noise)
+    terms = jax.vmap(lambda path: one(log_weight, params, path, alpha))(paths)
+    return Estimate(jnp.mean(terms), standard_error(terms))
 
 
 def _pathwise(log_weight: _LogWeight, params: Params, path: Array, alpha: float) -> Scalar:

@@ -1,16 +1,13 @@
 """Kullback-Leibler divergences in closed form."""
 
-from typing import TypeAlias
+import functools
 
 import jax
 import jax.numpy as jnp
 
 from equipoise._check import at, value_error
 from equipoise._types import Array, Scalar
-from equipoise.vi._bounds.compiled import compiled
 from equipoise.vi._families.family import Family, Params
-
-_Moments: TypeAlias = tuple[Array, Array]  # mean, and a factor of the covariance
 
 
 @at("vi.kl_divergence")
@@ -62,18 +59,15 @@ def kl_divergence(family: Family, params: Params, other: Family, other_params: P
             f"must have the example and supports of `family`, {family.positions}",
             str(other.positions),
         )
-
-    def divergence(params: Params, other_params: Params) -> Scalar:
-        log_volume_ratio = other.flat_entropy(other_params) - family.flat_entropy(params)
-        return _between(family.moments(params), other.moments(other_params)) + log_volume_ratio
-
-    found: Scalar = compiled(divergence, params, other_params)
+    found: Scalar = _divergence(params, other_params, family, other)
     return found
 
 
-def _between(normal: _Moments, other: _Moments) -> Scalar:
-    """The divergence without the ratio of volumes."""
-    (mean, scale), (other_mean, other_scale) = normal, other
+@functools.partial(jax.jit, static_argnames=("family", "other"))
+def _divergence(params: Params, other_params: Params, family: Family, other: Family) -> Scalar:
+    mean, scale = family.moments(params)
+    other_mean, other_scale = other.moments(other_params)
+    log_volume_ratio = other.flat_entropy(other_params) - family.flat_entropy(params)
     if scale.ndim == other_scale.ndim == 1:
         whitened = scale / other_scale
         shift = (mean - other_mean) / other_scale
@@ -81,7 +75,8 @@ def _between(normal: _Moments, other: _Moments) -> Scalar:
         factor = _lower(other_scale)
         whitened = _solve(factor, _square(scale))
         shift = _solve(factor, (mean - other_mean)[:, None])
-    return 0.5 * (jnp.sum(whitened**2) + jnp.sum(shift**2) - mean.shape[0])
+    total = jnp.sum(whitened**2) + jnp.sum(shift**2)
+    return 0.5 * (total - mean.shape[0]) + log_volume_ratio
 
 
 def _square(scale: Array) -> Array:

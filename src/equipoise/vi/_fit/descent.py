@@ -62,7 +62,7 @@ def _negative_elbo(target: Target, family: Family, gradient: str) -> _Loss:
 
     def loss(params: Params, noise: Array) -> tuple[Scalar, Scalar]:
         draws = draws_from(family, params, noise, gradient)
-        log_p = draws.each(target.log_density).astype(dtype_of(params))
+        log_p = draws.each(target.log_density)
         return -jnp.mean(draws.credited(log_p + draws.entropy)), jnp.mean(log_p)
 
     return loss

@@ -119,7 +119,7 @@ def fit(
     family = _resolve(example, family, support)
     size = family.dimension
     small = size <= MAX_CURVED
-    target, random = trace(log_density, family.positions), chance(key)
+    target, random = trace(log_density, family), chance(key)
     center = starting_point(target, family, start)
     starts = None
     if optimizer is None and family.natural is not None and small:

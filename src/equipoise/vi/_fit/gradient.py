@@ -7,7 +7,6 @@ import numpy as np
 import optax
 
 from equipoise._types import Array, PRNGKeyArray, PyTree
-from equipoise.vi._bounds.compiled import compiled
 from equipoise.vi._bounds.sampling import Sampling, check_sampling
 from equipoise.vi._families.draws import AnyArray
 from equipoise.vi._families.family import Family, Natural, Params
@@ -20,7 +19,7 @@ from equipoise.vi._fit.descent import (
     descend,
 )
 from equipoise.vi._fit.loop import Found, Progress, advance
-from equipoise.vi._fit.optimizer import rule_of
+from equipoise.vi._fit.optimizer import memory_of, rule_of
 from equipoise.vi._fit.start import Local, best_of, conditional_scales, lower_factor, other_modes
 from equipoise.vi._fit.target import Target
 from equipoise.vi._weights.products import transported
@@ -124,7 +123,7 @@ def fit_gradient(
     """Steps of an optax optimizer, from params or from the state of an earlier loop."""
     if not isinstance(state, GradientState):
         first: AnyArray = np.int32(0)
-        moving = Moving(state, compiled(optimizer.init, state), first)
+        moving = Moving(state, memory_of(optimizer, state), first)
         state = GradientState(0, moving, np.zeros(0))
     rule = rule_of(optimizer, state.moving.params, state.moving.memory)
     descent = Descent(target, rule, key, family, settings)

@@ -46,6 +46,16 @@ class Rule:
         return self.update(gradient, memory, params, value)
 
 
+def memory_of(optimizer: optax.GradientTransformation, params: Params) -> PyTree:
+    """What the optimizer remembers before the first step."""
+    return _called(traced(optimizer.init, params), params)
+
+
+@jax.jit
+def _called(function: Traced, params: Params) -> PyTree:
+    return function(params)
+
+
 def rule_of(optimizer: optax.GradientTransformation, params: Params, memory: PyTree) -> Rule:
     """The rule of an optimizer for params of these shapes and dtypes."""
     leaves, structure = jax.tree.flatten((params, memory))

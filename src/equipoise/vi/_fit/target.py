@@ -12,9 +12,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from equipoise._jax.traced import Traced, traced
+from equipoise._jax.traced import Traced
 from equipoise._types import Array, Scalar, record, static_field
-from equipoise.vi._bounds.density import LogDensity, checked_density, flat_log_density
+from equipoise.vi._bounds.density import LogDensity, density_of, flat_log_density
+from equipoise.vi._families.family import Family
 from equipoise.vi._families.layout import Layout
 
 MAX_CURVED = 200  # coordinates above which no d × d matrix is formed
@@ -88,11 +89,11 @@ class Target:
         ]
 
 
-def trace(log_density: LogDensity, positions: Layout) -> Target:
+def trace(log_density: LogDensity, family: Family) -> Target:
     """The traced log density, which must return one floating-point number."""
-    density = checked_density("log_density", log_density, _dtype_of(positions))
+    density = density_of("log_density", log_density, family)
     # On the device once, not at each of the calls that read it.
-    target: Target = jax.device_put(Target(traced(density, positions.abstract), positions))
+    target: Target = jax.device_put(Target(density, family.positions))
     return target
 
 

@@ -1,15 +1,15 @@
 """Measurements of an approximation by the importance weights of its draws."""
 
+import functools
 import math
 from collections.abc import Callable
 
 import jax
 
 from equipoise._check import at, positive_integer, value_error
-from equipoise._jax.traced import Traced, traced
+from equipoise._jax.traced import Traced
 from equipoise._types import Array, PRNGKeyArray, PyTree, Scalar, result
-from equipoise.vi._bounds.compiled import compiled
-from equipoise.vi._bounds.density import checked_density, dtype_of, flat_log_density
+from equipoise.vi._bounds.density import density_of, dtype_of, flat_log_density
 from equipoise.vi._families.draws import independent
 from equipoise.vi._families.family import Family, Params, check_params, completed
 from equipoise.vi._weights.psis import log_sum, threshold
@@ -140,19 +140,20 @@ def diagnose(
             family.name,
             "vi.elbo with gradient='score_function' takes discrete ones.",
         )
-    check_params(family, params)
-
-    dtype = dtype_of(params)
-    density = checked_density("log_density", log_density, dtype)
-
-    def measure(density: Traced, params: Params, key: PRNGKeyArray) -> Diagnostics:
-        log_p = flat_log_density(density, family.positions)
-        variates = key
-        if family.transform_flat is not None:
-            variates = independent(key, num_samples, family.noise_size, dtype)
-        draws, log_q = flat_draws(family, params, variates, num_samples)
-        values = jax.lax.map(log_p, draws, batch_size=min(_CHUNK, num_samples))
-        return summarize(weigh(draws, values, log_q))
-
-    found: Diagnostics = compiled(measure, traced(density, family.positions.abstract), params, key)
+    density = density_of("log_density", log_density, family)
+    found: Diagnostics = _measured(density, params, key, family, num_samples)
     return found
+
+
+@functools.partial(jax.jit, static_argnames=("family", "num_samples"))
+def _measured(
+    density: Traced, params: Params, key: PRNGKeyArray, family: Family, num_samples: int
+) -> Diagnostics:
+    check_params(family, params)
+    log_p = flat_log_density(density, family.positions)
+    variates = key
+    if family.transform_flat is not None:
+        variates = independent(key, num_samples, family.noise_size, dtype_of(params))
+    draws, log_q = flat_draws(family, params, variates, num_samples)
+    values = jax.lax.map(log_p, draws, batch_size=min(_CHUNK, num_samples))
+    return summarize(weigh(draws, values, log_q))
