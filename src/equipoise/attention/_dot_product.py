@@ -141,7 +141,8 @@ def dot_product_attention(
         y, shape ``(*batch, t, n, e)`` in the dtype of ``value``; with ``return_residual`` also the
         log-sum-exp, shape ``(*batch, t, n)``, at least float32, which can be differentiated. A row
         with no key is 0, its gradients are 0 and its log-sum-exp is −inf (the sink, if there is
-        one). What masked pairs hold, NaN too, reaches nothing.
+        one). What masked pairs hold, NaN too, reaches nothing. A row that may read a value that is
+        not finite is not finite in that channel, and may be NaN in all.
 
     Raises:
         ValueError: If shapes disagree or do not broadcast, a rate is outside [0, 1), dropout has

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TypeAlias
 
 from equipoise._check import choice, value_error
-from equipoise._jax.source import Frame
+from equipoise._jax.source import Frame, is_library
 from equipoise._types import aligned, result, static_field
 from equipoise.cost._count.place import Place
 from equipoise.cost._count.work import Work
@@ -114,11 +114,13 @@ def _written(label: _Label) -> str:
 
 
 def _file(frame: Frame) -> str:
-    """The path from the working directory, or the last two parts of one that lies elsewhere."""
+    """The path from the working directory; the last two parts of what is elsewhere or installed."""
     if frame.file.startswith("<"):
         return frame.file
     here = os.path.relpath(frame.file)
-    return here if not here.startswith("..") else os.sep.join(frame.file.split(os.sep)[-2:])
+    if here.startswith("..") or is_library(frame.file):
+        return os.sep.join(frame.file.split(os.sep)[-2:])
+    return here
 
 
 def _line(place: Place, frame: Frame) -> str:
