@@ -178,3 +178,9 @@ def test_dot_product_attention_cudnn_says_why_it_cannot_serve():
             attention.dot_product_attention(*half, implementation="cudnn", **options)
     with pytest.raises(ValueError, match="`query` float16 or bfloat16; got float64"):
         attention.dot_product_attention(*ARRAYS, implementation="cudnn")
+
+
+def test_reference_names_an_option_that_attention_does_not_have():
+    x = jnp.ones((2, 1, 3))
+    with pytest.raises(TypeError, match="`causal` is not an argument of attention"):
+        attention.reference_attention(x, x, x, causal=True)

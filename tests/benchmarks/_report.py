@@ -9,23 +9,23 @@ import os
 import pathlib
 import platform
 import sys
+from typing import NamedTuple
 
 FOLDER = pathlib.Path(__file__).parents[2] / "docs" / "guide" / "performance"
 PACKAGES = ("jax", "jaxlib", "numpy", "torch", "numba", "numpyro", "blackjax")
 
 
-def row(title, name, seconds, *, ours=False, spread=None, compile_seconds=None, mib=None, note=""):
+class Row(NamedTuple):
     """One measurement: `name` doing what `title` says; rows of one title are compared."""
-    return {
-        "title": title,
-        "name": name,
-        "ours": ours,
-        "seconds": seconds,
-        "spread": spread,
-        "compile_seconds": compile_seconds,
-        "mib": mib,
-        "note": note,
-    }
+
+    title: str
+    name: str
+    seconds: float | None
+    spread: float | None = None
+    compile_seconds: float | None = None
+    mib: float | None = None
+    ours: bool = False
+    note: str = ""
 
 
 def processor():
@@ -61,5 +61,6 @@ def save(area, rows):
     """Keep the rows for the docs, where that was asked for."""
     if "--save" in sys.argv:
         FOLDER.mkdir(exist_ok=True)
-        text = json.dumps({"machine": machine(), "rows": rows}, indent=1, ensure_ascii=False)
+        kept = {"machine": machine(), "rows": [row._asdict() for row in rows]}
+        text = json.dumps(kept, indent=1, ensure_ascii=False)
         (FOLDER / f"{area}.json").write_text(text + "\n")

@@ -109,7 +109,7 @@ def compare(length, *, is_causal):
 
 def reported(row):
     title = f"{row['stage']}, {row['length']} positions{', causal' * row['causal']}"
-    return _report.row(
+    return _report.Row(
         title,
         row["name"],
         row["seconds"],
@@ -158,7 +158,7 @@ if __name__ == "__main__":
     title, measured = windows(16384, 512)
     for name, (median, spread) in measured.items():
         print(f"{title}: {name} {median:.3f} s")
-        found.append(_report.row(title, f"ours, {name}", median, spread=spread))
+        found.append(_report.Row(title, f"ours, {name}", median, spread=spread))
     for capacity, filled, width in (
         (1024, 512, None),
         (16384, 512, None),
@@ -171,5 +171,5 @@ if __name__ == "__main__":
         title = f"one token after {filled}{', window 512' if width else ''}"
         print(f"{title}, capacity {capacity}: {median * 1e6:.0f} µs")
         name = f"ours, capacity {capacity}"
-        found.append(_report.row(title, name, median, spread=spread))
+        found.append(_report.Row(title, name, median, spread=spread))
     _report.save("attention", found)

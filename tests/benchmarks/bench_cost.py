@@ -54,7 +54,7 @@ def main():
     def report(title, name, note, times):
         print(json.dumps({"name": name, "note": note} | times), flush=True)
         seconds, spread = times["median_s"], times["spread_s"]
-        rows.append(_report.row(title, name, seconds, ours=True, spread=spread, note=note))
+        rows.append(_report.Row(title, name, seconds, ours=True, spread=spread, note=note))
 
     for name, (fn, *args) in programs.ALL.items():
         note = f"{ratio_to_xla(name):.3f} of XLA's count"

@@ -49,7 +49,7 @@ def report(title, times, ours, compile_time):
         print(f"  {name:24s} {t * 1e3:12.2f} ms   ours is {t / times[ours]:8.2f} × as fast")
     compiling = {ours: compile_time}
     return [
-        _report.row(title, name, t, ours=name == ours, compile_seconds=compiling.get(name))
+        _report.Row(title, name, t, ours=name == ours, compile_seconds=compiling.get(name))
         for name, t in times.items()
     ]
 
@@ -180,7 +180,7 @@ def growth(dimensions=(1, 5, 10, 25, 50), lanes=(10**3, 10**4, 10**5, 10**6)):
             print(f"  {n:4d} + {n:<4d} {taken * 1e3:10.2f} ms   compiled in {compile_time:.2f} s")
             title = "Critical step size by dimension, float64"
             rows.append(
-                _report.row(title, f"{n} + {n}", taken, ours=True, compile_seconds=compile_time)
+                _report.Row(title, f"{n} + {n}", taken, ours=True, compile_seconds=compile_time)
             )
     print("\nGrowth of sweep with the number of step sizes, 1000 steps of pq, float32")
     game, rule = games.zero_sum(lambda p, q: p * q), games.alternating()
@@ -192,7 +192,7 @@ def growth(dimensions=(1, 5, 10, 25, 50), lanes=(10**3, 10**4, 10**5, 10**6)):
         taken = in_turns({"": lambda p=program, s=steps: p(s)}, 3)[""]
         print(f"  {count:8d} {taken * 1e3:10.2f} ms   {taken / count / 1000 * 1e9:.3f} ns a step")
         title = "Sweep by number of step sizes, 1000 steps of pq, float32"
-        rows.append(_report.row(title, f"{count:,}", taken, ours=True))
+        rows.append(_report.Row(title, f"{count:,}", taken, ours=True))
     return rows
 
 
@@ -224,7 +224,7 @@ def stability_map(size=200, num_steps=1000, repeats=3):
         f"(compiled in {compile_time:.2f} s)"
     )
     title = f"Map of {size} × {size} verdicts of the Dirac GAN, {num_steps} steps each"
-    return [_report.row(title, "equipoise sweep", taken, ours=True, compile_seconds=compile_time)]
+    return [_report.Row(title, "equipoise sweep", taken, ours=True, compile_seconds=compile_time)]
 
 
 if __name__ == "__main__":

@@ -304,7 +304,7 @@ def main(runs, words):
             f"{median['programs']:.0f} programs"
         )
         rows.append(
-            _report.row(
+            _report.Row(
                 title,
                 who,
                 median["first"],

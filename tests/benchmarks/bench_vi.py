@@ -118,7 +118,7 @@ def steps_a_second():
         np.testing.assert_allclose(scale, jnp.arange(1.0, 6.0) ** 0.5, rtol=0.2)
         rates[name] = STEPS / median
         rows.append(
-            _report.row(
+            _report.Row(
                 title,
                 name,
                 median,
@@ -149,7 +149,7 @@ def time_until_it_passes(name):
         print(f"{name:42} ours {call:6} {seconds:7.2f} s  error {worst:.2f}  trusted {fit.trusted}")
         passes = "passes" if worst < 1 else "does not pass"
         note = f"{passes}, {'trusted' if fit.trusted else 'not trusted'}"
-        rows.append(_report.row(title, f"ours, {call} call", seconds, ours=True, note=note))
+        rows.append(_report.Row(title, f"ours, {call} call", seconds, ours=True, note=note))
     for peer, make in (("numpyro", numpyro_svi), ("blackjax", blackjax_scan)):
         run, steps, spent = make(log_density, size), 1000, 0.0
         while True:
@@ -164,7 +164,7 @@ def time_until_it_passes(name):
         verdict = "passes" if worst < 1 else f"does not pass within {LIMIT:.0f} s"
         print(f"{'':42} {peer:9} {steps} steps {spent:7.2f} s  error {worst:.2f}  {verdict}")
         arrived = spent if worst < 1 else None
-        rows.append(_report.row(title, peer, arrived, note=f"{verdict}, {steps} steps"))
+        rows.append(_report.Row(title, peer, arrived, note=f"{verdict}, {steps} steps"))
     return rows
 
 

@@ -13,7 +13,31 @@ from jax import lax
 from equipoise.cost._program.arguments import DTYPES
 from equipoise.cost._program.sizes import parse
 
+MLP = [("f32[i,h]", "f32[1,h]"), ("f32[h,h]", "f32[1,h]"), ("f32[h,o]", "f32[1,o]")]
+RNN = {"u": "f32[d,d]", "w": "f32[e,d]", "b": "f32[1,d]"}
+GRU = {f"u{g}": "f32[d,d]" for g in ("", "z", "r")} | {f"w{g}": "f32[e,d]" for g in ("", "z", "r")}
+ATTENTION = {name: "f32[d,d]" for name in "qkvo"}
+BLOCK = ATTENTION | {"w1": "f32[d,4*d]", "b1": "f32[1,1,4*d]", "w2": "f32[4*d,d]"}
+NET = {"k1": "f32[c,3,3,3]", "k2": "f32[c,c,3,3]", "w": "f32[c,10]"}
+FLAX = {
+    "Dense_0": {"kernel": "f32[16,64]", "bias": "f32[64]"},
+    "Dense_1": {"kernel": "f32[64,16]", "bias": "f32[16]"},
+}
 
+PROGRAMS = {}
+
+
+def program(params, inputs):
+    """The function that follows is a program of these shapes, under its name."""
+
+    def enter(fn):
+        PROGRAMS[fn.__name__] = (fn, params, inputs)
+        return fn
+
+    return enter
+
+
+@program(MLP, "f32[n,i]")
 def mlp(params, x):
     for w, b in params[:-1]:
         x = jax.nn.relu(x @ w + b)
@@ -21,6 +45,7 @@ def mlp(params, x):
     return x @ w + b
 
 
+@program(RNN, "f32[n,b,e]")
 def rnn(params, x, *, unroll=False):
     def step(h, x_t):
         h = jnp.tanh(h @ params["u"] + x_t @ params["w"] + params["b"])
@@ -30,6 +55,7 @@ def rnn(params, x, *, unroll=False):
     return lax.scan(step, start, x, unroll=unroll)[1]
 
 
+@program(GRU, "f32[n,b,e]")
 def gru(params, x, *, unroll=False):
     def step(h, x_t):
         z = jax.nn.sigmoid(x_t @ params["wz"] + h @ params["uz"])
@@ -42,6 +68,7 @@ def gru(params, x, *, unroll=False):
     return lax.scan(step, start, x, unroll=unroll)[1]
 
 
+@program(ATTENTION, "f32[b,n,d]")
 def attention(params, x):
     q, k, v = (x @ params[name] for name in ("q", "k", "v"))
     scores = jnp.einsum("btd,bsd->bts", q, k) / jnp.sqrt(1.0 * q.shape[-1]).astype(x.dtype)
@@ -54,11 +81,13 @@ def layer_norm(x):
     return (x - mean) * lax.rsqrt(variance + 1e-5)
 
 
+@program(BLOCK, "f32[b,n,d]")
 def block(params, x):
     x = x + attention(params, layer_norm(x))
     return x + jax.nn.gelu(layer_norm(x) @ params["w1"] + params["b1"]) @ params["w2"]
 
 
+@program(NET, "f32[b,3,2*h,2*h]")
 def convolution_net(params, x):
     x = jax.nn.relu(lax.conv_general_dilated(x, params["k1"], (1, 1), "SAME"))
     x = lax.reduce_window(x, -jnp.inf, lax.max, (1, 1, 2, 2), (1, 1, 2, 2), "VALID")
@@ -99,7 +128,8 @@ class Flax(linen.Module):
         return linen.Dense(self.features, param_dtype=jnp.float32)(x)
 
 
-def flax_dense(params, x):
+@program(FLAX, "f32[n,16]")
+def flax(params, x):
     return Flax(x.shape[-1]).apply({"params": params}, x)
 
 
@@ -107,35 +137,15 @@ EQUINOX = equinox.nn.MLP(16, 4, 32, 2, key=jax.random.key(0), dtype=jnp.float32)
 _, EQUINOX_STATIC = equinox.partition(EQUINOX, equinox.is_array)
 
 
+@program(equinox.filter(EQUINOX, equinox.is_array), "f32[n,16]")
 def equinox_mlp(params, x):
     return jax.vmap(equinox.combine(params, EQUINOX_STATIC))(x)
 
 
-MLP = [("f32[i,h]", "f32[1,h]"), ("f32[h,h]", "f32[1,h]"), ("f32[h,o]", "f32[1,o]")]
-RNN = {"u": "f32[d,d]", "w": "f32[e,d]", "b": "f32[1,d]"}
-GRU = {f"u{g}": "f32[d,d]" for g in ("", "z", "r")} | {f"w{g}": "f32[e,d]" for g in ("", "z", "r")}
-ATTENTION = {name: "f32[d,d]" for name in "qkvo"}
-BLOCK = ATTENTION | {"w1": "f32[d,4*d]", "b1": "f32[1,1,4*d]", "w2": "f32[4*d,d]"}
-NET = {"k1": "f32[c,3,3,3]", "k2": "f32[c,c,3,3]", "w": "f32[c,10]"}
-FLAX = {
-    "Dense_0": {"kernel": "f32[16,64]", "bias": "f32[64]"},
-    "Dense_1": {"kernel": "f32[64,16]", "bias": "f32[16]"},
-}
-
-PROGRAMS = {
-    "mlp": (mlp, MLP, "f32[n,i]"),
-    "rnn": (rnn, RNN, "f32[n,b,e]"),
-    "gru": (gru, GRU, "f32[n,b,e]"),
-    "attention": (attention, ATTENTION, "f32[b,n,d]"),
-    "block": (block, BLOCK, "f32[b,n,d]"),
-    "convolution_net": (convolution_net, NET, "f32[b,3,2*h,2*h]"),
-    "flax": (flax_dense, FLAX, "f32[n,16]"),
-    "equinox": (equinox_mlp, equinox.filter(EQUINOX, equinox.is_array), "f32[n,16]"),
-}
 GRADIENTS = {
     f"{name}_gradient": (gradient(fn), *args)
     for name, (fn, *args) in PROGRAMS.items()
-    if name not in ("flax", "equinox")
+    if name not in ("flax", "equinox_mlp")
 }
 STEP = {"adam": (adam_step, (MLP, MLP, MLP, "i32[]"), "f32[n,i]")}
 ALL = PROGRAMS | GRADIENTS | STEP

@@ -1,7 +1,7 @@
 """The public attention function: a drop-in for :func:`jax.nn.dot_product_attention`, and more."""
 
 from collections.abc import Callable
-from typing import Literal, overload
+from typing import Literal, Unpack, overload
 
 import jax.numpy as jnp
 
@@ -12,9 +12,14 @@ from equipoise.attention._fused.tower import attend
 from equipoise.attention._kernel.blockwise import blockwise
 from equipoise.attention._masks.mask import Mask
 from equipoise.attention._reference import with_sinks
-from equipoise.attention._request import Request, problem_of
+from equipoise.attention._request import Options, problem_of
 
 _IMPLEMENTATIONS = ("blockwise", "xla", "cudnn")
+
+
+class _Options(Options, total=False):
+    implementation: str | None
+    block_size: int | None
 
 
 @overload
@@ -25,22 +30,8 @@ def dot_product_attention(
     bias: Float[Array, "..."] | None = None,
     mask: Bool[Array, "..."] | Mask | None = None,
     *,
-    scale: float | Float[Array, ""] | None = None,
-    is_causal: bool = False,
-    query_seq_lengths: Int[Array, "*batch"] | None = None,
-    key_value_seq_lengths: Int[Array, "*batch"] | None = None,
-    local_window_size: int | tuple[int | None, int | None] | None = None,
-    logits_soft_cap: float | None = None,
-    segment_ids: Int[Array, "*batch t"] | tuple[Array, Array] | None = None,
-    sinks: Float[Array, " n"] | None = None,
-    query_offset: int | Int[Array, "*batch"] = 0,
-    score_fn: Callable[..., Array] | None = None,
-    mask_fn: Callable[..., Array] | None = None,
-    dropout_rate: float = 0.0,
-    dropout_key: PRNGKeyArray | None = None,
-    implementation: str | None = None,
-    block_size: int | None = None,
     return_residual: Literal[False] = False,
+    **options: Unpack[_Options],
 ) -> Float[Array, "*batch t n e"]: ...
 
 
@@ -52,26 +43,13 @@ def dot_product_attention(
     bias: Float[Array, "..."] | None = None,
     mask: Bool[Array, "..."] | Mask | None = None,
     *,
-    scale: float | Float[Array, ""] | None = None,
-    is_causal: bool = False,
-    query_seq_lengths: Int[Array, "*batch"] | None = None,
-    key_value_seq_lengths: Int[Array, "*batch"] | None = None,
-    local_window_size: int | tuple[int | None, int | None] | None = None,
-    logits_soft_cap: float | None = None,
-    segment_ids: Int[Array, "*batch t"] | tuple[Array, Array] | None = None,
-    sinks: Float[Array, " n"] | None = None,
-    query_offset: int | Int[Array, "*batch"] = 0,
-    score_fn: Callable[..., Array] | None = None,
-    mask_fn: Callable[..., Array] | None = None,
-    dropout_rate: float = 0.0,
-    dropout_key: PRNGKeyArray | None = None,
-    implementation: str | None = None,
-    block_size: int | None = None,
     return_residual: Literal[True],
+    **options: Unpack[_Options],
 ) -> tuple[Float[Array, "*batch t n e"], Float[Array, "*batch t n"]]: ...
 
 
-@at("attention.dot_product_attention")
+# mypy compares an overload with the names of the keywords, but does not read them from _Options.
+@at("attention.dot_product_attention")  # type: ignore[misc]
 def dot_product_attention(
     query: Float[Array, "*batch t n h"],
     key: Float[Array, "*batch s k h"],
@@ -163,7 +141,7 @@ def dot_product_attention(
         :cite:t:`vaswani2017`, equation 1; :cite:t:`milakov2018online`;
         :cite:t:`rabe2021`; :cite:t:`dao2022flash`; :cite:t:`ainslie2023gqa`.
     """
-    request = Request(
+    problem = problem_of(
         query,
         key,
         value,
@@ -183,7 +161,6 @@ def dot_product_attention(
         dropout_rate=dropout_rate,
         dropout_key=dropout_key,
     )
-    problem = problem_of(request)
     if block_size is not None:
         block_size = positive_integer("block_size", block_size)
     if implementation == "reference":

@@ -1,16 +1,16 @@
 """The definition of attention, over whole T × S matrices: the oracle that ships."""
 
-from collections.abc import Callable
+from typing import Unpack
 
 import jax
 import jax.numpy as jnp
 
 from equipoise._check import at
-from equipoise._types import Array, Bool, Float, Int, PRNGKeyArray
+from equipoise._types import Array, Bool, Float
 from equipoise.attention._kernel.problem import Problem, whole
 from equipoise.attention._kernel.scores import dropout, scores
 from equipoise.attention._masks.mask import Mask
-from equipoise.attention._request import Request, problem_of
+from equipoise.attention._request import Options, problem_of
 
 
 def _define(problem: Problem) -> tuple[Array, Array, Array]:
@@ -58,21 +58,9 @@ def reference_attention(
     bias: Float[Array, "..."] | None = None,
     mask: Bool[Array, "..."] | Mask | None = None,
     *,
-    scale: float | Float[Array, ""] | None = None,
-    is_causal: bool = False,
-    query_seq_lengths: Int[Array, "*batch"] | None = None,
-    key_value_seq_lengths: Int[Array, "*batch"] | None = None,
-    local_window_size: int | tuple[int | None, int | None] | None = None,
-    logits_soft_cap: float | None = None,
-    segment_ids: Int[Array, "*batch t"] | tuple[Array, Array] | None = None,
-    sinks: Float[Array, " n"] | None = None,
-    query_offset: int | Int[Array, "*batch"] = 0,
-    score_fn: Callable[..., Array] | None = None,
-    mask_fn: Callable[..., Array] | None = None,
-    dropout_rate: float = 0.0,
-    dropout_key: PRNGKeyArray | None = None,
     return_residual: bool = False,
     return_scores: bool = False,
+    **options: Unpack[Options],
 ) -> Array | tuple[Array, ...]:
     r"""Softmax attention by its definition, with the whole matrix of scores.
 
@@ -87,21 +75,10 @@ def reference_attention(
         value: v. Shape ``(*batch, s, k, e)``.
         bias: b, added to the scores. Broadcasts to ``(*batch, n, t, s)``.
         mask: m, a boolean array of that shape, or a mask value.
-        scale: c. Default 1/√h.
-        is_causal: Whether j ≤ i is required.
-        query_seq_lengths: Rows of each batch entry.
-        key_value_seq_lengths: Keys of each batch entry.
-        local_window_size: (left, right) of a band of positions, or one number.
-        logits_soft_cap: x ↦ cap·tanh(x/cap), after the bias.
-        segment_ids: Ids of the rows and keys, or a pair.
-        sinks: Logit per head that takes weight and gives no value.
-        query_offset: Position of the first row.
-        score_fn: ``f(score, batch, head, q_index, k_index)`` on scalars, after the cap.
-        mask_fn: ``f(batch, head, q_index, k_index)`` on scalars.
-        dropout_rate: Probability that a weight is dropped.
-        dropout_key: Random key of the dropout.
         return_residual: Whether to return the log-sum-exp too.
         return_scores: Whether to return the scores too, −inf where masked.
+        **options: The keyword arguments of :func:`dot_product_attention` from ``scale`` to
+            ``dropout_key``, with its meanings.
 
     Returns:
         y, shape ``(*batch, t, n, e)``; with ``return_residual`` also its log-sum-exp ``(*batch,
@@ -109,7 +86,8 @@ def reference_attention(
 
     Raises:
         ValueError: If shapes disagree, as :func:`dot_product_attention` says.
-        TypeError: If dtypes are wrong, as :func:`dot_product_attention` says.
+        TypeError: If an option is unknown, or dtypes are wrong, as :func:`dot_product_attention`
+            says.
 
     Cost: 2·n·t·s·(h + e) FLOPs; O(n·t·s·e) memory: for small inputs and for tests.
 
@@ -123,27 +101,7 @@ def reference_attention(
     References:
         :cite:t:`vaswani2017`, equation 1.
     """
-    request = Request(
-        query,
-        key,
-        value,
-        bias,
-        mask,
-        scale=scale,
-        is_causal=is_causal,
-        query_seq_lengths=query_seq_lengths,
-        key_value_seq_lengths=key_value_seq_lengths,
-        local_window_size=local_window_size,
-        logits_soft_cap=logits_soft_cap,
-        segment_ids=segment_ids,
-        sinks=sinks,
-        query_offset=query_offset,
-        score_fn=score_fn,
-        mask_fn=mask_fn,
-        dropout_rate=dropout_rate,
-        dropout_key=dropout_key,
-    )
-    problem = problem_of(request)
+    problem = problem_of(query, key, value, bias, mask, **options)
     out, lse, score = _define(problem)
     out, lse = with_sinks(out, lse, problem.sinks)
     shape = jnp.shape(query)

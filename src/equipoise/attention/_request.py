@@ -1,15 +1,15 @@
 """From the arguments of the public functions to a :class:`Problem`; every mistake raises here."""
 
-import dataclasses
 import math
 from collections.abc import Callable, Sequence
+from typing import TypedDict, Unpack
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from equipoise._check import floating_array, is_traced, type_error, value_error
-from equipoise._types import Array, PRNGKeyArray
+from equipoise._types import Array, Float, Int, PRNGKeyArray
 from equipoise.attention._kernel.problem import Problem, wide
 from equipoise.attention._masks.functions import hoist
 from equipoise.attention._masks.kinds import (
@@ -23,85 +23,97 @@ from equipoise.attention._masks.kinds import (
 from equipoise.attention._masks.mask import Mask
 
 
-@dataclasses.dataclass(frozen=True)
-class Request:
-    """The arguments of :func:`dot_product_attention` as they came, in its order."""
+class Options(TypedDict, total=False):
+    """What attention can be asked for by keyword, in the order of :func:`dot_product_attention`."""
 
-    query: Array
-    key: Array
-    value: Array
-    bias: Array | None = None
-    mask: Array | Mask | None = None
-    scale: float | Array | None = None
-    is_causal: bool = False
-    query_seq_lengths: Array | None = None
-    key_value_seq_lengths: Array | None = None
-    local_window_size: int | tuple[int | None, int | None] | None = None
-    logits_soft_cap: float | Array | None = None
-    segment_ids: Array | tuple[Array, Array] | None = None
-    sinks: Array | None = None
-    query_offset: int | Array = 0
-    score_fn: Callable[..., Array] | None = None
-    mask_fn: Callable[..., Array] | None = None
-    dropout_rate: float = 0.0
-    dropout_key: PRNGKeyArray | None = None
+    scale: float | Float[Array, ""] | None
+    is_causal: bool
+    query_seq_lengths: Int[Array, "*batch"] | None
+    key_value_seq_lengths: Int[Array, "*batch"] | None
+    local_window_size: int | tuple[int | None, int | None] | None
+    logits_soft_cap: float | Float[Array, ""] | None
+    segment_ids: Int[Array, "*batch t"] | tuple[Array, Array] | None
+    sinks: Float[Array, " n"] | None
+    query_offset: int | Int[Array, "*batch"]
+    score_fn: Callable[..., Array] | None
+    mask_fn: Callable[..., Array] | None
+    dropout_rate: float
+    dropout_key: PRNGKeyArray | None
 
 
-def problem_of(request: Request) -> Problem:
+def problem_of(
+    query: Array,
+    key: Array,
+    value: Array,
+    bias: Array | None = None,
+    mask: Array | Mask | None = None,
+    **options: Unpack[Options],
+) -> Problem:
     """The problem in normal form."""
-    query, key, value = _arrays(request.query, request.key, request.value)
+    for name, option in options.items():
+        if name not in Options.__annotations__:
+            raise type_error(name, "is not an argument of attention", option)
+    query, key, value = _arrays(query, key, value)
     batch = query.shape[:-3]
     t, n, h = query.shape[-3:]
     s, k = key.shape[-3:-1]
     b = math.prod(batch)
     sizes = (*batch, n, t, s)
-    bias = request.bias
     if bias is not None:
         bias = _pair_array("bias", floating_array("bias", bias), sizes)
     dtype = wide(query.dtype)
     captured: tuple[Array, ...] = ()
     program = None
-    if request.score_fn is not None:
+    score_fn, cap = options.get("score_fn"), options.get("logits_soft_cap")
+    if score_fn is not None:
         scalars = (dtype, *(jnp.int32,) * 4)
-        program, captured = hoist("score_fn", request.score_fn, scalars, jnp.floating)
-    cap = request.logits_soft_cap
+        program, captured = hoist("score_fn", score_fn, scalars, jnp.floating)
+    rate = options.get("dropout_rate", 0.0)
     return Problem(
         query=query.reshape(b, t, n, h),
         key=key.reshape(b, s, k, h),
         value=value.reshape(b, s, k, value.shape[-1]),
-        scale=_scale(request.scale, h, dtype),
-        offset=_offset(request.query_offset, batch),
+        scale=_scale(options.get("scale"), h, dtype),
+        offset=_offset(options.get("query_offset", 0), batch),
         bias=bias,
-        allowed=_allowed(request.mask, sizes),
-        mask=_mask(request, batch, t, s),
+        allowed=_allowed(mask, sizes),
+        mask=_mask(mask, options, batch, t, s),
         captured=captured,
-        kept=_dropout_words(request.dropout_rate, request.dropout_key, (b, n, t), s),
+        kept=_dropout_words(rate, options.get("dropout_key"), (b, n, t), s),
         soft_cap=None if cap is None else _scalar("logits_soft_cap", cap, dtype),
-        sinks=_sinks(request.sinks, n),
+        sinks=_sinks(options.get("sinks"), n),
         score_fn=program,
-        dropout_rate=float(request.dropout_rate),
+        dropout_rate=float(rate),
     )
 
 
-def _mask(request: Request, batch: tuple[int, ...], t: int, s: int) -> Mask | None:
-    """All that the request asks for by index, as one mask."""
+def _mask(
+    mask: Array | Mask | None, options: Options, batch: tuple[int, ...], t: int, s: int
+) -> Mask | None:
+    """All that is asked for by index, as one mask."""
     parts: list[Mask] = []
-    if isinstance(request.mask, Mask):
-        _check_mask(request.mask, math.prod(batch), t, s)
-        parts.append(request.mask)
-    if request.is_causal:
+    if isinstance(mask, Mask):
+        _check_mask(mask, math.prod(batch), t, s)
+        parts.append(mask)
+    if options.get("is_causal"):
         parts.append(Band(None, 0))
-    if request.local_window_size is not None:
-        parts.append(Band(*window_sides("local_window_size", request.local_window_size)))
-    if request.query_seq_lengths is not None:
-        parts.append(Rows(_per_batch("query_seq_lengths", request.query_seq_lengths, batch)))
-    if request.key_value_seq_lengths is not None:
-        lengths = _per_batch("key_value_seq_lengths", request.key_value_seq_lengths, batch)
-        parts.append(Prefix(lengths))
-    if request.segment_ids is not None:
-        parts.append(_segments(request.segment_ids, batch, t, s))
-    if request.mask_fn is not None:
-        parts.append(function_mask("mask_fn", request.mask_fn))
+    window, ids = options.get("local_window_size"), options.get("segment_ids")
+    if window is not None:
+        parts.append(Band(*window_sides("local_window_size", window)))
+    lengths: tuple[tuple[str, Array | None, type[Rows] | type[Prefix]], ...] = (
+        ("query_seq_lengths", options.get("query_seq_lengths"), Rows),
+        ("key_value_seq_lengths", options.get("key_value_seq_lengths"), Prefix),
+    )
+    parts += [
+        kind(_per_batch(name, length, batch))
+        for name, length, kind in lengths
+        if length is not None
+    ]
+    if ids is not None:
+        parts.append(_segments(ids, batch, t, s))
+    mask_fn = options.get("mask_fn")
+    if mask_fn is not None:
+        parts.append(function_mask("mask_fn", mask_fn))
     combined = None
     for part in parts:
         combined = part if combined is None else combined & part

@@ -10,7 +10,7 @@ from equipoise._types import Array, Bool, Float, Int, result
 from equipoise.attention._kernel.problem import Problem, some_rows
 from equipoise.attention._kernel.scores import scores
 from equipoise.attention._masks.mask import Mask
-from equipoise.attention._request import Request, problem_of
+from equipoise.attention._request import problem_of
 
 # Scores of a block held at once, when the caller does not say.
 _BLOCK_SCORES = 2**20
@@ -99,7 +99,7 @@ def attention_statistics(
         :cite:t:`clark2019`, section 3, for entropy and mass as measures.
     """
     key = floating_array("key", key)
-    request = Request(
+    problem = problem_of(
         query,
         key,
         key[..., :0],
@@ -111,7 +111,6 @@ def attention_statistics(
         query_offset=query_offset,
         score_fn=score_fn,
     )
-    problem = problem_of(request)
     b, t, s, heads, group = problem.sizes
     n = heads * group
     batch = jnp.shape(query)[:-3]

@@ -13,15 +13,10 @@ from equipoise.cost._count.work import Work
 from equipoise.cost._expression.expression import ZERO, Expression
 
 _Label: TypeAlias = str | tuple[str, ...]
-_MEASURES = {
-    "flops": "flops",
-    "matmul_flops": "matmul",
-    "elementwise_flops": "elementwise",
-    "transcendental_flops": "transcendental",
-    "reduction_flops": "reduction",
-    "other_flops": "other",
-    "bytes_read": "read",
-    "bytes_written": "written",
+_KINDS = ("matmul", "elementwise", "transcendental", "reduction", "other")
+# The field of a cost, and that of the work at a place.
+_MEASURES = {"flops": "flops", "bytes_read": "read", "bytes_written": "written"} | {
+    f"{kind}_flops": kind for kind in _KINDS
 }
 _NOT_YOURS = "outside your files"
 _SHOWN = 10

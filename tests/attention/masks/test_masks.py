@@ -8,7 +8,7 @@ import pytest
 from equipoise import attention
 from equipoise.attention._kernel.grid import Grid
 from equipoise.attention._kernel.schedule import schedule_of
-from equipoise.attention._request import Request, problem_of
+from equipoise.attention._request import problem_of
 from tests.compiled import compiled
 
 T, S = 12, 17
@@ -40,7 +40,7 @@ MASKS = {
 
 def problem(mask):
     x, y = jnp.ones((T, 1, 2)), jnp.ones((S, 1, 2))
-    return problem_of(Request(x, y, y, mask=mask))
+    return problem_of(x, y, y, mask=mask)
 
 
 @pytest.mark.parametrize("name", MASKS)

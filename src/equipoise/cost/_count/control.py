@@ -27,8 +27,8 @@ from equipoise._jax.programs import (
 )
 from equipoise.cost._count.depth import AT_START, EMPTY, START, Depth, after, compose, join, loop
 from equipoise.cost._count.place import Parts, one_of, repeated, together
+from equipoise.cost._count.rules import RULES
 from equipoise.cost._count.scope import Known, Operands, Walked
-from equipoise.cost._count.table import RULES
 from equipoise.cost._count.walk import Handler, Ledger, primitive, walk
 from equipoise.cost._expression.expression import ONE, ZERO, Expression
 from equipoise.cost._expression.extremes import largest

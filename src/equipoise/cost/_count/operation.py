@@ -1,7 +1,7 @@
 """A primitive applied, and what it costs."""
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from equipoise._jax.programs import Aval, Equation, aval, is_array
 from equipoise.cost._count.depth import EMPTY, Chain
@@ -50,6 +50,17 @@ class Price(NamedTuple):
 
 
 Rule = Callable[[Operation], Price]
+_Entry = TypeVar("_Entry", bound=Callable[..., object])
+
+
+def entered(table: dict[str, _Entry], names: str) -> Callable[[_Entry], _Entry]:
+    """Enter the function that follows into a table under its primitives' names."""
+
+    def enter(function: _Entry) -> _Entry:
+        table.update(dict.fromkeys(names.split(), function))
+        return function
+
+    return enter
 
 
 def operation(equation: Equation) -> Operation:

@@ -8,7 +8,7 @@ import numpy as np
 from equipoise._jax.programs import Atom, Equation, OpenProgram, aval, is_literal
 from equipoise.cost._count.depth import Depth, Frontier
 from equipoise.cost._count.place import Parts
-from equipoise.cost._count.table import RENAMED
+from equipoise.cost._count.rules import RENAMED
 from equipoise.cost._count.work import Work, total
 from equipoise.cost._expression.expression import ZERO, Expression
 from equipoise.cost._program.sizes import size_of, total_bytes

@@ -13,8 +13,8 @@ from equipoise._jax.programs import Program, is_literal, opened
 from equipoise.cost._count.depth import AT_START, Depth, after, join
 from equipoise.cost._count.operation import operation
 from equipoise.cost._count.place import TOP, Parts, Place, around, place_of
+from equipoise.cost._count.rules import price_of
 from equipoise.cost._count.scope import Known, Operands, Scope, Walked
-from equipoise.cost._count.table import price_of
 from equipoise.cost._expression.expression import Expression
 from equipoise.cost._expression.order import frontier
 from equipoise.cost._program.sizes import total_bytes
