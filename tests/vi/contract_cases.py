@@ -123,4 +123,6 @@ CASES = {
     "Verdict": Static("an enum; test_diagnose.py holds each of its sentences"),
     "Source": Static("an enum; test_fit.py compares it with its strings"),
     "Diagnostics": Pytree(lambda: vi.Diagnostics(*jnp.linspace(0.1, 1.0, 9))),
+    "from_numpyro": Static("takes a model; see elsewhere/test_from_numpyro.py"),
+    "to_arviz": Static("takes a Fit and gives NumPy; see elsewhere/test_to_arviz.py"),
 }

@@ -17,6 +17,8 @@ from equipoise.vi._bounds.estimate import Estimate
 from equipoise.vi._bounds.gradient_variance import GradientVariance, gradient_variance
 from equipoise.vi._bounds.importance import importance_weighted_bound, renyi_bound
 from equipoise.vi._bounds.kl import kl_divergence
+from equipoise.vi._elsewhere.from_numpyro import from_numpyro
+from equipoise.vi._elsewhere.to_arviz import to_arviz
 from equipoise.vi._families.block_diagonal import block_diagonal
 from equipoise.vi._families.categorical import categorical
 from equipoise.vi._families.family import Family
@@ -68,4 +70,6 @@ __all__ = [  # noqa: RUF022
     "renyi_bound",
     "gradient_variance",
     "GradientVariance",
+    "from_numpyro",
+    "to_arviz",
 ]
