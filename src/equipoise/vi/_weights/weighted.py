@@ -38,7 +38,8 @@ def weigh(draws: AnyArray, log_p: AnyArray, log_q: AnyArray) -> Weighted:
 def _rounding(log_p: AnyArray, log_q: AnyArray, log_ratios: AnyArray) -> Scalar:
     """How far apart ratios that are equal may come, where it counts: at the largest of them."""
     xp = log_ratios.__array_namespace__()
-    eps = max(float(jnp.finfo(x.dtype).eps) for x in (log_p, log_q))
+    precision: AnyArray = jnp.finfo  # it is left untyped
+    eps = max(float(precision(x.dtype).eps) for x in (log_p, log_q))
     largest = xp.argmax(xp.where(xp.isfinite(log_ratios), log_ratios, -xp.inf))
     return xp.clip(_QUANTA * eps * xp.abs(log_p[largest]), eps**0.5, _MOST)
 
