@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from equipoise._jax.ahead import ahead
 from equipoise._jax.programs import (
     Atom,
     ClosedProgram,
@@ -64,6 +65,12 @@ class Traced:
 
     captured: Sequence[Array | np.ndarray]
     shared: _Shared = static_field()
+
+    def prepared(self) -> "Traced":
+        """The same function, of which what no argument changes is computed here, and once."""
+        first, rest = ahead(self.shared.program, len(self.captured))
+        found = as_function(first)(*self.captured)
+        return Traced([*found, *self.captured], _Shared(rest, self.shared.out_tree))
 
     def __call__(self, *args: PyTree) -> PyTree:
         """The function's results."""

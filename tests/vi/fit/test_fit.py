@@ -59,6 +59,17 @@ def test_fit_reaches_the_evidence_of_a_conjugate_regression(key, rng):
     assert fit.trusted
 
 
+@pytest.mark.parametrize("size", [2, 50, 200])
+def test_fit_of_a_normal_in_float32_is_trusted(key, rng, size):
+    root = rng.normal(size=(size, size)) / size**0.5
+    precision = jnp.asarray(root @ root.T + np.eye(size), jnp.float32)
+    fit = vi.fit(lambda z: -0.5 * z @ precision @ z, jnp.zeros(size, jnp.float32), key)
+    # q is the target, so all that differs between weights is rounding.
+    assert fit.diagnostics.khat == 0
+    assert fit.source == "variational"
+    assert fit.trusted
+
+
 def test_posterior_draws_have_the_structure_of_the_example(key):
     example = {"a": jnp.zeros(2), "b": jnp.zeros(())}
     fit = vi.fit(lambda z: -jnp.sum(z["a"] ** 2) - (z["b"] - 1) ** 2, example, key)

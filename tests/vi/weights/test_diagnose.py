@@ -1,6 +1,7 @@
 """Importance weights: the smoothing, the measurements, and what the verdict rests on."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -11,10 +12,10 @@ from equipoise import vi
 from equipoise.vi._weights import psis as _psis
 from equipoise.vi._weights.psis import threshold
 from equipoise.vi._weights.verdict import Verdict, sentence, verdict
-from equipoise.vi._weights.weighted import moments
+from equipoise.vi._weights.weighted import moments, weigh
 from tests.oracles import psis
 
-smooth = jax.jit(_psis.smooth)
+smooth = jax.jit(functools.partial(_psis.smooth, rounding=1e-8))
 
 
 @pytest.mark.parametrize("tail", [0.2, 0.6, 1.1])
@@ -41,6 +42,14 @@ def test_smooth_edge_equal_infinite_and_nan_ratios():
     assert smooth(jnp.full(1000, jnp.nan)).khat == jnp.inf
     some = smooth(jnp.zeros(1000).at[:10].set(-jnp.inf))
     np.testing.assert_allclose(jnp.exp(some.log_weights[:10]), 0.0, atol=1e-300)
+
+
+def test_weigh_sees_no_tail_in_the_rounding_of_narrow_densities(rng):
+    # Sums over much data: next to each other float32 numbers of this size are 5e-4 apart.
+    log_q = rng.normal(size=8192)
+    log_p = (log_q - 8000).astype(np.float32)
+    assert weigh(log_q[:, None], log_p, log_q).khat == 0
+    assert weigh(log_q[:, None], log_q - 8000, 1.2 * log_q).khat != 0
 
 
 def test_threshold_falls_for_few_draws():

@@ -20,7 +20,7 @@ from equipoise.vi._fit.target import Target
 from equipoise.vi._weights.adapt import adapt, first_mixture
 from equipoise.vi._weights.diagnose import Diagnostics, flat_draws, summarize
 from equipoise.vi._weights.products import transported
-from equipoise.vi._weights.verdict import Verdict, sentence, verdict
+from equipoise.vi._weights.verdict import Verdict, is_precise, sentence, verdict
 from equipoise.vi._weights.weighted import Weighted, moments, weigh
 
 _NUM_DRAWS = 8192
@@ -129,6 +129,7 @@ def _weigh_adapted(
         rng,
         num_samples=_NUM_DRAWS,
         num_rounds=_ROUNDS,
+        enough=lambda weighted: is_precise(summarize(weighted)),
     )
     noise: AnyArray = found.draws
     return dataclasses.replace(

@@ -37,7 +37,7 @@ class Target:
     log_density: Traced
     positions: Layout = static_field()
 
-    @property
+    @functools.cached_property
     def dtype(self) -> np.dtype:
         """What it is asked in, float32 at least."""
         return _dtype_of(self.positions)
@@ -75,7 +75,7 @@ class Target:
                 self,
                 np.int32(order),
                 # What fills a chunk up are points that are there, not ones of our making.
-                chunk if len(chunk) == _num_rows(d) else np.resize(chunk, (_num_rows(d), d)),
+                _filled(chunk, _num_rows(d)),
                 np.int32(-(-len(chunk) // max(block, 1))),
             )
             for chunk in chunks
@@ -87,6 +87,12 @@ class Target:
             np.concatenate([np.asarray(x)[: m * k] for x, m in zip(part, counts, strict=True)])
             for part, k in parts
         ]
+
+
+def _filled(chunk: np.ndarray, number: int) -> np.ndarray:
+    """The rows, and the first again until there are that many."""
+    missing = number - len(chunk)
+    return np.concatenate([chunk, np.tile(chunk[:1], (missing, 1))]) if missing else chunk
 
 
 def trace(log_density: LogDensity, family: Family) -> Target:
@@ -129,6 +135,8 @@ def _evaluate(target: Target, order: Array, points: Array, blocks: Array) -> tup
     """
     rows, d = points.shape
     block, _ = _blocks(d)
+    # Once for all branches, and not in each of them.
+    target = Target(target.log_density.prepared(), target.positions)
     nothing = jnp.zeros(rows, points.dtype), jnp.zeros((rows, d), points.dtype)
 
     def values() -> tuple[Array, Array]:

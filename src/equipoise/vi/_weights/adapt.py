@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 
@@ -12,8 +12,11 @@ from equipoise.vi._weights.weighted import Weighted, weigh
 
 _DEGREES = 6  # tails heavier than those of most targets, with four moments
 _SMALLEST_WEIGHT = 0.01
-_LAST = 4  # times as many draws in the last round
+_MOST = 4  # times as many draws in the last round, at most
 _EXCELLENT = 0.9  # share of effective draws that ends the adaptation
+
+
+_Draws: TypeAlias = tuple[np.ndarray, np.ndarray, np.ndarray]  # with log p and log q
 
 
 class _Mixture(NamedTuple):
@@ -128,22 +131,24 @@ def adapt(
     *,
     num_samples: int,
     num_rounds: int,
+    enough: Callable[[Weighted], bool],
     patience: int = 3,
 ) -> Weighted:
     """Rounds of sampling and EM, then fresh draws from the best mixture.
 
     ``log_p`` takes the draws of a round, one a row. Adapts until the effective sample size has not
     grown by a tenth for ``patience`` rounds. The last round draws from the best mixture,
-    independently of the draws it was chosen by, and more, since these are the ones to use.
+    independently of the draws it was chosen by, and again until they are ``enough`` or four times
+    as many, since these are the ones to use.
     """
 
-    def draw_round(mixture: _Mixture, num_samples: int) -> Weighted:
+    def draw(mixture: _Mixture) -> _Draws:
         draws = _sample(rng, mixture, num_samples)
-        return weigh(draws, log_p(draws), _log_sums(_component_log_probs(mixture, draws)[0]))
+        return draws, log_p(draws), _log_sums(_component_log_probs(mixture, draws)[0])
 
     best, best_efficiency, best_round = mixture, 0.0, 0
     for index in range(num_rounds - 1):
-        weighted = draw_round(mixture, num_samples)
+        weighted = weigh(*draw(mixture))
         efficiency = float(weighted.effective_sample_size) / num_samples
         if not weighted.khat < 1:
             efficiency *= 0.1
@@ -152,4 +157,9 @@ def adapt(
         if index - best_round >= patience or efficiency > _EXCELLENT:
             break
         mixture = _improve(mixture, weighted.draws, weighted.log_ratios)
-    return draw_round(best, _LAST * num_samples)
+    rounds = [draw(best)]
+    while not enough(weighted := weigh(*map(np.concatenate, zip(*rounds, strict=True)))):
+        if len(rounds) == _MOST:
+            break
+        rounds.append(draw(best))
+    return weighted

@@ -60,10 +60,11 @@ def _fit_pareto(excess: AnyArray) -> tuple[Scalar, Scalar]:
     return (n * k + _PRIOR_STRENGTH * 0.5) / (n + _PRIOR_STRENGTH), scale
 
 
-def smooth(log_ratios: AnyArray) -> _Smoothed:
+def smooth(log_ratios: AnyArray, rounding: AnyArray) -> _Smoothed:
     """Replaces the largest ratios by quantiles of the Pareto fitted to them, then normalizes.
 
-    A ratio that is not finite counts as weight 0; with none finite, k̂ is inf.
+    A ratio that is not finite counts as weight 0; with none finite, k̂ is inf. ``rounding`` is how
+    far apart equal ratios may be: less than that is no tail, and its ties would look like one.
     """
     xp = log_ratios.__array_namespace__()
     tail = _tail_length(log_ratios.shape[0])
@@ -76,7 +77,7 @@ def smooth(log_ratios: AnyArray) -> _Smoothed:
     excess = xp.exp(ordered[-tail:]) - cutoff
     # Weights that are equal up to rounding have no tail; k̂ is set to 0 below.
     tiny = np.finfo(excess.dtype).tiny ** 0.5
-    spread = excess[-1] > np.finfo(excess.dtype).eps ** 0.5
+    spread = excess[-1] > rounding
     k, scale = _fit_pareto(xp.maximum(excess, tiny))
     p = (xp.arange(1, tail + 1, dtype=excess.dtype) - 0.5) / tail
     quantiles = cutoff + scale * xp.expm1(-k * xp.log1p(-p)) / k

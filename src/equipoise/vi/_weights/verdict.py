@@ -7,6 +7,7 @@ from equipoise.vi._weights.diagnose import Diagnostics
 _MIN_EFFECTIVE = 400.0  # Vehtari et al. 2021, section 4
 _MAX_MEAN_ERROR = 0.05  # of an sd: five of these stay within a quarter of an sd
 _MAX_SD_ERROR = 0.025  # relative: four of these stay within a tenth
+_KHAT_ERROR = 0.1  # standard error of k̂ from the tail of 8192 draws, (1 + k) / √272
 
 
 class Verdict(enum.StrEnum):
@@ -55,6 +56,16 @@ def verdict(found: Diagnostics) -> Verdict:
     # A nan compares false, so it fails.
     failed = [name for name, passed in checks.items() if not bool(passed)]
     return failed[0] if failed else Verdict.TRUSTED
+
+
+def is_precise(found: Diagnostics) -> bool:
+    """Whether all is so far from what forbids the draws that more of them change no verdict."""
+    return bool(
+        found.khat <= found.threshold - _KHAT_ERROR
+        and found.effective_sample_size >= 4 * _MIN_EFFECTIVE
+        and found.mean_error <= 0.5 * _MAX_MEAN_ERROR
+        and found.sd_error <= 0.5 * _MAX_SD_ERROR
+    )
 
 
 def sentence(of: Verdict, found: Diagnostics, **details: float | str) -> str:

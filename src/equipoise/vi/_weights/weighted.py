@@ -1,8 +1,13 @@
 """Weighted draws: moments with their standard errors, and what they say about a proposal."""
 
+import jax.numpy as jnp
+
 from equipoise._types import Array, Scalar, record
 from equipoise.vi._families.draws import AnyArray
 from equipoise.vi._weights.psis import smooth
+
+_QUANTA = 4  # of a sum over data, which is rounded more than once
+_MOST = 0.1  # of the largest weight: more is a difference, whatever made it
 
 
 @record
@@ -27,7 +32,16 @@ class Weighted:
 def weigh(draws: AnyArray, log_p: AnyArray, log_q: AnyArray) -> Weighted:
     """The draws of q with smoothed weights towards p."""
     log_ratios = log_p - log_q
-    return Weighted(draws, log_ratios, *smooth(log_ratios))
+    return Weighted(draws, log_ratios, *smooth(log_ratios, _rounding(log_p, log_q, log_ratios)))
+
+
+def _rounding(log_p: AnyArray, log_q: AnyArray, log_ratios: AnyArray) -> Scalar:
+    """How far apart ratios that are equal may come, where it counts: at the largest of them."""
+    xp = log_ratios.__array_namespace__()
+    precision: AnyArray = jnp.finfo  # it is left untyped
+    eps = max(float(precision(x.dtype).eps) for x in (log_p, log_q))
+    largest = xp.argmax(xp.where(xp.isfinite(log_ratios), log_ratios, -xp.inf))
+    return xp.clip(_QUANTA * eps * xp.abs(log_p[largest]), eps**0.5, _MOST)
 
 
 @record
