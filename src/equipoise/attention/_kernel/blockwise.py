@@ -80,7 +80,7 @@ def _forward(problem: Problem, schedule: Schedule, grid: Grid) -> _Totals:
     leaves, structure = jax.tree.flatten(problem)
     zero = zero_like_all((*leaves, *schedule), dtype)
     # Several blocks of rows meet a key again and again; a single one, only those that it reads.
-    several = schedule.order.shape[0] > 1
+    several = grid.row_blocks > 1
 
     def start(_: _Totals) -> _Carry:
         # A maximum that is finite from the start: beside it what is -inf has weight 0.
@@ -92,12 +92,17 @@ def _forward(problem: Problem, schedule: Schedule, grid: Grid) -> _Totals:
         top, total, acc = carry
         part = jax.tree.unflatten(structure, blocks[: len(leaves)])
         if masked:
+            # A masked value must reach nothing, and 0 times NaN is NaN: it counts as 0, and makes
+            # NaN of the scores of those alone who may read it.
             broken = blocks[-1] if several else _broken(part.value)
-            # A masked value must reach nothing, and 0 times NaN is NaN: it counts as 0, and its key
-            # is NaN, which reaches the scores of those alone who may read it.
-            part = dataclasses.replace(part, key=part.key + broken, value=clean(part.value))
+            part = dataclasses.replace(part, value=clean(part.value))
+        else:
+            # Nothing passes over the scores: the rows are fewer numbers to scale.
+            part = dataclasses.replace(part, query=part.query.astype(dtype) * part.scale, scale=1.0)
         block = block_of(part, place, grid)
         score, allowed = scores(block)
+        if masked:
+            score = score + jnp.repeat(jnp.swapaxes(broken, 1, 2), g, axis=1)[:, :, None].astype(dtype)
         allowed = both(allowed, overlap(place, block, grid, of_rows=False))
         if allowed is not None:
             score = jnp.where(allowed, score, -jnp.inf)
@@ -121,7 +126,7 @@ def _forward(problem: Problem, schedule: Schedule, grid: Grid) -> _Totals:
             grid.write(totals[1], jnp.swapaxes(lse, 1, 2), BY_ROW, rows),
         )
 
-    totals = jnp.broadcast_to(zero, (b, t, k * g, e)), jnp.broadcast_to(zero, (b, t, k * g))
+    totals = jnp.broadcast_to(zero, (b, t, k * g, e)), jnp.broadcast_to(zero - jnp.inf, (b, t, k * g))
     arrays, axes = leaves, leaf_axes(problem)
     if masked and several:
         arrays, axes = [*arrays, _broken(problem.value)], [*axes, Axes(head=2, key=1)]
@@ -130,4 +135,4 @@ def _forward(problem: Problem, schedule: Schedule, grid: Grid) -> _Totals:
 
 def _broken(value: Array) -> Array:
     """For each key 0, or NaN if its value is not finite."""
-    return jnp.sum(value - value, axis=-1, keepdims=True)
+    return jnp.sum(value - value, axis=-1)

@@ -55,6 +55,16 @@ class Grid(NamedTuple):
         """How many blocks of heads there are."""
         return self.heads // self.head_block
 
+    @property
+    def row_blocks(self) -> int:
+        """How many blocks of rows there are."""
+        return -(-self.rows // self.row_block)
+
+    @property
+    def key_blocks(self) -> int:
+        """How many blocks of keys there are."""
+        return -(-self.keys // self.key_block)
+
     def shape(self, whole: tuple[int, ...], axes: Axes) -> tuple[int, ...]:
         """The shape of a block of an array of this shape."""
         size = list(whole)
@@ -108,7 +118,12 @@ def _start(number: Index, block: int, length: int) -> tuple[Index, Index]:
 
 
 class Schedule(NamedTuple):
-    """The key blocks of each row block: the first ``counts[i]`` entries of ``order[i]``."""
+    """The blocks that are computed, one after another: the first ``count`` entries of the lists.
 
-    order: Array
-    counts: Array
+    Each lies so many blocks of rows and of keys from the first; those of the same rows follow one
+    another.
+    """
+
+    row: Array
+    key: Array
+    count: Array

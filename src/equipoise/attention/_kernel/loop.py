@@ -1,6 +1,5 @@
 """The one loop over the blocks of a schedule: rows outside, with a carry along their keys."""
 
-import functools
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
@@ -14,7 +13,7 @@ from equipoise.attention._kernel.grid import Axes, Grid, Index, Place, Schedule
 
 _Totals = TypeVar("_Totals")
 _Carry = TypeVar("_Carry")
-_ZERO = np.int32(0)
+_ZERO, _ONE = np.int32(0), np.int32(1)
 
 
 def walk(
@@ -28,54 +27,58 @@ def walk(
     update: Callable[[_Carry, Place, list[Array]], _Carry],
     finish: Callable[[_Totals, _Carry, Place], _Totals],
 ) -> _Totals:
-    """The totals after every block of heads and rows.
+    """The totals after every block of heads and every run of blocks with the same rows.
 
-    Each of them starts a carry, updates it with the arrays' blocks at each place of its schedule,
-    and puts it into the totals.
+    Each run starts a carry, updates it with the arrays' blocks at each of its places, and puts it
+    into the totals.
     """
-    num_rows, most = schedule.order.shape
+    most = schedule.row.shape[0]
 
     def cut(place: Place, *, keys: bool) -> Callable[[Array, Axes], Array]:
-        # What runs over keys is read pair by pair, anything else once for the rows.
-        return lambda x, a: grid.read(x, a, place) if (a.key is not None) == keys else x
+        # Vectors of rows are read once for all keys, numbers in passing where they are used.
+        return lambda x, a: x if (a.key is None and x.ndim - 1 not in a) == keys else grid.read(x, a, place)
 
-    def row_block(head: Index, row: Index, totals: _Totals) -> _Totals:
-        rows = grid.place(head, row, _ZERO)
+    def run(head: Index, first: Index, totals: _Totals) -> tuple[Index, _Totals]:
+        rows = grid.place(head, _entry(schedule.row, first), _ZERO)
         held = list(map(cut(rows, keys=False), arrays, axes))
 
-        def pair(i: Index, carry: _Carry) -> _Carry:
-            place = grid.place(head, row, _entry(schedule.order, row, i))
-            return update(carry, place, list(map(cut(place, keys=True), held, axes)))
+        def pair(i: Index, carry: _Carry) -> tuple[Index, _Carry]:
+            place = grid.place(head, _entry(schedule.row, i), _entry(schedule.key, i))
+            return i + _ONE, update(carry, place, list(map(cut(place, keys=True), held, axes)))
 
-        count = _entry(schedule.counts, row)
-        return finish(totals, _repeat(count, pair, start(totals), most=most), rows)
+        def continues(i: Index) -> Array:
+            following = _entry(schedule.row, lax.min(i, np.int32(most - 1)))
+            return (i < schedule.count) & (following == _entry(schedule.row, first))
 
-    def heads(head: Index, totals: _Totals) -> _Totals:
-        return _repeat(num_rows, functools.partial(row_block, head), totals, most=num_rows)
+        alone = most == 1 or grid.key_blocks == 1
+        after, carry = pair(first, start(totals)) if alone else _while(continues, pair, first, start(totals))
+        return after, finish(totals, carry, rows)
 
-    return _repeat(grid.head_blocks, heads, totals, most=grid.head_blocks)
+    def heads(head: Index, totals: _Totals) -> tuple[Index, _Totals]:
+        # A single block is computed even if nothing in it is allowed: it adds zeros.
+        def one(i: Index, totals: _Totals) -> tuple[Index, _Totals]:
+            return run(head, i, totals)
+        if most == 1:
+            return head + _ONE, one(_ZERO, totals)[1]
+        return head + _ONE, _while(lambda i: i < schedule.count, one, _ZERO, totals)[1]
+
+    if grid.head_blocks == 1:
+        return heads(_ZERO, totals)[1]
+    return _while(lambda i: i < np.int32(grid.head_blocks), heads, _ZERO, totals)[1]
 
 
-def _entry(table: Array, *index: Index) -> Array:
-    """An entry of a table, whose indices are known to lie within it."""
-    size = (1,) * len(index)
-    return lax.dynamic_slice(table, index, size, allow_negative_indices=False).reshape(())
+def _while(
+    proceed: Callable[[Index], Array],
+    body: Callable[[Index, _Carry], tuple[Index, _Carry]],
+    index: Index,
+    carry: _Carry,
+) -> tuple[Index, _Carry]:
+    return lax.while_loop(lambda s: proceed(s[0]), lambda s: body(*s), (index, carry))
 
 
-def _repeat(
-    count: int | Array, body: Callable[[Index, _Carry], _Carry], carry: _Carry, *, most: int
-) -> _Carry:
-    """The carry after ``body(i, carry)`` for i < count ≤ most; without a loop where most is 1.
-
-    A single block may be computed though nothing in it is allowed: it adds zeros.
-    """
-    if most == 1:
-        return body(_ZERO, carry)
-
-    def step(i: Array, carry: _Carry) -> _Carry:
-        return body(lax.convert_element_type(i, jnp.int32), carry)
-
-    return lax.fori_loop(_ZERO, jnp.asarray(count, jnp.int32), step, carry)
+def _entry(table: Array, index: Index) -> Array:
+    """An entry of a table, whose index is known to lie within it."""
+    return lax.dynamic_slice(table, (index,), (1,), allow_negative_indices=False).reshape(())
 
 
 def zero_like_all(arrays: Sequence[Array], dtype: jnp.dtype) -> Array:

@@ -19,11 +19,11 @@ def scores(block: Block) -> tuple[Array, Array | None]:
     problem = block.problem
     b, t, s, k, g = problem.sizes
     dtype = problem.dtype
-    query = jnp.swapaxes(problem.query.astype(dtype) * problem.scale, 1, 2)
+    query = jnp.swapaxes(problem.query.astype(dtype), 1, 2)
     key = jnp.swapaxes(problem.key.astype(dtype), 1, 2)
     # Query heads that share a key head are further rows of one product.
     score = jnp.einsum("bkrh,bksh->bkrs", query.reshape(b, k, g * t, -1), key)
-    score = score.reshape(b, k * g, t, s)
+    score = score.reshape(b, k * g, t, s) * problem.scale
     at = indices(block)
     allowed = problem.allowed
     if problem.mask is not None:

@@ -83,7 +83,7 @@ def tangent(
     count = len(leaves)
 
     def body(place: Place, *blocks: Array) -> tuple[Array, Array]:
-        values, (out, lse), along = blocks[:count], blocks[count : count + 2], blocks[count + 2 :]
+        values, lse, along = blocks[:count], blocks[count], blocks[count + 1 :]
         part = jax.tree.unflatten(structure, values)
         part = dataclasses.replace(
             part, query=clean(part.query), key=clean(part.key), value=clean(part.value)
@@ -112,22 +112,22 @@ def tangent(
         factor = dropout(block)
         if factor is not None:
             weight, change = weight * factor, change * factor
-        out_dot = times_value(change, part.value) - lse_dot[..., None] * jnp.swapaxes(out, 1, 2)
+        read = times_value(change, part.value)
         known = dict(zip(moving, along, strict=True))
         value_dot = jax.tree.unflatten(structure, [known.get(i) for i in range(count)]).value
         if value_dot is not None:
-            out_dot = out_dot + times_value(weight, value_dot)
-        return jnp.swapaxes(out_dot, 1, 2), jnp.swapaxes(lse_dot, 1, 2)
+            read = read + times_value(weight, value_dot)
+        return jnp.swapaxes(read, 1, 2), jnp.swapaxes(lse_dot, 1, 2)
 
     axes = leaf_axes(problem)
-    out_dot, lse_dot = pair_sum(
+    read, lse_dot = pair_sum(
         body,
         schedule,
-        [*leaves, out, lse, *(d for d in directions if d is not None)],
+        [*leaves, lse, *(d for d in directions if d is not None)],
         Layout(
-            (*axes, BY_ROW, BY_ROW, *(axes[i] for i in moving)),
+            (*axes, BY_ROW, *(axes[i] for i in moving)),
             tuple(Output(x.shape, x.dtype, BY_ROW) for x in (out, lse)),
             grid,
         ),
     )
-    return out_dot, lse_dot
+    return read - lse_dot[..., None] * out, lse_dot
