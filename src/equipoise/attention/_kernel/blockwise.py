@@ -7,6 +7,7 @@ from typing import TypeAlias
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 
 from equipoise._jax.zeros import is_zero
 from equipoise._types import Array, PyTree
@@ -14,7 +15,7 @@ from equipoise.attention._kernel.grid import Axes, Grid, Place, Schedule
 from equipoise.attention._kernel.loop import walk, zero_like_all
 from equipoise.attention._kernel.problem import Problem
 from equipoise.attention._kernel.schedule import grid_of, grid_of_values, schedule_of
-from equipoise.attention._kernel.scores import both, dropout, scores
+from equipoise.attention._kernel.scores import both, dropout, heads_first, scores
 from equipoise.attention._kernel.tangent import (
     BY_ROW,
     block_of,
@@ -92,23 +93,22 @@ def _forward(problem: Problem, schedule: Schedule, grid: Grid) -> _Totals:
         top, total, acc = carry
         part = jax.tree.unflatten(structure, blocks[: len(leaves)])
         if masked:
-            # A masked value must reach nothing, and 0 times NaN is NaN: it counts as 0, and makes
-            # NaN of the scores of those alone who may read it.
+            # A masked value must reach nothing, and 0 times NaN is NaN: it counts as 0, and its key
+            # is NaN, which reaches the scores of those alone who may read it.
             broken = blocks[-1] if several else _broken(part.value)
-            part = dataclasses.replace(part, value=clean(part.value))
+            key = part.key + broken[..., None]
+            part = dataclasses.replace(part, key=key, value=clean(part.value))
         else:
             # Nothing passes over the scores: the rows are fewer numbers to scale.
             part = dataclasses.replace(part, query=part.query.astype(dtype) * part.scale, scale=1.0)
         block = block_of(part, place, grid)
         score, allowed = scores(block)
-        if masked:
-            score = score + jnp.repeat(jnp.swapaxes(broken, 1, 2), g, axis=1)[:, :, None].astype(dtype)
         allowed = both(allowed, overlap(place, block, grid, of_rows=False))
         if allowed is not None:
             score = jnp.where(allowed, score, -jnp.inf)
-        peak = jnp.maximum(top, jnp.max(score, axis=-1))
-        weight = jnp.exp(score - peak[..., None])
-        shrink = jnp.exp(top - peak)
+        peak = lax.max(top, jnp.max(score, axis=-1))
+        weight = lax.exp(score - peak[..., None])
+        shrink = lax.exp(lax.sub(top, peak))
         total = total * shrink + jnp.sum(weight, axis=-1)
         factor = dropout(block)
         if factor is not None:
@@ -122,8 +122,8 @@ def _forward(problem: Problem, schedule: Schedule, grid: Grid) -> _Totals:
         lse = jnp.where(empty, -jnp.inf, top + jnp.log(safe))
         out = acc / safe[..., None]
         return (
-            grid.write(totals[0], jnp.swapaxes(out, 1, 2), BY_ROW, rows),
-            grid.write(totals[1], jnp.swapaxes(lse, 1, 2), BY_ROW, rows),
+            grid.write(totals[0], heads_first(out), BY_ROW, rows),
+            grid.write(totals[1], heads_first(lse), BY_ROW, rows),
         )
 
     totals = jnp.broadcast_to(zero, (b, t, k * g, e)), jnp.broadcast_to(zero - jnp.inf, (b, t, k * g))

@@ -94,7 +94,7 @@ class Grid(NamedTuple):
     def _corner(self, x: Array, axes: Axes, place: Place) -> list[Index]:
         start: list[Index] = [np.int32(0)] * x.ndim
         if axes.head is not None:
-            start[axes.head] = place.head * np.int32(x.shape[axes.head] // self.heads)
+            start[axes.head] = times(place.head, x.shape[axes.head] // self.heads)
         if axes.row is not None:
             start[axes.row] = place.row_start
         if axes.key is not None:
@@ -105,13 +105,17 @@ class Grid(NamedTuple):
         """Where the block lies that is so many blocks of heads, rows and keys from the first."""
         row_first, row_start = _start(row, self.row_block, self.rows)
         key_first, key_start = _start(key, self.key_block, self.keys)
-        head = head * np.int32(self.head_block)
-        return Place(head, row_start, row_first, key_start, key_first)
+        return Place(times(head, self.head_block), row_start, row_first, key_start, key_first)
+
+
+def times(index: Index, factor: int) -> Index:
+    """So many times the index."""
+    return index if factor == 1 else lax.mul(index, np.int32(factor))
 
 
 def _start(number: Index, block: int, length: int) -> tuple[Index, Index]:
     """(first index, first index read) of a block; the last one is moved back to fit."""
-    first = number * np.int32(block)
+    first = times(number, block)
     if length % block == 0:
         return first, first
     return first, lax.min(first, np.int32(length - block))

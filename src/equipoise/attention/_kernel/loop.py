@@ -44,11 +44,12 @@ def walk(
 
         def pair(i: Index, carry: _Carry) -> tuple[Index, _Carry]:
             place = grid.place(head, _entry(schedule.row, i), _entry(schedule.key, i))
-            return i + _ONE, update(carry, place, list(map(cut(place, keys=True), held, axes)))
+            return lax.add(i, _ONE), update(carry, place, list(map(cut(place, keys=True), held, axes)))
 
         def continues(i: Index) -> Array:
             following = _entry(schedule.row, lax.min(i, np.int32(most - 1)))
-            return (i < schedule.count) & (following == _entry(schedule.row, first))
+            same = lax.eq(following, _entry(schedule.row, first))
+            return lax.bitwise_and(lax.lt(i, schedule.count), same)
 
         alone = most == 1 or grid.key_blocks == 1
         after, carry = pair(first, start(totals)) if alone else _while(continues, pair, first, start(totals))
@@ -59,12 +60,12 @@ def walk(
         def one(i: Index, totals: _Totals) -> tuple[Index, _Totals]:
             return run(head, i, totals)
         if most == 1:
-            return head + _ONE, one(_ZERO, totals)[1]
-        return head + _ONE, _while(lambda i: i < schedule.count, one, _ZERO, totals)[1]
+            return lax.add(head, _ONE), one(_ZERO, totals)[1]
+        return lax.add(head, _ONE), _while(lambda i: lax.lt(i, schedule.count), one, _ZERO, totals)[1]
 
     if grid.head_blocks == 1:
         return heads(_ZERO, totals)[1]
-    return _while(lambda i: i < np.int32(grid.head_blocks), heads, _ZERO, totals)[1]
+    return _while(lambda i: lax.lt(i, np.int32(grid.head_blocks)), heads, _ZERO, totals)[1]
 
 
 def _while(

@@ -1,6 +1,7 @@
 """Scores, permission and dropout of one block of (row, key) pairs, from the arrays of the block."""
 
 import jax.numpy as jnp
+from jax import lax
 
 from equipoise._types import Array
 from equipoise.attention._kernel.problem import Block, indices
@@ -11,6 +12,16 @@ def both(a: Array | None, b: Array | None) -> Array | None:
     return b if a is None else a if b is None else a & b
 
 
+def heads_first(x: Array) -> Array:
+    """The array with its axes over rows and heads exchanged, in whichever order they are."""
+    return lax.transpose(x, (0, 2, 1, *range(3, x.ndim)))
+
+
+def product(a: Array, b: Array, *, along: int) -> Array:
+    """For each batch entry and head, the sum over the last axis of a and this one of b."""
+    return lax.dot_general(a, b, (((3,), (along,)), ((0, 1), (0, 1))))
+
+
 def scores(block: Block) -> tuple[Array, Array | None]:
     """(scores, permission), the first (b, n, t, s), the second broadcasting to it or None.
 
@@ -19,10 +30,10 @@ def scores(block: Block) -> tuple[Array, Array | None]:
     problem = block.problem
     b, t, s, k, g = problem.sizes
     dtype = problem.dtype
-    query = jnp.swapaxes(problem.query.astype(dtype), 1, 2)
-    key = jnp.swapaxes(problem.key.astype(dtype), 1, 2)
+    query = heads_first(problem.query.astype(dtype))
+    key = heads_first(problem.key.astype(dtype))
     # Query heads that share a key head are further rows of one product.
-    score = jnp.einsum("bkrh,bksh->bkrs", query.reshape(b, k, g * t, -1), key)
+    score = product(query.reshape(b, k, g * t, query.shape[-1]), key, along=3)
     score = score.reshape(b, k * g, t, s) * problem.scale
     at = indices(block)
     allowed = problem.allowed

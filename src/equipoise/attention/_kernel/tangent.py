@@ -5,12 +5,13 @@ from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 
 from equipoise._types import Array, PyTree
-from equipoise.attention._kernel.grid import Axes, Grid, Place, Schedule
+from equipoise.attention._kernel.grid import Axes, Grid, Place, Schedule, times
 from equipoise.attention._kernel.pair_sum import Layout, Output, pair_sum
 from equipoise.attention._kernel.problem import Block, Problem
-from equipoise.attention._kernel.scores import both, dropout, scores
+from equipoise.attention._kernel.scores import both, dropout, heads_first, product, scores
 
 # Of (b, t, n, ...): the outputs and what is like them.
 BY_ROW = Axes(head=2, row=1)
@@ -37,9 +38,9 @@ def leaf_axes(problem: Problem) -> list[Axes]:
 
 def block_of(problem: Problem, place: Place, grid: Grid) -> Block:
     """The block at a place, of a problem whose arrays were cut to it."""
-    rows = place.row_start + jnp.arange(grid.row_block, dtype=jnp.int32)
-    keys = place.key_start + jnp.arange(grid.key_block, dtype=jnp.int32)
-    return Block(problem, place.head * problem.sizes[-1], rows, keys)
+    rows = lax.add(lax.iota(jnp.int32, grid.row_block), place.row_start)
+    keys = lax.add(lax.iota(jnp.int32, grid.key_block), place.key_start)
+    return Block(problem, times(place.head, problem.sizes[-1]), rows, keys)
 
 
 def overlap(place: Place, block: Block, grid: Grid, *, of_rows: bool) -> Array | None:
@@ -60,9 +61,9 @@ def clean(x: Array) -> Array:
 def times_value(weight: Array, value: Array) -> Array:
     """(b, n, t, s) × (b, s, k, e) → (b, n, t, e); query heads of a group share the rows."""
     b, n, t, s = weight.shape
-    keys = jnp.swapaxes(value.astype(weight.dtype), 1, 2)
+    keys = heads_first(value.astype(weight.dtype))
     k = keys.shape[1]
-    out = jnp.einsum("bkrs,bkse->bkre", weight.reshape(b, k, n // k * t, s), keys)
+    out = product(weight.reshape(b, k, n // k * t, s), keys, along=2)
     return out.reshape(b, n, t, -1)
 
 
@@ -100,12 +101,12 @@ def tangent(
             moved, tuple(fixed[i] for i in moving), along, has_aux=True
         )
         allowed = both(allowed, overlap(place, block, grid, of_rows=True))
-        lse = jnp.swapaxes(lse, 1, 2)[..., None]
+        lse = heads_first(lse)[..., None]
         shifted = score - jnp.where(jnp.isneginf(lse), 0, lse)
         if allowed is not None:
             shifted = jnp.where(allowed, shifted, -jnp.inf)
-        weight = jnp.exp(shifted)
-        change = weight * score_dot
+        weight = lax.exp(shifted)
+        change = lax.mul(weight, score_dot)
         if allowed is not None:
             change = jnp.where(allowed, change, 0)
         lse_dot = jnp.sum(change, axis=-1)
@@ -117,7 +118,7 @@ def tangent(
         value_dot = jax.tree.unflatten(structure, [known.get(i) for i in range(count)]).value
         if value_dot is not None:
             read = read + times_value(weight, value_dot)
-        return jnp.swapaxes(read, 1, 2), jnp.swapaxes(lse_dot, 1, 2)
+        return heads_first(read), heads_first(lse_dot)
 
     axes = leaf_axes(problem)
     read, lse_dot = pair_sum(
@@ -130,4 +131,6 @@ def tangent(
             grid,
         ),
     )
-    return read - lse_dot[..., None] * out, lse_dot
+    # L̇ is a sum over keys, so that its product with O waits until all are read. As a contraction
+    # its transpose is one too, which XLA has faster than a sum of products.
+    return read - jnp.einsum("btn,btne->btne", lse_dot, out), lse_dot
