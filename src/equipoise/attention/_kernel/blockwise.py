@@ -15,11 +15,12 @@ from equipoise.attention._kernel.grid import Axes, Grid, Place, Schedule
 from equipoise.attention._kernel.loop import walk, zero_like_all
 from equipoise.attention._kernel.problem import Problem
 from equipoise.attention._kernel.schedule import grid_of, grid_of_values, schedule_of
-from equipoise.attention._kernel.scores import both, dropout, heads_first, scores
+from equipoise.attention._kernel.scores import both, dropout, heads_first, only, scores
 from equipoise.attention._kernel.tangent import (
     BY_ROW,
     block_of,
     clean,
+    is_masked,
     leaf_axes,
     overlap,
     tangent,
@@ -76,18 +77,17 @@ def _forward(problem: Problem, schedule: Schedule, grid: Grid) -> _Totals:
     """Streams keys past each block of rows with a running maximum; one program where eager."""
     b, t, _, k, g = problem.sizes
     e, dtype = problem.value.shape[-1], problem.dtype
-    masks = problem.mask, problem.allowed, problem.bias, problem.score_fn
-    masked = any(x is not None for x in masks) or grid.keys % grid.key_block > 0
+    masked = is_masked(problem, grid)
     leaves, structure = jax.tree.flatten(problem)
     zero = zero_like_all((*leaves, *schedule), dtype)
     # Several blocks of rows meet a key again and again; a single one, only those that it reads.
     several = grid.row_blocks > 1
 
-    def start(_: _Totals) -> _Carry:
+    def start(totals: _Totals, rows: Place) -> _Carry:
         # A maximum that is finite from the start: beside it what is -inf has weight 0.
         shape = (b, grid.head_block * g, grid.row_block)
         lowest = jnp.broadcast_to(zero + np.finfo(dtype).min, shape)
-        return lowest, jnp.broadcast_to(zero, shape), jnp.broadcast_to(zero, (*shape, e))
+        return lowest, jnp.broadcast_to(zero, shape), grid.read(totals[0], BY_ROW, rows)
 
     def update(carry: _Carry, place: Place, blocks: list[Array]) -> _Carry:
         top, total, acc = carry
@@ -105,7 +105,7 @@ def _forward(problem: Problem, schedule: Schedule, grid: Grid) -> _Totals:
         score, allowed = scores(block)
         allowed = both(allowed, overlap(place, block, grid, of_rows=False))
         if allowed is not None:
-            score = jnp.where(allowed, score, -jnp.inf)
+            score = only(score, allowed, -jnp.inf)
         peak = lax.max(top, jnp.max(score, axis=-1))
         weight = lax.exp(score - peak[..., None])
         shrink = lax.exp(lax.sub(top, peak))
@@ -113,16 +113,17 @@ def _forward(problem: Problem, schedule: Schedule, grid: Grid) -> _Totals:
         factor = dropout(block)
         if factor is not None:
             weight = weight * factor
-        return peak, total, acc * shrink[..., None] + times_value(weight, block.problem.value)
+        read = heads_first(times_value(weight, block.problem.value))
+        return peak, total, acc * heads_first(shrink)[..., None] + read
 
     def finish(totals: _Totals, carry: _Carry, rows: Place) -> _Totals:
         top, total, acc = carry
-        empty = total == 0
-        safe = jnp.where(empty, 1, total)
-        lse = jnp.where(empty, -jnp.inf, top + jnp.log(safe))
-        out = acc / safe[..., None]
+        full = total != 0
+        safe = only(total, full, 1)
+        lse = only(lax.add(top, lax.log(safe)), full, -jnp.inf)
+        out = acc / heads_first(safe)[..., None]
         return (
-            grid.write(totals[0], heads_first(out), BY_ROW, rows),
+            grid.write(totals[0], out, BY_ROW, rows),
             grid.write(totals[1], heads_first(lse), BY_ROW, rows),
         )
 

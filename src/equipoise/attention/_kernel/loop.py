@@ -23,7 +23,7 @@ def walk(
     axes: Sequence[Axes],
     totals: _Totals,
     *,
-    start: Callable[[_Totals], _Carry],
+    start: Callable[[_Totals, Place], _Carry],
     update: Callable[[_Carry, Place, list[Array]], _Carry],
     finish: Callable[[_Totals, _Carry, Place], _Totals],
 ) -> _Totals:
@@ -52,7 +52,7 @@ def walk(
             return lax.bitwise_and(lax.lt(i, schedule.count), same)
 
         alone = most == 1 or grid.key_blocks == 1
-        after, carry = pair(first, start(totals)) if alone else _while(continues, pair, first, start(totals))
+        after, carry = pair(first, start(totals, rows)) if alone else _while(continues, pair, first, start(totals, rows))
         return after, finish(totals, carry, rows)
 
     def heads(head: Index, totals: _Totals) -> tuple[Index, _Totals]:

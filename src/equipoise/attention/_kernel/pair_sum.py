@@ -110,7 +110,7 @@ def _evaluate(
         arrays,
         axes,
         totals,
-        start=lambda totals: totals,
+        start=lambda totals, _: totals,
         update=update,
         finish=lambda _, totals, __: totals,
     )

@@ -124,12 +124,5 @@ def indices(block: Block) -> Indices:
     """The indices of a block's pairs."""
     problem = block.problem
     b, _, _, k, g = problem.sizes
-    row = block.rows[None, None, :, None]
-    offset = jnp.asarray(problem.offset, jnp.int32).reshape(-1, 1, 1, 1)
-    return Indices(
-        jnp.arange(b, dtype=jnp.int32)[:, None, None, None],
-        (block.head + jnp.arange(k * g, dtype=jnp.int32))[None, :, None, None],
-        row,
-        row + offset,
-        block.keys[None, None, None, :],
-    )
+    offset = _array(problem.offset, jnp.int32).reshape(-1)
+    return Indices(block.rows, block.keys, offset, block.head, k * g, b)

@@ -12,6 +12,12 @@ def both(a: Array | None, b: Array | None) -> Array | None:
     return b if a is None else a if b is None else a & b
 
 
+def only(x: Array, where: Array, otherwise: float) -> Array:
+    """The array, with a number where a condition that broadcasts to it does not hold."""
+    where = lax.broadcast_in_dim(where, x.shape, range(x.ndim))
+    return lax.select(where, x, lax.full_like(x, otherwise))
+
+
 def heads_first(x: Array) -> Array:
     """The array with its axes over rows and heads exchanged, in whichever order they are."""
     return lax.transpose(x, (0, 2, 1, *range(3, x.ndim)))
@@ -46,7 +52,7 @@ def scores(block: Block) -> tuple[Array, Array | None]:
         allowed, bias = both(allowed, finite), jnp.where(finite, bias, 0)
     if allowed is not None:
         # Masked first, so that nothing that a masked key holds enters what follows.
-        score = jnp.where(allowed, score, 0)
+        score = only(score, allowed, 0)
     if bias is not None:
         score = score + bias
     if problem.soft_cap is not None:

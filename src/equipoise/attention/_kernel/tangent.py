@@ -11,7 +11,7 @@ from equipoise._types import Array, PyTree
 from equipoise.attention._kernel.grid import Axes, Grid, Place, Schedule, times
 from equipoise.attention._kernel.pair_sum import Layout, Output, pair_sum
 from equipoise.attention._kernel.problem import Block, Problem
-from equipoise.attention._kernel.scores import both, dropout, heads_first, product, scores
+from equipoise.attention._kernel.scores import both, dropout, heads_first, only, product, scores
 
 # Of (b, t, n, ...): the outputs and what is like them.
 BY_ROW = Axes(head=2, row=1)
@@ -43,6 +43,13 @@ def block_of(problem: Problem, place: Place, grid: Grid) -> Block:
     return Block(problem, times(place.head, problem.sizes[-1]), rows, keys)
 
 
+def is_masked(problem: Problem, grid: Grid) -> bool:
+    """Whether a block may hold pairs that do not count, whose arrays must then reach nothing."""
+    masks = problem.mask, problem.allowed, problem.bias, problem.score_fn
+    moved = grid.rows % grid.row_block or grid.keys % grid.key_block
+    return bool(moved) or any(x is not None for x in masks)
+
+
 def overlap(place: Place, block: Block, grid: Grid, *, of_rows: bool) -> Array | None:
     """Pairs that no earlier block had, (1, 1, t or 1, s or 1); None where all are new."""
     fresh = None
@@ -55,7 +62,7 @@ def overlap(place: Place, block: Block, grid: Grid, *, of_rows: bool) -> Array |
 
 def clean(x: Array) -> Array:
     """The array with 0 for what is not finite."""
-    return jnp.where(jnp.isfinite(x), x, 0)
+    return only(x, lax.is_finite(x), 0)
 
 
 def times_value(weight: Array, value: Array) -> Array:
@@ -80,15 +87,16 @@ def tangent(
     There is a direction for each array of the problem; None where it stands still.
     """
     leaves, structure = jax.tree.flatten(problem)
+    masked = is_masked(problem, grid)
     moving = [i for i, direction in enumerate(directions) if direction is not None]
     count = len(leaves)
 
     def body(place: Place, *blocks: Array) -> tuple[Array, Array]:
         values, lse, along = blocks[:count], blocks[count], blocks[count + 1 :]
         part = jax.tree.unflatten(structure, values)
-        part = dataclasses.replace(
-            part, query=clean(part.query), key=clean(part.key), value=clean(part.value)
-        )
+        if masked:
+            query, key, value = map(clean, (part.query, part.key, part.value))
+            part = dataclasses.replace(part, query=query, key=key, value=value)
         block, fixed = block_of(part, place, grid), jax.tree.leaves(part)
 
         def moved(*variables: Array) -> tuple[Array, Array | None]:
@@ -102,13 +110,13 @@ def tangent(
         )
         allowed = both(allowed, overlap(place, block, grid, of_rows=True))
         lse = heads_first(lse)[..., None]
-        shifted = score - jnp.where(jnp.isneginf(lse), 0, lse)
+        shifted = score - only(lse, lse != -jnp.inf, 0)
         if allowed is not None:
-            shifted = jnp.where(allowed, shifted, -jnp.inf)
+            shifted = only(shifted, allowed, -jnp.inf)
         weight = lax.exp(shifted)
         change = lax.mul(weight, score_dot)
         if allowed is not None:
-            change = jnp.where(allowed, change, 0)
+            change = only(change, allowed, 0)
         lse_dot = jnp.sum(change, axis=-1)
         factor = dropout(block)
         if factor is not None:
