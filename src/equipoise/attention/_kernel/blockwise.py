@@ -15,7 +15,7 @@ from equipoise.attention._kernel.grid import Axes, Grid, Place, Schedule
 from equipoise.attention._kernel.loop import walk, zero_like_all
 from equipoise.attention._kernel.problem import Problem
 from equipoise.attention._kernel.schedule import grid_of, grid_of_values, schedule_of
-from equipoise.attention._kernel.scores import both, dropout, heads_first, only, scores
+from equipoise.attention._kernel.scores import both, dropout, heads_first, only, scores, spread
 from equipoise.attention._kernel.tangent import (
     BY_ROW,
     block_of,
@@ -96,7 +96,7 @@ def _forward(problem: Problem, schedule: Schedule, grid: Grid) -> _Totals:
             # A masked value must reach nothing, and 0 times NaN is NaN: it counts as 0, and its key
             # is NaN, which reaches the scores of those alone who may read it.
             broken = blocks[-1] if several else _broken(part.value)
-            key = part.key + broken[..., None]
+            key = lax.add(part.key, spread(broken, part.key))
             part = dataclasses.replace(part, key=key, value=clean(part.value))
         else:
             # Nothing passes over the scores: the rows are fewer numbers to scale.
@@ -106,22 +106,23 @@ def _forward(problem: Problem, schedule: Schedule, grid: Grid) -> _Totals:
         allowed = both(allowed, overlap(place, block, grid, of_rows=False))
         if allowed is not None:
             score = only(score, allowed, -jnp.inf)
-        peak = lax.max(top, jnp.max(score, axis=-1))
-        weight = lax.exp(score - peak[..., None])
+        peak = lax.max(top, lax.reduce_max(score, (3,)))
+        weight = lax.exp(lax.sub(score, spread(peak, score)))
         shrink = lax.exp(lax.sub(top, peak))
-        total = total * shrink + jnp.sum(weight, axis=-1)
+        total = lax.add(lax.mul(total, shrink), lax.reduce_sum(weight, (3,)))
         factor = dropout(block)
         if factor is not None:
             weight = weight * factor
         read = heads_first(times_value(weight, block.problem.value))
-        return peak, total, acc * heads_first(shrink)[..., None] + read
+        shrunk = lax.mul(acc, spread(heads_first(shrink), acc))
+        return peak, total, lax.add(shrunk, read)
 
     def finish(totals: _Totals, carry: _Carry, rows: Place) -> _Totals:
         top, total, acc = carry
         full = total != 0
         safe = only(total, full, 1)
         lse = only(lax.add(top, lax.log(safe)), full, -jnp.inf)
-        out = acc / heads_first(safe)[..., None]
+        out = lax.div(acc, spread(heads_first(safe), acc))
         return (
             grid.write(totals[0], out, BY_ROW, rows),
             grid.write(totals[1], heads_first(lse), BY_ROW, rows),
@@ -136,4 +137,4 @@ def _forward(problem: Problem, schedule: Schedule, grid: Grid) -> _Totals:
 
 def _broken(value: Array) -> Array:
     """For each key 0, or NaN if its value is not finite."""
-    return jnp.sum(value - value, axis=-1)
+    return lax.reduce_sum(lax.sub(value, value), (3,))

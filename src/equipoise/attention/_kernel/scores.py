@@ -18,6 +18,11 @@ def only(x: Array, where: Array, otherwise: float) -> Array:
     return lax.select(where, x, lax.full_like(x, otherwise))
 
 
+def spread(x: Array, like: Array) -> Array:
+    """The array with its numbers repeated along the last axis of another one."""
+    return lax.broadcast_in_dim(x, like.shape, range(x.ndim))
+
+
 def heads_first(x: Array) -> Array:
     """The array with its axes over rows and heads exchanged, in whichever order they are."""
     return lax.transpose(x, (0, 2, 1, *range(3, x.ndim)))

@@ -11,7 +11,7 @@ from equipoise._types import Array, PyTree
 from equipoise.attention._kernel.grid import Axes, Grid, Place, Schedule, times
 from equipoise.attention._kernel.pair_sum import Layout, Output, pair_sum
 from equipoise.attention._kernel.problem import Block, Problem
-from equipoise.attention._kernel.scores import both, dropout, heads_first, only, product, scores
+from equipoise.attention._kernel.scores import both, dropout, heads_first, only, product, scores, spread
 
 # Of (b, t, n, ...): the outputs and what is like them.
 BY_ROW = Axes(head=2, row=1)
@@ -109,15 +109,16 @@ def tangent(
             moved, tuple(fixed[i] for i in moving), along, has_aux=True
         )
         allowed = both(allowed, overlap(place, block, grid, of_rows=True))
-        lse = heads_first(lse)[..., None]
-        shifted = score - only(lse, lse != -jnp.inf, 0)
+        lse = heads_first(lse)
+        safe = only(lse, lse != -jnp.inf, 0)
+        shifted = lax.sub(score, spread(safe, score))
         if allowed is not None:
             shifted = only(shifted, allowed, -jnp.inf)
         weight = lax.exp(shifted)
         change = lax.mul(weight, score_dot)
         if allowed is not None:
             change = only(change, allowed, 0)
-        lse_dot = jnp.sum(change, axis=-1)
+        lse_dot = lax.reduce_sum(change, (3,))
         factor = dropout(block)
         if factor is not None:
             weight, change = weight * factor, change * factor
@@ -125,7 +126,7 @@ def tangent(
         known = dict(zip(moving, along, strict=True))
         value_dot = jax.tree.unflatten(structure, [known.get(i) for i in range(count)]).value
         if value_dot is not None:
-            read = read + times_value(weight, value_dot)
+            read = lax.add(read, times_value(weight, value_dot))
         return heads_first(read), heads_first(lse_dot)
 
     axes = leaf_axes(problem)
@@ -141,4 +142,7 @@ def tangent(
     )
     # L̇ is a sum over keys, so that its product with O waits until all are read. As a contraction
     # its transpose is one too, which XLA has faster than a sum of products.
-    return read - jnp.einsum("btn,btne->btne", lse_dot, out), lse_dot
+    every = (0, 1, 2)
+    exactly = lax.Precision.HIGHEST
+    shift = lax.dot_general(lse_dot, out, (((), ()), (every, every)), precision=exactly)
+    return lax.sub(read, shift), lse_dot
