@@ -13,18 +13,23 @@ from equipoise._jax.zeros import is_zero
 from equipoise._types import Array, PyTree
 from equipoise.attention._kernel.grid import Axes, Grid, Place, Schedule
 from equipoise.attention._kernel.loop import walk, zero_like_all
+from equipoise.attention._kernel.operations import (
+    both,
+    clean,
+    heads_first,
+    only,
+    spread,
+    times_value,
+)
 from equipoise.attention._kernel.problem import Problem
 from equipoise.attention._kernel.schedule import grid_of, grid_of_values, schedule_of
-from equipoise.attention._kernel.scores import both, dropout, heads_first, only, scores, spread
+from equipoise.attention._kernel.scores import dropout, scores
 from equipoise.attention._kernel.tangent import (
     BY_ROW,
     block_of,
-    clean,
-    is_masked,
     leaf_axes,
     overlap,
     tangent,
-    times_value,
 )
 
 _Totals: TypeAlias = tuple[Array, Array]
@@ -77,14 +82,14 @@ def _forward(problem: Problem, schedule: Schedule, grid: Grid) -> _Totals:
     """Streams keys past each block of rows with a running maximum; one program where eager."""
     b, t, _, k, g = problem.sizes
     e, dtype = problem.value.shape[-1], problem.dtype
-    masked = is_masked(problem, grid)
     leaves, structure = jax.tree.flatten(problem)
     zero = zero_like_all((*leaves, *schedule), dtype)
     # Several blocks of rows meet a key again and again; a single one, only those that it reads.
     several = grid.row_blocks > 1
 
     def start(totals: _Totals, rows: Place) -> _Carry:
-        # A maximum that is finite from the start: beside it what is -inf has weight 0.
+        # A maximum that is finite from the start: beside it what is -inf has weight 0, and what
+        # stands in the totals has, if another block of rows has written there.
         shape = (b, grid.head_block * g, grid.row_block)
         lowest = jnp.broadcast_to(zero + np.finfo(dtype).min, shape)
         return lowest, jnp.broadcast_to(zero, shape), grid.read(totals[0], BY_ROW, rows)
@@ -92,7 +97,7 @@ def _forward(problem: Problem, schedule: Schedule, grid: Grid) -> _Totals:
     def update(carry: _Carry, place: Place, blocks: list[Array]) -> _Carry:
         top, total, acc = carry
         part = jax.tree.unflatten(structure, blocks[: len(leaves)])
-        if masked:
+        if problem.masked:
             # A masked value must reach nothing, and 0 times NaN is NaN: it counts as 0, and its key
             # is NaN, which reaches the scores of those alone who may read it.
             broken = blocks[-1] if several else _broken(part.value)
@@ -128,9 +133,10 @@ def _forward(problem: Problem, schedule: Schedule, grid: Grid) -> _Totals:
             grid.write(totals[1], heads_first(lse), BY_ROW, rows),
         )
 
-    totals = jnp.broadcast_to(zero, (b, t, k * g, e)), jnp.broadcast_to(zero - jnp.inf, (b, t, k * g))
+    rows = (b, t, k * g)
+    totals = jnp.broadcast_to(zero, (*rows, e)), jnp.broadcast_to(zero - jnp.inf, rows)
     arrays, axes = leaves, leaf_axes(problem)
-    if masked and several:
+    if problem.masked and several:
         arrays, axes = [*arrays, _broken(problem.value)], [*axes, Axes(head=2, key=1)]
     return walk(grid, schedule, arrays, axes, totals, start=start, update=update, finish=finish)
 

@@ -122,7 +122,7 @@ def _start(number: Index, block: int, length: int) -> tuple[Index, Index]:
 
 
 class Schedule(NamedTuple):
-    """The blocks that are computed, one after another: the first ``count`` entries of the lists.
+    """The blocks that are computed, one after another: the first ``length`` entries of the lists.
 
     Each lies so many blocks of rows and of keys from the first; those of the same rows follow one
     another.
@@ -130,4 +130,4 @@ class Schedule(NamedTuple):
 
     row: Array
     key: Array
-    count: Array
+    length: Array

@@ -1,5 +1,6 @@
 """The one loop over the blocks of a schedule: rows outside, with a carry along their keys."""
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
@@ -33,39 +34,52 @@ def walk(
     into the totals.
     """
     most = schedule.row.shape[0]
+    if not most:
+        return totals
 
-    def cut(place: Place, *, keys: bool) -> Callable[[Array, Axes], Array]:
-        # Vectors of rows are read once for all keys, numbers in passing where they are used.
-        return lambda x, a: x if (a.key is None and x.ndim - 1 not in a) == keys else grid.read(x, a, place)
+    def cut(place: Place, *, held: bool) -> Callable[[Array, Axes], Array]:
+        # Vectors of rows are read once a run, all else where it is used, which costs no copy.
+        def read(x: Array, along: Axes) -> Array:
+            by_run = along.key is None and x.ndim - 1 not in along
+            return grid.read(x, along, place) if by_run == held else x
+
+        return read
 
     def run(head: Index, first: Index, totals: _Totals) -> tuple[Index, _Totals]:
         rows = grid.place(head, _entry(schedule.row, first), _ZERO)
-        held = list(map(cut(rows, keys=False), arrays, axes))
-
-        def pair(i: Index, carry: _Carry) -> tuple[Index, _Carry]:
-            place = grid.place(head, _entry(schedule.row, i), _entry(schedule.key, i))
-            return lax.add(i, _ONE), update(carry, place, list(map(cut(place, keys=True), held, axes)))
+        kept = list(map(cut(rows, held=True), arrays, axes))
 
         def continues(i: Index) -> Array:
             following = _entry(schedule.row, lax.min(i, np.int32(most - 1)))
             same = lax.eq(following, _entry(schedule.row, first))
-            return lax.bitwise_and(lax.lt(i, schedule.count), same)
+            return lax.bitwise_and(lax.lt(i, schedule.length), same)
 
-        alone = most == 1 or grid.key_blocks == 1
-        after, carry = pair(first, start(totals, rows)) if alone else _while(continues, pair, first, start(totals, rows))
+        def pair(i: Index, carry: _Carry) -> tuple[Index, _Carry]:
+            # Its row is looked up again: known from outside, XLA would make arrays of it there.
+            place = grid.place(head, _entry(schedule.row, i), _entry(schedule.key, i))
+            blocks = list(map(cut(place, held=False), kept, axes))
+            return lax.add(i, _ONE), update(carry, place, blocks)
+
+        carry = start(totals, rows)
+        if grid.key_blocks == 1 or most == 1:
+            after, carry = pair(first, carry)
+        else:
+            after, carry = _while(continues, pair, first, carry)
         return after, finish(totals, carry, rows)
 
     def heads(head: Index, totals: _Totals) -> tuple[Index, _Totals]:
-        # A single block is computed even if nothing in it is allowed: it adds zeros.
-        def one(i: Index, totals: _Totals) -> tuple[Index, _Totals]:
-            return run(head, i, totals)
         if most == 1:
-            return lax.add(head, _ONE), one(_ZERO, totals)[1]
-        return lax.add(head, _ONE), _while(lambda i: lax.lt(i, schedule.count), one, _ZERO, totals)[1]
+            # A single block is computed even if nothing in it is allowed: it adds zeros.
+            _, totals = run(head, _ZERO, totals)
+        else:
+            more = functools.partial(run, head)
+            _, totals = _while(lambda i: lax.lt(i, schedule.length), more, _ZERO, totals)
+        return lax.add(head, _ONE), totals
 
     if grid.head_blocks == 1:
         return heads(_ZERO, totals)[1]
-    return _while(lambda i: lax.lt(i, np.int32(grid.head_blocks)), heads, _ZERO, totals)[1]
+    count = np.int32(grid.head_blocks)
+    return _while(lambda head: lax.lt(head, count), heads, _ZERO, totals)[1]
 
 
 def _while(
@@ -74,6 +88,7 @@ def _while(
     index: Index,
     carry: _Carry,
 ) -> tuple[Index, _Carry]:
+    """Where the index ends that the body moves on, and the carry there."""
     return lax.while_loop(lambda s: proceed(s[0]), lambda s: body(*s), (index, carry))
 
 

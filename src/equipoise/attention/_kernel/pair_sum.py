@@ -46,7 +46,7 @@ def pair_sum(
     body: _Body, schedule: Schedule, arrays: Sequence[Array], layout: Layout
 ) -> list[Array]:
     """Sums of ``body(place, *blocks)`` over the schedule."""
-    place = Place(*_PLACE * (_resized(schedule.count, ()),))
+    place = Place(*_PLACE * (_resized(schedule.length, ()),))
     blocks = [
         _resized(x, layout.grid.shape(x.shape, a)) for x, a in zip(arrays, layout.axes, strict=True)
     ]
@@ -86,9 +86,7 @@ def _with_operands(program: ClosedProgram) -> ClosedProgram:
     return jax.make_jaxpr(run)(*avals[:_PLACE], *map(jax.typeof, captured), *avals[_PLACE:])
 
 
-def _evaluate(
-    *operands: Array, body: ClosedProgram, layout: Layout
-) -> list[Array]:
+def _evaluate(*operands: Array, body: ClosedProgram, layout: Layout) -> list[Array]:
     axes, outputs, grid = layout
     schedule, arrays = _split(operands)
     nothing = {o.dtype: zero_like_all(operands, o.dtype) for o in outputs}
@@ -116,9 +114,7 @@ def _evaluate(
     )
 
 
-def _abstract(
-    *operands: PyTree, body: ClosedProgram, layout: Layout
-) -> Sequence[PyTree]:
+def _abstract(*operands: PyTree, body: ClosedProgram, layout: Layout) -> Sequence[PyTree]:
     del body
 
     def outline(*args: Array) -> list[Array]:

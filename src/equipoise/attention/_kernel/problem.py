@@ -67,6 +67,12 @@ class Problem:
         """The dtype of scores, sums and weights: at least float32."""
         return wide(self.query.dtype)
 
+    @property
+    def masked(self) -> bool:
+        """Whether there may be pairs that do not attend, whose vectors must then reach nothing."""
+        masks = self.mask, self.allowed, self.bias, self.score_fn
+        return any(x is not None for x in masks)
+
     def as_arrays(self) -> "Problem":
         """The problem with nothing but arrays for leaves, to trace and to differentiate."""
         return dataclasses.replace(

@@ -72,7 +72,8 @@ def schedule_of(problem: Problem, grid: Grid) -> Schedule:
     if isinstance(possible, np.ndarray):
         # Arrays of NumPy, so that no program makes them.
         known: PyTree = [x.astype(np.int32) for x in np.nonzero(possible)]
-        return Schedule(*known, np.int32(len(known[0])))
+        length: PyTree = np.int32(known[0].size)
+        return Schedule(known[0], known[1], length)
     flags = any_of_batch(possible).reshape(-1)
     first = jnp.argsort(~flags, stable=True).astype(jnp.int32)
     row, key = jnp.divmod(first, np.int32(grid.key_blocks))

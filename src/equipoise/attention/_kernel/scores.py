@@ -1,36 +1,10 @@
 """Scores, permission and dropout of one block of (row, key) pairs, from the arrays of the block."""
 
 import jax.numpy as jnp
-from jax import lax
 
 from equipoise._types import Array
+from equipoise.attention._kernel.operations import both, heads_first, only, product
 from equipoise.attention._kernel.problem import Block, indices
-
-
-def both(a: Array | None, b: Array | None) -> Array | None:
-    """Where both permit; None permits all."""
-    return b if a is None else a if b is None else a & b
-
-
-def only(x: Array, where: Array, otherwise: float) -> Array:
-    """The array, with a number where a condition that broadcasts to it does not hold."""
-    where = lax.broadcast_in_dim(where, x.shape, range(x.ndim))
-    return lax.select(where, x, lax.full_like(x, otherwise))
-
-
-def spread(x: Array, like: Array) -> Array:
-    """The array with its numbers repeated along the last axis of another one."""
-    return lax.broadcast_in_dim(x, like.shape, range(x.ndim))
-
-
-def heads_first(x: Array) -> Array:
-    """The array with its axes over rows and heads exchanged, in whichever order they are."""
-    return lax.transpose(x, (0, 2, 1, *range(3, x.ndim)))
-
-
-def product(a: Array, b: Array, *, along: int) -> Array:
-    """For each batch entry and head, the sum over the last axis of a and this one of b."""
-    return lax.dot_general(a, b, (((3,), (along,)), ((0, 1), (0, 1))))
 
 
 def scores(block: Block) -> tuple[Array, Array | None]:

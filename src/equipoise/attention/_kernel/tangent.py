@@ -9,9 +9,18 @@ from jax import lax
 
 from equipoise._types import Array, PyTree
 from equipoise.attention._kernel.grid import Axes, Grid, Place, Schedule, times
+from equipoise.attention._kernel.operations import (
+    both,
+    clean,
+    heads_first,
+    only,
+    spread,
+    times_rows,
+    times_value,
+)
 from equipoise.attention._kernel.pair_sum import Layout, Output, pair_sum
 from equipoise.attention._kernel.problem import Block, Problem
-from equipoise.attention._kernel.scores import both, dropout, heads_first, only, product, scores, spread
+from equipoise.attention._kernel.scores import dropout, scores
 
 # Of (b, t, n, ...): the outputs and what is like them.
 BY_ROW = Axes(head=2, row=1)
@@ -43,13 +52,6 @@ def block_of(problem: Problem, place: Place, grid: Grid) -> Block:
     return Block(problem, times(place.head, problem.sizes[-1]), rows, keys)
 
 
-def is_masked(problem: Problem, grid: Grid) -> bool:
-    """Whether a block may hold pairs that do not count, whose arrays must then reach nothing."""
-    masks = problem.mask, problem.allowed, problem.bias, problem.score_fn
-    moved = grid.rows % grid.row_block or grid.keys % grid.key_block
-    return bool(moved) or any(x is not None for x in masks)
-
-
 def overlap(place: Place, block: Block, grid: Grid, *, of_rows: bool) -> Array | None:
     """Pairs that no earlier block had, (1, 1, t or 1, s or 1); None where all are new."""
     fresh = None
@@ -58,20 +60,6 @@ def overlap(place: Place, block: Block, grid: Grid, *, of_rows: bool) -> Array |
     if of_rows and grid.rows % grid.row_block:
         fresh = both((block.rows >= place.row_first)[None, None, :, None], fresh)
     return fresh
-
-
-def clean(x: Array) -> Array:
-    """The array with 0 for what is not finite."""
-    return only(x, lax.is_finite(x), 0)
-
-
-def times_value(weight: Array, value: Array) -> Array:
-    """(b, n, t, s) × (b, s, k, e) → (b, n, t, e); query heads of a group share the rows."""
-    b, n, t, s = weight.shape
-    keys = heads_first(value.astype(weight.dtype))
-    k = keys.shape[1]
-    out = product(weight.reshape(b, k, n // k * t, s), keys, along=2)
-    return out.reshape(b, n, t, -1)
 
 
 def tangent(
@@ -87,14 +75,13 @@ def tangent(
     There is a direction for each array of the problem; None where it stands still.
     """
     leaves, structure = jax.tree.flatten(problem)
-    masked = is_masked(problem, grid)
     moving = [i for i, direction in enumerate(directions) if direction is not None]
     count = len(leaves)
 
     def body(place: Place, *blocks: Array) -> tuple[Array, Array]:
         values, lse, along = blocks[:count], blocks[count], blocks[count + 1 :]
         part = jax.tree.unflatten(structure, values)
-        if masked:
+        if problem.masked:
             query, key, value = map(clean, (part.query, part.key, part.value))
             part = dataclasses.replace(part, query=query, key=key, value=value)
         block, fixed = block_of(part, place, grid), jax.tree.leaves(part)
@@ -140,9 +127,5 @@ def tangent(
             grid,
         ),
     )
-    # L̇ is a sum over keys, so that its product with O waits until all are read. As a contraction
-    # its transpose is one too, which XLA has faster than a sum of products.
-    every = (0, 1, 2)
-    exactly = lax.Precision.HIGHEST
-    shift = lax.dot_general(lse_dot, out, (((), ()), (every, every)), precision=exactly)
-    return lax.sub(read, shift), lse_dot
+    # L̇ is a sum over keys: its product with O waits until all are read.
+    return lax.sub(read, times_rows(lse_dot, out)), lse_dot

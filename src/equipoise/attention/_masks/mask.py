@@ -28,7 +28,7 @@ class Indices(NamedTuple):
     rows: Array
     keys: Array
     offset: Array
-    first_head: int | Array
+    first_head: int | np.int32 | Array
     num_heads: int
     num_batch: int
 
