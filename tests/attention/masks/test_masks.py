@@ -45,8 +45,8 @@ def problem(mask):
 
 def computed(mask, grid):
     """The blocks of rows and keys that are computed, in order."""
-    row, key, length = map(np.asarray, schedule_of(problem(mask), grid))
-    return list(zip(row[:length].tolist(), key[:length].tolist(), strict=True))
+    row, key, stop = map(np.asarray, schedule_of(problem(mask), grid))
+    return list(zip(row[: stop[-1]].tolist(), key[: stop[-1]].tolist(), strict=True))
 
 
 @pytest.mark.parametrize("name", MASKS)

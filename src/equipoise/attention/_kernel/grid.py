@@ -122,12 +122,12 @@ def _start(number: Index, block: int, length: int) -> tuple[Index, Index]:
 
 
 class Schedule(NamedTuple):
-    """The blocks that are computed, one after another: the first ``length`` entries of the lists.
+    """The blocks that are computed, in the order of their rows: ``stop[-1]`` entries of two lists.
 
-    Each lies so many blocks of rows and of keys from the first; those of the same rows follow one
-    another.
+    An entry lies so many blocks of rows and of keys from the first; ``stop`` has, for each block
+    of rows, the place in the lists after its last entry.
     """
 
     row: Array
     key: Array
-    length: Array
+    stop: Array

@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Callable, Sequence
-from typing import TypeVar
+from typing import TypeAlias, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +14,7 @@ from equipoise.attention._kernel.grid import Axes, Grid, Index, Place, Schedule
 
 _Totals = TypeVar("_Totals")
 _Carry = TypeVar("_Carry")
+_State: TypeAlias = tuple[Index, _Totals]
 _ZERO, _ONE = np.int32(0), np.int32(1)
 
 
@@ -28,68 +29,70 @@ def walk(
     update: Callable[[_Carry, Place, list[Array]], _Carry],
     finish: Callable[[_Totals, _Carry, Place], _Totals],
 ) -> _Totals:
-    """The totals after every block of heads and every run of blocks with the same rows.
+    """The totals after every block of heads and rows.
 
-    Each run starts a carry, updates it with the arrays' blocks at each of its places, and puts it
-    into the totals.
+    Each of them starts a carry, updates it with the arrays' blocks at each place of its schedule,
+    and puts it into the totals.
     """
-    most = schedule.row.shape[0]
-    if not most:
+    if not schedule.row.size:
         return totals
 
     def cut(place: Place, *, held: bool) -> Callable[[Array, Axes], Array]:
-        # Vectors of rows are read once a run, all else where it is used, which costs no copy.
+        # Vectors of rows are read once for all keys, all else where it is used, without a copy.
         def read(x: Array, along: Axes) -> Array:
-            by_run = along.key is None and x.ndim - 1 not in along
-            return grid.read(x, along, place) if by_run == held else x
+            by_rows = along.key is None and x.ndim - 1 not in along
+            return grid.read(x, along, place) if by_rows == held else x
 
         return read
 
-    def run(head: Index, first: Index, totals: _Totals) -> tuple[Index, _Totals]:
-        rows = grid.place(head, _entry(schedule.row, first), _ZERO)
+    def row_block(head: Index, row: Index, state: _State[_Totals]) -> _State[_Totals]:
+        first, totals = state
+        rows = grid.place(head, row, _ZERO)
         kept = list(map(cut(rows, held=True), arrays, axes))
 
-        def continues(i: Index) -> Array:
-            following = _entry(schedule.row, lax.min(i, np.int32(most - 1)))
-            same = lax.eq(following, _entry(schedule.row, first))
-            return lax.bitwise_and(lax.lt(i, schedule.length), same)
+        def at(place: Place, carry: _Carry) -> _Carry:
+            return update(carry, place, list(map(cut(place, held=False), kept, axes)))
 
-        def pair(i: Index, carry: _Carry) -> tuple[Index, _Carry]:
-            # Its row is looked up again: known from outside, XLA would make arrays of it there.
+        def pair(i: Index, carry: _Carry) -> _Carry:
+            # The row is looked up: known from outside, XLA would make arrays of it there.
             place = grid.place(head, _entry(schedule.row, i), _entry(schedule.key, i))
-            blocks = list(map(cut(place, held=False), kept, axes))
-            return lax.add(i, _ONE), update(carry, place, blocks)
+            return at(place, carry)
 
         carry = start(totals, rows)
-        if grid.key_blocks == 1 or most == 1:
-            after, carry = pair(first, carry)
-        else:
-            after, carry = _while(continues, pair, first, carry)
-        return after, finish(totals, carry, rows)
+        if grid.key_blocks == 1:
+            # It is computed even if nothing in it is allowed: it adds zeros.
+            return first, finish(totals, at(rows, carry), rows)
+        stop, carry = _loop(first, lambda: _entry(schedule.stop, row), pair, carry)
+        return stop, finish(totals, carry, rows)
 
-    def heads(head: Index, totals: _Totals) -> tuple[Index, _Totals]:
-        if most == 1:
-            # A single block is computed even if nothing in it is allowed: it adds zeros.
-            _, totals = run(head, _ZERO, totals)
-        else:
-            more = functools.partial(run, head)
-            _, totals = _while(lambda i: lax.lt(i, schedule.length), more, _ZERO, totals)
-        return lax.add(head, _ONE), totals
+    def heads(head: Index, totals: _Totals) -> _Totals:
+        rows = functools.partial(row_block, head)
+        begin: _State[_Totals] = (_ZERO, totals)
+        return _repeat(grid.row_blocks, rows, begin)[1]
 
-    if grid.head_blocks == 1:
-        return heads(_ZERO, totals)[1]
-    count = np.int32(grid.head_blocks)
-    return _while(lambda head: lax.lt(head, count), heads, _ZERO, totals)[1]
+    return _repeat(grid.head_blocks, heads, totals)
 
 
-def _while(
-    proceed: Callable[[Index], Array],
-    body: Callable[[Index, _Carry], tuple[Index, _Carry]],
-    index: Index,
+def _repeat(count: int, body: Callable[[Index, _Carry], _Carry], carry: _Carry) -> _Carry:
+    """The carry after ``body(i, carry)`` for i < count; without a loop where that is 1."""
+    if count == 1:
+        return body(_ZERO, carry)
+    return _loop(_ZERO, lambda: np.int32(count), body, carry)[1]
+
+
+def _loop(
+    first: Index,
+    stop: Callable[[], Index],
+    body: Callable[[Index, _Carry], _Carry],
     carry: _Carry,
 ) -> tuple[Index, _Carry]:
-    """Where the index ends that the body moves on, and the carry there."""
-    return lax.while_loop(lambda s: proceed(s[0]), lambda s: body(*s), (index, carry))
+    """Where the index ends that goes from one to another, the latter read anew, and the carry."""
+
+    def step(state: tuple[Index, _Carry]) -> tuple[Index, _Carry]:
+        i, carry = state
+        return lax.add(i, _ONE), body(i, carry)
+
+    return lax.while_loop(lambda state: lax.lt(state[0], stop()), step, (first, carry))
 
 
 def _entry(table: Array, index: Index) -> Array:

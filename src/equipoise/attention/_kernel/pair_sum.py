@@ -46,7 +46,7 @@ def pair_sum(
     body: _Body, schedule: Schedule, arrays: Sequence[Array], layout: Layout
 ) -> list[Array]:
     """Sums of ``body(place, *blocks)`` over the schedule."""
-    place = Place(*_PLACE * (_resized(schedule.length, ()),))
+    place = Place(*_PLACE * (_resized(schedule.stop, ()),))
     blocks = [
         _resized(x, layout.grid.shape(x.shape, a)) for x, a in zip(arrays, layout.axes, strict=True)
     ]

@@ -71,13 +71,13 @@ def schedule_of(problem: Problem, grid: Grid) -> Schedule:
         possible = found.any(axis=0)  # type: ignore[assignment]
     if isinstance(possible, np.ndarray):
         # Arrays of NumPy, so that no program makes them.
-        known: PyTree = [x.astype(np.int32) for x in np.nonzero(possible)]
-        length: PyTree = np.int32(known[0].size)
-        return Schedule(known[0], known[1], length)
-    flags = any_of_batch(possible).reshape(-1)
-    first = jnp.argsort(~flags, stable=True).astype(jnp.int32)
+        lists = *np.nonzero(possible), np.cumsum(possible.sum(axis=1))
+        known: PyTree = [x.astype(np.int32) for x in lists]
+        return Schedule._make(known)
+    possible = any_of_batch(possible)
+    first = jnp.argsort(~possible.reshape(-1), stable=True).astype(jnp.int32)
     row, key = jnp.divmod(first, np.int32(grid.key_blocks))
-    return Schedule(row, key, flags.sum(dtype=jnp.int32))
+    return Schedule(row, key, jnp.cumsum(possible.sum(axis=1, dtype=jnp.int32)))
 
 
 def _possible(mask: Mask, offset: int | Array, grid: Grid) -> Flags:
