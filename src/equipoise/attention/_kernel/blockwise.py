@@ -7,22 +7,29 @@ from typing import TypeAlias
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 
 from equipoise._jax.zeros import is_zero
 from equipoise._types import Array, PyTree
 from equipoise.attention._kernel.grid import Axes, Grid, Place, Schedule
 from equipoise.attention._kernel.loop import walk, zero_like_all
+from equipoise.attention._kernel.operations import (
+    both,
+    clean,
+    heads_first,
+    only,
+    spread,
+    times_value,
+)
 from equipoise.attention._kernel.problem import Problem
 from equipoise.attention._kernel.schedule import grid_of, grid_of_values, schedule_of
-from equipoise.attention._kernel.scores import both, dropout, scores
+from equipoise.attention._kernel.scores import dropout, scores
 from equipoise.attention._kernel.tangent import (
     BY_ROW,
     block_of,
-    clean,
     leaf_axes,
     overlap,
     tangent,
-    times_value,
 )
 
 _Totals: TypeAlias = tuple[Array, Array]
@@ -75,59 +82,65 @@ def _forward(problem: Problem, schedule: Schedule, grid: Grid) -> _Totals:
     """Streams keys past each block of rows with a running maximum; one program where eager."""
     b, t, _, k, g = problem.sizes
     e, dtype = problem.value.shape[-1], problem.dtype
-    masks = problem.mask, problem.allowed, problem.bias, problem.score_fn
-    masked = any(x is not None for x in masks) or grid.keys % grid.key_block > 0
     leaves, structure = jax.tree.flatten(problem)
     zero = zero_like_all((*leaves, *schedule), dtype)
     # Several blocks of rows meet a key again and again; a single one, only those that it reads.
-    several = schedule.order.shape[0] > 1
+    several = grid.row_blocks > 1
 
-    def start(_: _Totals) -> _Carry:
-        # A maximum that is finite from the start: beside it what is -inf has weight 0.
+    def start(totals: _Totals, rows: Place) -> _Carry:
+        # A maximum that is finite from the start: beside it what is -inf has weight 0, and what
+        # stands in the totals has, if another block of rows has written there.
         shape = (b, grid.head_block * g, grid.row_block)
         lowest = jnp.broadcast_to(zero + np.finfo(dtype).min, shape)
-        return lowest, jnp.broadcast_to(zero, shape), jnp.broadcast_to(zero, (*shape, e))
+        return lowest, jnp.broadcast_to(zero, shape), grid.read(totals[0], BY_ROW, rows)
 
     def update(carry: _Carry, place: Place, blocks: list[Array]) -> _Carry:
         top, total, acc = carry
         part = jax.tree.unflatten(structure, blocks[: len(leaves)])
-        if masked:
-            broken = blocks[-1] if several else _broken(part.value)
+        if problem.masked:
             # A masked value must reach nothing, and 0 times NaN is NaN: it counts as 0, and its key
             # is NaN, which reaches the scores of those alone who may read it.
-            part = dataclasses.replace(part, key=part.key + broken, value=clean(part.value))
+            broken = blocks[-1] if several else _broken(part.value)
+            key = lax.add(part.key, spread(broken, part.key))
+            part = dataclasses.replace(part, key=key, value=clean(part.value))
+        else:
+            # Nothing passes over the scores: the rows are fewer numbers to scale.
+            part = dataclasses.replace(part, query=part.query.astype(dtype) * part.scale, scale=1.0)
         block = block_of(part, place, grid)
         score, allowed = scores(block)
         allowed = both(allowed, overlap(place, block, grid, of_rows=False))
         if allowed is not None:
-            score = jnp.where(allowed, score, -jnp.inf)
-        peak = jnp.maximum(top, jnp.max(score, axis=-1))
-        weight = jnp.exp(score - peak[..., None])
-        shrink = jnp.exp(top - peak)
-        total = total * shrink + jnp.sum(weight, axis=-1)
+            score = only(score, allowed, -jnp.inf)
+        peak = lax.max(top, lax.reduce_max(score, (3,)))
+        weight = lax.exp(lax.sub(score, spread(peak, score)))
+        shrink = lax.exp(lax.sub(top, peak))
+        total = lax.add(lax.mul(total, shrink), lax.reduce_sum(weight, (3,)))
         factor = dropout(block)
         if factor is not None:
             weight = weight * factor
-        return peak, total, acc * shrink[..., None] + times_value(weight, block.problem.value)
+        read = heads_first(times_value(weight, block.problem.value))
+        shrunk = lax.mul(acc, spread(heads_first(shrink), acc))
+        return peak, total, lax.add(shrunk, read)
 
     def finish(totals: _Totals, carry: _Carry, rows: Place) -> _Totals:
         top, total, acc = carry
-        empty = total == 0
-        safe = jnp.where(empty, 1, total)
-        lse = jnp.where(empty, -jnp.inf, top + jnp.log(safe))
-        out = acc / safe[..., None]
+        full = total != 0
+        safe = only(total, full, 1)
+        lse = only(lax.add(top, lax.log(safe)), full, -jnp.inf)
+        out = lax.div(acc, spread(heads_first(safe), acc))
         return (
-            grid.write(totals[0], jnp.swapaxes(out, 1, 2), BY_ROW, rows),
-            grid.write(totals[1], jnp.swapaxes(lse, 1, 2), BY_ROW, rows),
+            grid.write(totals[0], out, BY_ROW, rows),
+            grid.write(totals[1], heads_first(lse), BY_ROW, rows),
         )
 
-    totals = jnp.broadcast_to(zero, (b, t, k * g, e)), jnp.broadcast_to(zero, (b, t, k * g))
+    rows = (b, t, k * g)
+    totals = jnp.broadcast_to(zero, (*rows, e)), jnp.broadcast_to(zero - jnp.inf, rows)
     arrays, axes = leaves, leaf_axes(problem)
-    if masked and several:
+    if problem.masked and several:
         arrays, axes = [*arrays, _broken(problem.value)], [*axes, Axes(head=2, key=1)]
     return walk(grid, schedule, arrays, axes, totals, start=start, update=update, finish=finish)
 
 
 def _broken(value: Array) -> Array:
     """For each key 0, or NaN if its value is not finite."""
-    return jnp.sum(value - value, axis=-1, keepdims=True)
+    return lax.reduce_sum(lax.sub(value, value), (3,))

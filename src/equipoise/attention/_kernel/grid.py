@@ -55,6 +55,16 @@ class Grid(NamedTuple):
         """How many blocks of heads there are."""
         return self.heads // self.head_block
 
+    @property
+    def row_blocks(self) -> int:
+        """How many blocks of rows there are."""
+        return -(-self.rows // self.row_block)
+
+    @property
+    def key_blocks(self) -> int:
+        """How many blocks of keys there are."""
+        return -(-self.keys // self.key_block)
+
     def shape(self, whole: tuple[int, ...], axes: Axes) -> tuple[int, ...]:
         """The shape of a block of an array of this shape."""
         size = list(whole)
@@ -84,7 +94,7 @@ class Grid(NamedTuple):
     def _corner(self, x: Array, axes: Axes, place: Place) -> list[Index]:
         start: list[Index] = [np.int32(0)] * x.ndim
         if axes.head is not None:
-            start[axes.head] = place.head * np.int32(x.shape[axes.head] // self.heads)
+            start[axes.head] = times(place.head, x.shape[axes.head] // self.heads)
         if axes.row is not None:
             start[axes.row] = place.row_start
         if axes.key is not None:
@@ -95,20 +105,29 @@ class Grid(NamedTuple):
         """Where the block lies that is so many blocks of heads, rows and keys from the first."""
         row_first, row_start = _start(row, self.row_block, self.rows)
         key_first, key_start = _start(key, self.key_block, self.keys)
-        head = head * np.int32(self.head_block)
-        return Place(head, row_start, row_first, key_start, key_first)
+        return Place(times(head, self.head_block), row_start, row_first, key_start, key_first)
+
+
+def times(index: Index, factor: int) -> Index:
+    """So many times the index."""
+    return index if factor == 1 else lax.mul(index, np.int32(factor))
 
 
 def _start(number: Index, block: int, length: int) -> tuple[Index, Index]:
     """(first index, first index read) of a block; the last one is moved back to fit."""
-    first = number * np.int32(block)
+    first = times(number, block)
     if length % block == 0:
         return first, first
     return first, lax.min(first, np.int32(length - block))
 
 
 class Schedule(NamedTuple):
-    """The key blocks of each row block: the first ``counts[i]`` entries of ``order[i]``."""
+    """The blocks that are computed, in the order of their rows: ``stop[-1]`` entries of two lists.
 
-    order: Array
-    counts: Array
+    An entry lies so many blocks of rows and of keys from the first; ``stop`` has, for each block
+    of rows, the place in the lists after its last entry.
+    """
+
+    row: Array
+    key: Array
+    stop: Array

@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Callable, Sequence
-from typing import TypeVar
+from typing import TypeAlias, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +14,8 @@ from equipoise.attention._kernel.grid import Axes, Grid, Index, Place, Schedule
 
 _Totals = TypeVar("_Totals")
 _Carry = TypeVar("_Carry")
-_ZERO = np.int32(0)
+_State: TypeAlias = tuple[Index, _Totals]
+_ZERO, _ONE = np.int32(0), np.int32(1)
 
 
 def walk(
@@ -24,7 +25,7 @@ def walk(
     axes: Sequence[Axes],
     totals: _Totals,
     *,
-    start: Callable[[_Totals], _Carry],
+    start: Callable[[_Totals, Place], _Carry],
     update: Callable[[_Carry, Place, list[Array]], _Carry],
     finish: Callable[[_Totals, _Carry, Place], _Totals],
 ) -> _Totals:
@@ -33,49 +34,70 @@ def walk(
     Each of them starts a carry, updates it with the arrays' blocks at each place of its schedule,
     and puts it into the totals.
     """
-    num_rows, most = schedule.order.shape
+    if not schedule.row.size:
+        return totals
 
-    def cut(place: Place, *, keys: bool) -> Callable[[Array, Axes], Array]:
-        # What runs over keys is read pair by pair, anything else once for the rows.
-        return lambda x, a: grid.read(x, a, place) if (a.key is not None) == keys else x
+    def cut(place: Place, *, held: bool) -> Callable[[Array, Axes], Array]:
+        # Vectors of rows are read once for all keys, all else where it is used, without a copy.
+        def read(x: Array, along: Axes) -> Array:
+            by_rows = along.key is None and x.ndim - 1 not in along
+            return grid.read(x, along, place) if by_rows == held else x
 
-    def row_block(head: Index, row: Index, totals: _Totals) -> _Totals:
+        return read
+
+    def row_block(head: Index, row: Index, state: _State[_Totals]) -> _State[_Totals]:
+        first, totals = state
         rows = grid.place(head, row, _ZERO)
-        held = list(map(cut(rows, keys=False), arrays, axes))
+        kept = list(map(cut(rows, held=True), arrays, axes))
+
+        def at(place: Place, carry: _Carry) -> _Carry:
+            return update(carry, place, list(map(cut(place, held=False), kept, axes)))
 
         def pair(i: Index, carry: _Carry) -> _Carry:
-            place = grid.place(head, row, _entry(schedule.order, row, i))
-            return update(carry, place, list(map(cut(place, keys=True), held, axes)))
+            # The row is looked up: known from outside, XLA would make arrays of it there.
+            place = grid.place(head, _entry(schedule.row, i), _entry(schedule.key, i))
+            return at(place, carry)
 
-        count = _entry(schedule.counts, row)
-        return finish(totals, _repeat(count, pair, start(totals), most=most), rows)
+        carry = start(totals, rows)
+        if grid.key_blocks == 1:
+            # It is computed even if nothing in it is allowed: it adds zeros.
+            return first, finish(totals, at(rows, carry), rows)
+        stop, carry = _loop(first, lambda: _entry(schedule.stop, row), pair, carry)
+        return stop, finish(totals, carry, rows)
 
     def heads(head: Index, totals: _Totals) -> _Totals:
-        return _repeat(num_rows, functools.partial(row_block, head), totals, most=num_rows)
+        rows = functools.partial(row_block, head)
+        begin: _State[_Totals] = (_ZERO, totals)
+        return _repeat(grid.row_blocks, rows, begin)[1]
 
-    return _repeat(grid.head_blocks, heads, totals, most=grid.head_blocks)
-
-
-def _entry(table: Array, *index: Index) -> Array:
-    """An entry of a table, whose indices are known to lie within it."""
-    size = (1,) * len(index)
-    return lax.dynamic_slice(table, index, size, allow_negative_indices=False).reshape(())
+    return _repeat(grid.head_blocks, heads, totals)
 
 
-def _repeat(
-    count: int | Array, body: Callable[[Index, _Carry], _Carry], carry: _Carry, *, most: int
-) -> _Carry:
-    """The carry after ``body(i, carry)`` for i < count ≤ most; without a loop where most is 1.
-
-    A single block may be computed though nothing in it is allowed: it adds zeros.
-    """
-    if most == 1:
+def _repeat(count: int, body: Callable[[Index, _Carry], _Carry], carry: _Carry) -> _Carry:
+    """The carry after ``body(i, carry)`` for i < count; without a loop where that is 1."""
+    if count == 1:
         return body(_ZERO, carry)
+    return _loop(_ZERO, lambda: np.int32(count), body, carry)[1]
 
-    def step(i: Array, carry: _Carry) -> _Carry:
-        return body(lax.convert_element_type(i, jnp.int32), carry)
 
-    return lax.fori_loop(_ZERO, jnp.asarray(count, jnp.int32), step, carry)
+def _loop(
+    first: Index,
+    stop: Callable[[], Index],
+    body: Callable[[Index, _Carry], _Carry],
+    carry: _Carry,
+) -> tuple[Index, _Carry]:
+    """Where the index ends that goes from one to another, the latter read anew, and the carry."""
+
+    def step(state: tuple[Index, _Carry]) -> tuple[Index, _Carry]:
+        i, carry = state
+        return lax.add(i, _ONE), body(i, carry)
+
+    return lax.while_loop(lambda state: lax.lt(state[0], stop()), step, (first, carry))
+
+
+def _entry(table: Array, index: Index) -> Array:
+    """An entry of a table, whose index is known to lie within it."""
+    return lax.dynamic_slice(table, (index,), (1,), allow_negative_indices=False).reshape(())
 
 
 def zero_like_all(arrays: Sequence[Array], dtype: jnp.dtype) -> Array:

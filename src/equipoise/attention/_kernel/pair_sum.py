@@ -23,7 +23,7 @@ from equipoise.attention._kernel.loop import walk, zero_like_all
 from equipoise.attention._kernel.products import evaluate
 
 _Body = Callable[..., Sequence[Array]]
-_PLACE = len(Place._fields)
+_PLACE, _SCHEDULE = len(Place._fields), len(Schedule._fields)
 
 
 class Output(NamedTuple):
@@ -46,8 +46,7 @@ def pair_sum(
     body: _Body, schedule: Schedule, arrays: Sequence[Array], layout: Layout
 ) -> list[Array]:
     """Sums of ``body(place, *blocks)`` over the schedule."""
-    start = jax.typeof(jnp.int32(0))
-    place = Place(*3 * (start,), *2 * (_resized(schedule.order, ()),))
+    place = Place(*_PLACE * (_resized(schedule.stop, ()),))
     blocks = [
         _resized(x, layout.grid.shape(x.shape, a)) for x, a in zip(arrays, layout.axes, strict=True)
     ]
@@ -61,6 +60,11 @@ def pair_sum(
 
 def _sums(operands: Sequence[Array], body: ClosedProgram, layout: Layout) -> list[Array]:
     return list(_pair_sum_p.bind(*operands, body=body, layout=layout))  # type: ignore[no-untyped-call]
+
+
+def _split(operands: Sequence[PyTree]) -> tuple[Schedule, Sequence[PyTree]]:
+    """The schedule and the arrays."""
+    return Schedule(*operands[:_SCHEDULE]), operands[_SCHEDULE:]
 
 
 def _resized(x: PyTree, shape: tuple[int, ...]) -> PyTree:
@@ -82,11 +86,10 @@ def _with_operands(program: ClosedProgram) -> ClosedProgram:
     return jax.make_jaxpr(run)(*avals[:_PLACE], *map(jax.typeof, captured), *avals[_PLACE:])
 
 
-def _evaluate(
-    order: Array, counts: Array, *arrays: Array, body: ClosedProgram, layout: Layout
-) -> list[Array]:
+def _evaluate(*operands: Array, body: ClosedProgram, layout: Layout) -> list[Array]:
     axes, outputs, grid = layout
-    nothing = {o.dtype: zero_like_all((order, *arrays), o.dtype) for o in outputs}
+    schedule, arrays = _split(operands)
+    nothing = {o.dtype: zero_like_all(operands, o.dtype) for o in outputs}
 
     def add(total: Array, part: Array, a: Axes, place: Place) -> Array:
         return grid.write(total, grid.read(total, a, place) + part, a, place)
@@ -101,33 +104,31 @@ def _evaluate(
     totals = [jnp.broadcast_to(nothing[o.dtype], o.shape) for o in outputs]
     return walk(
         grid,
-        Schedule(order, counts),
+        schedule,
         arrays,
         axes,
         totals,
-        start=lambda totals: totals,
+        start=lambda totals, _: totals,
         update=update,
         finish=lambda _, totals, __: totals,
     )
 
 
-def _abstract(
-    order: PyTree, counts: PyTree, *arrays: PyTree, body: ClosedProgram, layout: Layout
-) -> Sequence[PyTree]:
-    del counts, body
+def _abstract(*operands: PyTree, body: ClosedProgram, layout: Layout) -> Sequence[PyTree]:
+    del body
 
     def outline(*args: Array) -> list[Array]:
         return [jnp.broadcast_to(zero_like_all(args, o.dtype), o.shape) for o in layout.outputs]
 
-    return jax.make_jaxpr(outline)(order, *arrays).out_avals
+    return jax.make_jaxpr(outline)(*operands).out_avals
 
 
 def _jvp(
     primals: Sequence[Array], tangents: Sequence[PyTree], *, body: ClosedProgram, layout: Layout
 ) -> tuple[list[Array], list[Array]]:
-    order, counts, *arrays = primals
+    schedule, arrays = _split(primals)
     out = _sums(primals, body, layout)
-    moving = [i for i, t in enumerate(tangents[2:]) if not is_zero(t)]
+    moving = [i for i, t in enumerate(_split(tangents)[1]) if not is_zero(t)]
     run = as_function(body)
     count = len(arrays)
 
@@ -142,21 +143,19 @@ def _jvp(
 
         return jax.jvp(along, tuple(fixed[i] for i in moving), tuple(directions))[1]
 
-    directions = [tangents[2 + i] for i in moving]
+    directions = [tangents[_SCHEDULE + i] for i in moving]
     axes = layout.axes + tuple(layout.axes[i] for i in moving)
-    schedule = Schedule(order, counts)
     return out, pair_sum(tangent, schedule, [*arrays, *directions], layout._replace(axes=axes))
 
 
 def _transpose(
     cotangents: Sequence[PyTree],
-    order: Array,
-    counts: Array,
-    *arrays: PyTree,
+    *operands: PyTree,
     body: ClosedProgram,
     layout: Layout,
 ) -> list[Array | None]:
     axes, outputs, grid = layout
+    schedule, arrays = _split(operands)
     linear = [i for i, x in enumerate(arrays) if is_linear(x)]
     known = [i for i in range(len(arrays)) if i not in linear]
     given = [i for i, ct in enumerate(cotangents) if not is_zero(ct)]
@@ -175,7 +174,7 @@ def _transpose(
 
     sums = pair_sum(
         transposed,
-        Schedule(order, counts),
+        schedule,
         [*(arrays[i] for i in known), *(cotangents[i] for i in given)],
         Layout(
             tuple(axes[i] for i in known) + tuple(outputs[i].axes for i in given),
@@ -184,17 +183,17 @@ def _transpose(
         ),
     )
     found = dict(zip(linear, sums, strict=True))
-    return [None, None, *(found.get(i) for i in range(len(arrays)))]
+    return [*[None] * _SCHEDULE, *(found.get(i) for i in range(len(arrays)))]
 
 
 def _batch(
     args: Sequence[Array], dims: Sequence[int | None], *, body: ClosedProgram, layout: Layout
 ) -> tuple[list[Array], list[int]]:
-    order, counts, *arrays = args
-    if any(d is not None for d in dims[:2]):
+    schedule, arrays = _split(args)
+    if any(d is not None for d in dims[:_SCHEDULE]):
         raise NotImplementedError("a schedule is shared by all entries of a vmap")
     size = next(x.shape[d] for x, d in zip(args, dims, strict=True) if d is not None)
-    at = dims[2:]
+    at = dims[_SCHEDULE:]
     run = jax.vmap(
         lambda place, *blocks: as_function(body)(*place, *blocks),
         in_axes=(None, *(None if d is None else 0 for d in at)),
@@ -202,7 +201,7 @@ def _batch(
     )
     out = pair_sum(
         run,
-        Schedule(order, counts),
+        schedule,
         [x if d is None else jnp.moveaxis(x, d, 0) for x, d in zip(arrays, at, strict=True)],
         Layout(
             tuple(a if d is None else a.shifted() for a, d in zip(layout.axes, at, strict=True)),

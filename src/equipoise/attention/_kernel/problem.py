@@ -67,6 +67,12 @@ class Problem:
         """The dtype of scores, sums and weights: at least float32."""
         return wide(self.query.dtype)
 
+    @property
+    def masked(self) -> bool:
+        """Whether there may be pairs that do not attend, whose vectors must then reach nothing."""
+        masks = self.mask, self.allowed, self.bias, self.score_fn
+        return any(x is not None for x in masks)
+
     def as_arrays(self) -> "Problem":
         """The problem with nothing but arrays for leaves, to trace and to differentiate."""
         return dataclasses.replace(
@@ -124,12 +130,5 @@ def indices(block: Block) -> Indices:
     """The indices of a block's pairs."""
     problem = block.problem
     b, _, _, k, g = problem.sizes
-    row = block.rows[None, None, :, None]
-    offset = jnp.asarray(problem.offset, jnp.int32).reshape(-1, 1, 1, 1)
-    return Indices(
-        jnp.arange(b, dtype=jnp.int32)[:, None, None, None],
-        (block.head + jnp.arange(k * g, dtype=jnp.int32))[None, :, None, None],
-        row,
-        row + offset,
-        block.keys[None, None, None, :],
-    )
+    offset = _array(problem.offset, jnp.int32).reshape(-1)
+    return Indices(block.rows, block.keys, offset, block.head, k * g, b)

@@ -64,21 +64,20 @@ def _ends(length: int, block: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def schedule_of(problem: Problem, grid: Grid) -> Schedule:
-    """The key blocks that each row block needs, known while tracing unless a mask holds arrays."""
-    possible: Flags = np.ones(
-        (-(-grid.rows // grid.row_block), -(-grid.keys // grid.key_block)), bool
-    )
+    """The pairs of blocks to compute, known while tracing unless a mask holds arrays."""
+    possible: Flags = np.ones((grid.row_blocks, grid.key_blocks), bool)
     if problem.mask is not None:
         found = _possible(problem.mask, problem.offset, grid) & possible[None]
         possible = found.any(axis=0)  # type: ignore[assignment]
     if isinstance(possible, np.ndarray):
         # Arrays of NumPy, so that no program makes them.
-        first: PyTree = np.argsort(~possible, axis=1, kind="stable").astype(np.int32)
-        counts: PyTree = possible.sum(axis=1, dtype=np.int32)
-        return Schedule(first, counts)
+        lists = *np.nonzero(possible), np.cumsum(possible.sum(axis=1))
+        known: PyTree = [x.astype(np.int32) for x in lists]
+        return Schedule._make(known)
     possible = any_of_batch(possible)
-    order = jnp.argsort(~possible, axis=1, stable=True).astype(jnp.int32)
-    return Schedule(order, possible.sum(axis=1, dtype=jnp.int32))
+    first = jnp.argsort(~possible.reshape(-1), stable=True).astype(jnp.int32)
+    row, key = jnp.divmod(first, np.int32(grid.key_blocks))
+    return Schedule(row, key, jnp.cumsum(possible.sum(axis=1, dtype=jnp.int32)))
 
 
 def _possible(mask: Mask, offset: int | Array, grid: Grid) -> Flags:

@@ -3,12 +3,8 @@
 import jax.numpy as jnp
 
 from equipoise._types import Array
+from equipoise.attention._kernel.operations import both, heads_first, only, product
 from equipoise.attention._kernel.problem import Block, indices
-
-
-def both(a: Array | None, b: Array | None) -> Array | None:
-    """Where both permit; None permits all."""
-    return b if a is None else a if b is None else a & b
 
 
 def scores(block: Block) -> tuple[Array, Array | None]:
@@ -19,11 +15,11 @@ def scores(block: Block) -> tuple[Array, Array | None]:
     problem = block.problem
     b, t, s, k, g = problem.sizes
     dtype = problem.dtype
-    query = jnp.swapaxes(problem.query.astype(dtype) * problem.scale, 1, 2)
-    key = jnp.swapaxes(problem.key.astype(dtype), 1, 2)
+    query = heads_first(problem.query.astype(dtype))
+    key = heads_first(problem.key.astype(dtype))
     # Query heads that share a key head are further rows of one product.
-    score = jnp.einsum("bkrh,bksh->bkrs", query.reshape(b, k, g * t, -1), key)
-    score = score.reshape(b, k * g, t, s)
+    score = product(query.reshape(b, k, g * t, query.shape[-1]), key, along=3)
+    score = score.reshape(b, k * g, t, s) * problem.scale
     at = indices(block)
     allowed = problem.allowed
     if problem.mask is not None:
@@ -35,7 +31,7 @@ def scores(block: Block) -> tuple[Array, Array | None]:
         allowed, bias = both(allowed, finite), jnp.where(finite, bias, 0)
     if allowed is not None:
         # Masked first, so that nothing that a masked key holds enters what follows.
-        score = jnp.where(allowed, score, 0)
+        score = only(score, allowed, 0)
     if bias is not None:
         score = score + bias
     if problem.soft_cap is not None:

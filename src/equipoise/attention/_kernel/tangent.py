@@ -5,12 +5,22 @@ from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 
 from equipoise._types import Array, PyTree
-from equipoise.attention._kernel.grid import Axes, Grid, Place, Schedule
+from equipoise.attention._kernel.grid import Axes, Grid, Place, Schedule, times
+from equipoise.attention._kernel.operations import (
+    both,
+    clean,
+    heads_first,
+    only,
+    spread,
+    times_rows,
+    times_value,
+)
 from equipoise.attention._kernel.pair_sum import Layout, Output, pair_sum
 from equipoise.attention._kernel.problem import Block, Problem
-from equipoise.attention._kernel.scores import both, dropout, scores
+from equipoise.attention._kernel.scores import dropout, scores
 
 # Of (b, t, n, ...): the outputs and what is like them.
 BY_ROW = Axes(head=2, row=1)
@@ -37,9 +47,9 @@ def leaf_axes(problem: Problem) -> list[Axes]:
 
 def block_of(problem: Problem, place: Place, grid: Grid) -> Block:
     """The block at a place, of a problem whose arrays were cut to it."""
-    rows = place.row_start + jnp.arange(grid.row_block, dtype=jnp.int32)
-    keys = place.key_start + jnp.arange(grid.key_block, dtype=jnp.int32)
-    return Block(problem, place.head * problem.sizes[-1], rows, keys)
+    rows = lax.add(lax.iota(jnp.int32, grid.row_block), place.row_start)
+    keys = lax.add(lax.iota(jnp.int32, grid.key_block), place.key_start)
+    return Block(problem, times(place.head, problem.sizes[-1]), rows, keys)
 
 
 def overlap(place: Place, block: Block, grid: Grid, *, of_rows: bool) -> Array | None:
@@ -50,20 +60,6 @@ def overlap(place: Place, block: Block, grid: Grid, *, of_rows: bool) -> Array |
     if of_rows and grid.rows % grid.row_block:
         fresh = both((block.rows >= place.row_first)[None, None, :, None], fresh)
     return fresh
-
-
-def clean(x: Array) -> Array:
-    """The array with 0 for what is not finite."""
-    return jnp.where(jnp.isfinite(x), x, 0)
-
-
-def times_value(weight: Array, value: Array) -> Array:
-    """(b, n, t, s) × (b, s, k, e) → (b, n, t, e); query heads of a group share the rows."""
-    b, n, t, s = weight.shape
-    keys = jnp.swapaxes(value.astype(weight.dtype), 1, 2)
-    k = keys.shape[1]
-    out = jnp.einsum("bkrs,bkse->bkre", weight.reshape(b, k, n // k * t, s), keys)
-    return out.reshape(b, n, t, -1)
 
 
 def tangent(
@@ -83,11 +79,11 @@ def tangent(
     count = len(leaves)
 
     def body(place: Place, *blocks: Array) -> tuple[Array, Array]:
-        values, (out, lse), along = blocks[:count], blocks[count : count + 2], blocks[count + 2 :]
+        values, lse, along = blocks[:count], blocks[count], blocks[count + 1 :]
         part = jax.tree.unflatten(structure, values)
-        part = dataclasses.replace(
-            part, query=clean(part.query), key=clean(part.key), value=clean(part.value)
-        )
+        if problem.masked:
+            query, key, value = map(clean, (part.query, part.key, part.value))
+            part = dataclasses.replace(part, query=query, key=key, value=value)
         block, fixed = block_of(part, place, grid), jax.tree.leaves(part)
 
         def moved(*variables: Array) -> tuple[Array, Array | None]:
@@ -100,34 +96,36 @@ def tangent(
             moved, tuple(fixed[i] for i in moving), along, has_aux=True
         )
         allowed = both(allowed, overlap(place, block, grid, of_rows=True))
-        lse = jnp.swapaxes(lse, 1, 2)[..., None]
-        shifted = score - jnp.where(jnp.isneginf(lse), 0, lse)
+        lse = heads_first(lse)
+        safe = only(lse, lse != -jnp.inf, 0)
+        shifted = lax.sub(score, spread(safe, score))
         if allowed is not None:
-            shifted = jnp.where(allowed, shifted, -jnp.inf)
-        weight = jnp.exp(shifted)
-        change = weight * score_dot
+            shifted = only(shifted, allowed, -jnp.inf)
+        weight = lax.exp(shifted)
+        change = lax.mul(weight, score_dot)
         if allowed is not None:
-            change = jnp.where(allowed, change, 0)
-        lse_dot = jnp.sum(change, axis=-1)
+            change = only(change, allowed, 0)
+        lse_dot = lax.reduce_sum(change, (3,))
         factor = dropout(block)
         if factor is not None:
             weight, change = weight * factor, change * factor
-        out_dot = times_value(change, part.value) - lse_dot[..., None] * jnp.swapaxes(out, 1, 2)
+        read = times_value(change, part.value)
         known = dict(zip(moving, along, strict=True))
         value_dot = jax.tree.unflatten(structure, [known.get(i) for i in range(count)]).value
         if value_dot is not None:
-            out_dot = out_dot + times_value(weight, value_dot)
-        return jnp.swapaxes(out_dot, 1, 2), jnp.swapaxes(lse_dot, 1, 2)
+            read = lax.add(read, times_value(weight, value_dot))
+        return heads_first(read), heads_first(lse_dot)
 
     axes = leaf_axes(problem)
-    out_dot, lse_dot = pair_sum(
+    read, lse_dot = pair_sum(
         body,
         schedule,
-        [*leaves, out, lse, *(d for d in directions if d is not None)],
+        [*leaves, lse, *(d for d in directions if d is not None)],
         Layout(
-            (*axes, BY_ROW, BY_ROW, *(axes[i] for i in moving)),
+            (*axes, BY_ROW, *(axes[i] for i in moving)),
             tuple(Output(x.shape, x.dtype, BY_ROW) for x in (out, lse)),
             grid,
         ),
     )
-    return out_dot, lse_dot
+    # L̇ is a sum over keys: its product with O waits until all are read.
+    return lax.sub(read, times_rows(lse_dot, out)), lse_dot

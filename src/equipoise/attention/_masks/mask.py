@@ -8,6 +8,7 @@ last index alone: what no pair may enter is never computed, and nothing of size 
 from collections.abc import Iterator
 from typing import NamedTuple, TypeAlias
 
+import jax.numpy as jnp
 import numpy as np
 
 from equipoise._check import at, type_error
@@ -19,16 +20,43 @@ Bounds: TypeAlias = tuple[Flags, Flags]
 
 
 class Indices(NamedTuple):
-    """Where the pairs of a block lie: ``row`` counts the query array, ``query`` adds the offset.
+    """Where the pairs of a block lie: rows (t,), keys (s,), and its batch entries and heads.
 
-    All broadcast to (batch, head, row, key).
+    What it tells of them broadcasts to (batch, head, row, key), and is made where it is asked for.
     """
 
-    batch: Array
-    head: Array
-    row: Array
-    query: Array
-    key: Array
+    rows: Array
+    keys: Array
+    offset: Array
+    first_head: int | np.int32 | Array
+    num_heads: int
+    num_batch: int
+
+    @property
+    def batch(self) -> Array:
+        """Which entry of the batch."""
+        return jnp.arange(self.num_batch, dtype=jnp.int32)[:, None, None, None]
+
+    @property
+    def head(self) -> Array:
+        """Which query head."""
+        heads = self.first_head + jnp.arange(self.num_heads, dtype=jnp.int32)
+        return heads[None, :, None, None]
+
+    @property
+    def row(self) -> Array:
+        """Which row of the query array."""
+        return self.rows[None, None, :, None]
+
+    @property
+    def query(self) -> Array:
+        """Which position."""
+        return self.row + self.offset[:, None, None, None]
+
+    @property
+    def key(self) -> Array:
+        """Which key."""
+        return self.keys[None, None, None, :]
 
 
 class Extent(NamedTuple):
