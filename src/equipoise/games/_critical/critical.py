@@ -18,6 +18,8 @@ from equipoise.games._critical.critical_step import (
     resonance,
 )
 from equipoise.games._critical.crossing import BATCH, Measure, explore, polish
+from equipoise.games._critical.derivative import with_derivative
+from equipoise.games._critical.directions import Directions, moving
 from equipoise.games._rules.dynamics import common_dtype, typed
 from equipoise.games._rules.game import Game, Players
 from equipoise.games._rules.numerics import rounding
@@ -28,7 +30,6 @@ from equipoise.games._spectrum.spectrum import (
     cluster,
     eigenvalue_gap,
     family_of,
-    leading_eigenvalue,
     norm,
 )
 
@@ -108,13 +109,19 @@ def critical_step_size(
     family = family_of(game, rule, equilibrium, step_ratios)
     limit = checked_step_size("max_step_size", max_step_size)
     limit = typed(limit, common_dtype(family.players))
-    found = _found(*jax.lax.stop_gradient((family, limit)), num)
-    step_size, neutral = _with_derivative(family, (found.step_size, found.neutral_step_size))
-    return dataclasses.replace(found, step_size=step_size, neutral_step_size=neutral)
+    found, lost = _found(*jax.lax.stop_gradient((family, limit)), num)
+    steps = found.step_size, found.neutral_step_size, found.attracted_step_size
+    step_size, neutral, attracted = with_derivative(family, lost, steps)
+    return dataclasses.replace(
+        found,
+        step_size=step_size,
+        neutral_step_size=neutral,
+        attracted_step_size=attracted,
+    )
 
 
-def _found(family: Family, limit: Array, num: int) -> CriticalStep:
-    """The critical step, by NumPy where everything is known."""
+def _found(family: Family, limit: Array, num: int) -> tuple[CriticalStep, Array]:
+    """The critical step and the eigenvalue of each event, by NumPy where everything is known."""
     if any(map(is_traced, jax.tree.leaves((family, limit)))):
         return search_compiled(family, limit, num)
     start = measured(family, np.zeros(BATCH, limit.dtype))
@@ -143,86 +150,60 @@ def measured(family: Family, etas: Array) -> tuple[Array, Array, Array]:
 
 
 @functools.partial(jax.jit, static_argnums=2)
-def search_compiled(family: Family, limit: Array, num: int) -> CriticalStep:
+def search_compiled(family: Family, limit: Array, num: int) -> tuple[CriticalStep, Array]:
+    """The search as one program."""
     measure = functools.partial(measured, family)
     _, slopes, _ = measure(jnp.zeros(1, limit.dtype))
     return _search(measure, slopes[0], limit, num)
 
 
-def _search(measure: Measure, slope: Array, limit: Array, num: int) -> CriticalStep:
+def _search(measure: Measure, slope: Array, limit: Array, num: int) -> tuple[CriticalStep, Array]:
     xp = namespace(limit)
     # Infinite where the game is flat, NaN where the update has no derivative.
     scale = 1 / norm(slope)
     undefined = xp.isnan(scale)
-    bracket = explore(measure, slope.shape[-1], scale, limit, num)
-    etas = polish(measure, bracket)
+    bracket, known = explore(measure, slope.shape[-1], scale, limit, num)
+    etas, lost_values = polish(measure, bracket, known)
     probe = xp.where(undefined, limit, xp.minimum(scale, limit))
     matrices, _, residuals = measure(xp.concatenate([etas, probe[None]]))
-    there = matrices[:2]
-    critical = cluster(eigenvalues(there), eigenvalue_gap(there))
 
     attracts = bracket.low > 0
     etas = xp.where(bracket.found, xp.where(attracts, etas, 0), xp.inf)
-    step_size, neutral = xp.where(bracket.known & ~undefined, etas, xp.nan)
+    step_size, neutral, attracted = xp.where(bracket.known & ~undefined, etas, xp.nan)
+    is_attractor = ~(step_size == 0)
+    attracted = xp.where(is_attractor, step_size, attracted)
+    known = Directions(*(xp.where(is_attractor, 0, count) for count in known))
     # One crossing loses both; the two ways to polish it agree to rounding.
-    same = xp.abs(neutral - step_size) <= rounding(neutral.dtype, 0.6) * step_size
-    neutral = xp.where(same, step_size, xp.maximum(neutral, step_size))
+    same = xp.abs(neutral - attracted) <= rounding(neutral.dtype, 0.6) * neutral
+    same = same & xp.isfinite(neutral)
+    neutral = xp.where(same, attracted, xp.maximum(neutral, step_size))
+
+    values = eigenvalues(matrices[:3])
+    near = eigenvalue_gap(matrices[:3])
+    sizes = moving(values, xp.abs(values - 1), known.flat)
+    top = xp.argmin(xp.abs(values - lost_values[:, None]), axis=-1)
+    size = xp.abs(values[np.arange(3), top])[:, None]
+    # Beside the flat ones lie those that are hardly attracted, beyond it those that are repelled.
+    inner = (sizes >= 0) & (sizes <= size + near[:, None])
+    inner = inner & (is_attractor | (xp.abs(values - 1) > near[:, None]))
+    critical = cluster(values, near, top, inner)
     lost = attracts & bracket.found & bracket.known & ~undefined
-    which = xp.where(lost[0], 0, 1)
+    which = xp.where(lost[0], 0, xp.where(lost[2], 2, 1))
     is_lost, eigenvalue = lost[which], xp.where(attracts, critical.eigenvalue, 1)[which]
     angle = xp.abs(xp.angle(eigenvalue))
-    near = rounding(angle.dtype, 0.4)
-    kind = xp.where(angle < near, FOLD, xp.where(angle > xp.pi - near, FLIP, NEIMARK_SACKER))
-    return CriticalStep(
+    few = rounding(angle.dtype, 0.4)
+    kind = xp.where(angle < few, FOLD, xp.where(angle > xp.pi - few, FLIP, NEIMARK_SACKER))
+    found = CriticalStep(
         step_size=step_size,
         neutral_step_size=neutral,
+        attracted_step_size=attracted,
+        num_flat=known.flat,
+        num_repelling=known.repelling,
         eigenvalue=eigenvalue,
         angle=angle,
         kind=xp.where(is_lost, kind, NOT_LOST).astype(np.int32),
         resonance=xp.where(is_lost, resonance(angle), 0),
         simple=critical.simple[which] & is_lost,
-        residual=residuals[2],
+        residual=residuals[3],
     )
-
-
-@jax.custom_jvp
-def _with_derivative(family: Family, etas: tuple[Array, Array]) -> tuple[Array, Array]:
-    """Critical steps η, with the derivative −∂log|λ| / ∂_η log|λ| by all that M(η) depends on."""
-    return etas
-
-
-@_with_derivative.defjvp
-def _with_derivative_jvp(
-    primals: tuple[Family, tuple[Array, Array]], tangents: tuple[Family, tuple[Array, Array]]
-) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
-    family, etas = primals
-    along = jax.jvp(lambda f: _log_moduli(f, etas), (family,), (tangents[0],))[1]
-    return etas, _moved(family, etas, along)
-
-
-def _log_modulus(family: Family, eta: Array) -> Array:
-    """Of the eigenvalue that is lost at η; a constant where none is."""
-    is_lost = (eta > 0) & jnp.isfinite(eta)
-    matrix = family.at_rest(jnp.where(is_lost, eta, 0))
-    some = jnp.diag(jnp.linspace(1, 2, len(matrix), dtype=matrix.dtype))
-    matrix = jnp.where(is_lost, matrix, some)
-    spectrum = jnp.linalg.eig(jax.lax.stop_gradient(matrix))
-    return jnp.log(jnp.abs(leading_eigenvalue(matrix, *spectrum)))
-
-
-@jax.jit
-def _log_moduli(family: Family, etas: tuple[Array, Array]) -> tuple[Array, ...]:
-    return tuple(jax.vmap(lambda eta: _log_modulus(family, eta))(jnp.stack(etas)))
-
-
-@jax.jit
-def _moved(
-    family: Family, etas: tuple[Array, Array], along: tuple[Array, Array]
-) -> tuple[Array, ...]:
-    """−∂log|λ| / ∂_η log|λ|, where the numerator is known."""
-
-    def speed(eta: Array) -> Array:
-        return jax.jvp(lambda s: _log_modulus(family, s), (eta,), (jnp.ones_like(eta),))[1]
-
-    speeds = jax.lax.stop_gradient(jax.vmap(speed)(jnp.stack(etas)))
-    return tuple(-a / jnp.where(s == 0, jnp.inf, s) for a, s in zip(along, speeds, strict=True))
+    return found, critical.eigenvalue

@@ -96,10 +96,10 @@ def leading(values: Array) -> Array:
 
 
 class _Cluster(NamedTuple):
-    """The eigenvalues that meet at the leading one.
+    """The eigenvalues that meet at one of them.
 
     Attributes:
-        eigenvalue: The leading one.
+        eigenvalue: That one.
         members: Which meet there.
         simple: Whether it and its conjugate are the only ones on the circle, and simple.
     """
@@ -114,38 +114,46 @@ def eigenvalue_gap(matrices: Array) -> Array:
     return rounding(matrices.dtype, 0.4) * namespace(matrices).maximum(1, norm(matrices))
 
 
-def cluster(values: Array, near: Array) -> _Cluster:
-    """The leading eigenvalue with those that cannot be told from it, of each row of values."""
-    xp = namespace(values)
-    top = xp.take_along_axis(values, leading(values)[..., None], -1)
+def cluster(values: Array, near: Array, top: Array, among: Array) -> _Cluster:
+    """Of each row of values, the one at ``top`` with those that cannot be told from it.
+
+    Only values ``among`` which it is are looked at to find whether it is simple.
+    """
+    xp = namespace(values, top)
+    value = xp.take_along_axis(values, top[..., None], -1)
     near = near[..., None]
-    members = xp.abs(values - top) <= near
-    conjugates = xp.abs(values - xp.conj(top)) <= near
-    on_circle = xp.abs(xp.abs(values) - xp.abs(top)) <= near
+    members = xp.abs(values - value) <= near
+    conjugates = xp.abs(values - xp.conj(value)) <= near
+    on_circle = among & (xp.abs(xp.abs(values) - xp.abs(value)) <= near)
     alone = ~xp.any(on_circle & ~members & ~conjugates, axis=-1)
-    return _Cluster(top[..., 0], members, (members.sum(-1) == 1) & alone)
+    return _Cluster(value[..., 0], members, (members.sum(-1) == 1) & alone)
+
+
+def leading_eigenvalue(matrix: Array, values: Array, vectors: Array) -> Array:
+    """The leading one of a matrix's eigenvalues; see ``eigenvalue_at``."""
+    return eigenvalue_at(matrix, values, vectors, leading(values))
 
 
 @jax.custom_jvp
-def leading_eigenvalue(matrix: Array, values: Array, vectors: Array) -> Array:
-    """The leading one of a matrix's eigenvalues, which come with unit eigenvectors.
+def eigenvalue_at(matrix: Array, values: Array, vectors: Array, index: Array) -> Array:
+    """One of a matrix's eigenvalues, which come with unit eigenvectors.
 
     Its derivative is that of the mean of those that meet there.
     """
-    return values[leading(values)]
+    return values[index]
 
 
-@leading_eigenvalue.defjvp
-def _leading_eigenvalue_jvp(
-    primals: tuple[Array, Array, Array], tangents: tuple[Array, Array, Array]
+@eigenvalue_at.defjvp
+def _eigenvalue_at_jvp(
+    primals: tuple[Array, Array, Array, Array], tangents: tuple[Array, Array, Array, Array]
 ) -> tuple[Array, Array]:
-    matrix, values, vectors = primals
-    top = cluster(values, eigenvalue_gap(matrix))
-    weights = top.members.astype(values.dtype)
+    matrix, values, vectors, index = primals
+    met = cluster(values, eigenvalue_gap(matrix), index, jnp.ones(values.shape, bool))
+    weights = met.members.astype(values.dtype)
     weights = weights / jnp.sum(weights)
     # P = V C V⁻¹, so that trace(P dM) is the derivative of the cluster's mean.
     projector = jnp.linalg.solve(vectors.T, (vectors * weights[None, :]).T).T
-    return top.eigenvalue, jnp.sum(projector * tangents[0].T.astype(projector.dtype))
+    return met.eigenvalue, jnp.sum(projector * tangents[0].T.astype(projector.dtype))
 
 
 def eigenvalue_noise(matrix: Array, vectors: Array) -> Array:
