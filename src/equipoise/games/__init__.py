@@ -22,6 +22,7 @@ from equipoise.games._critical.critical_step import (
     CriticalStep,
     Kind,
 )
+from equipoise.games._critical.normal_form import NormalForm, Outcome, normal_form
 from equipoise.games._critical.simulated import SimulatedCriticalStep, simulated_critical_step_size
 from equipoise.games._maps.basins import Basins, basins
 from equipoise.games._maps.cycle import Cycle, cycle
@@ -93,6 +94,9 @@ __all__ = [  # noqa: RUF022
     "CriticalStep",
     "simulated_critical_step_size",
     "SimulatedCriticalStep",
+    "normal_form",
+    "NormalForm",
+    "Outcome",
     "compare",
     "Comparison",
     "Kind",

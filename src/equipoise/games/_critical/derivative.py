@@ -31,7 +31,7 @@ def _with_derivative_jvp(
     return etas, _moved(family, lost, etas, along)
 
 
-def _log_modulus(family: Family, lost: Array, eta: Array) -> Array:
+def log_modulus(family: Family, lost: Array, eta: Array) -> Array:
     """Of the eigenvalue that is lost at η; a constant where none is."""
     is_lost = (eta > 0) & jnp.isfinite(eta)
     matrix = family.at_rest(jnp.where(is_lost, eta, 0))
@@ -44,7 +44,7 @@ def _log_modulus(family: Family, lost: Array, eta: Array) -> Array:
 
 @jax.jit
 def _log_moduli(family: Family, lost: Array, etas: _Steps) -> _Steps:
-    each: Callable[[Array, Array], Array] = jax.vmap(functools.partial(_log_modulus, family))
+    each: Callable[[Array, Array], Array] = jax.vmap(functools.partial(log_modulus, family))
     return tuple(each(lost, jnp.stack(etas)))
 
 
@@ -54,7 +54,7 @@ def _moved(family: Family, lost: Array, etas: _Steps, along: _Steps) -> _Steps:
 
     def speed(value: Array, eta: Array) -> Array:
         one = jnp.ones_like(eta)
-        return jax.jvp(lambda s: _log_modulus(family, value, s), (eta,), (one,))[1]
+        return jax.jvp(lambda s: log_modulus(family, value, s), (eta,), (one,))[1]
 
     speeds = jax.lax.stop_gradient(jax.vmap(speed)(lost, jnp.stack(etas)))
     return tuple(-a / jnp.where(s == 0, jnp.inf, s) for a, s in zip(along, speeds, strict=True))
