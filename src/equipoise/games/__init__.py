@@ -30,7 +30,8 @@ from equipoise.games._maps.diagram import OrbitDiagram, orbit_diagram
 from equipoise.games._maps.lyapunov import LyapunovExponents, lyapunov_exponents
 from equipoise.games._maps.orbits import period, rotation_number
 from equipoise.games._play.simulate import simulate
-from equipoise.games._play.sweep import Sweep, sweep
+from equipoise.games._play.sweep import sweep
+from equipoise.games._play.sweep_result import Sweep
 from equipoise.games._rules.adjusted import consensus, lola, symplectic_adjustment
 from equipoise.games._rules.extrapolated import alternating_extrapolation, primal_dual_hybrid
 from equipoise.games._rules.game import Game, general_sum, vector_field, zero_sum

@@ -35,7 +35,7 @@ class Comparison(CriticalStep):
         kind: How the equilibrium is lost, a ``Kind`` each.
         resonance: (p, q) where the angle is 2πp/q with q ≤ 12, otherwise (0, 0).
         simple: Whether the eigenvalue and its conjugate are alone on the circle, and simple.
-        residual: How far one step moves from the equilibrium, per unit of step size.
+        residual: How far one step moves a player's coordinate, per unit of step size.
         max_step_size: Where the search for each ended.
     """
 

@@ -52,8 +52,8 @@ def critical_step_size(
         \frac{d\eta^*}{dp} = -\frac{\partial_p |\lambda|}{\partial_\eta |\lambda|}
 
     with ρ the spectral radius of the update map's Jacobian on the full state, memory included.
-    Half of the evaluations of the spectrum lie on a geometric grid from 10⁻⁵ of the game's natural
-    step to ``max_step_size``; the others halve, in batches of 16, the intervals in which an
+    Half of the evaluations of the spectrum lie on a geometric grid from ε^⅓ of the game's
+    natural step to ``max_step_size``; the others halve, in batches of 16, the intervals in which an
     eigenvalue can reach the circle, judged by how far it moves there and whether two can meet. The
     first crossing is then polished to rounding. A window of instability that is narrower than the
     intervals and that no eigenvalue beside it announces can be missed: more evaluations narrow it.
@@ -68,13 +68,17 @@ def critical_step_size(
         num_evaluations: How many spectra are taken, rounded up to a multiple of 16, ≥ 32.
 
     Returns:
-        The critical step and how it is lost; see ``CriticalStep``. Both step sizes differentiate
+        The critical step and how it is lost; see ``CriticalStep``. The step sizes differentiate
         once, in forward and reverse mode, by whatever the payoffs, the rule, the ratios and the
         equilibrium depend on; the equilibrium moves with the game by itself. The other fields are
-        constants of differentiation. Where several
-        eigenvalues meet (``simple`` is false) the derivative is that of their mean. Both are NaN
-        where the update has no derivative at the equilibrium, and a step size is NaN where a
-        spectrum on the way to it is.
+        constants of differentiation. Where several eigenvalues meet (``simple`` is false) the
+        derivative is that of their mean. All are NaN where the update has no derivative at the
+        equilibrium, and a step size is NaN where a spectrum on the way to it is. On an edge of a
+        projection, derivatives are those of its inner side.
+
+        A direction is flat where abs(∂λ/∂η) is at most √ε of ‖∂M/∂η‖ at small η: equilibria are
+        found to √ε, and their spectra are known no better. A direction that comes back into the
+        circle counts as attracted from there on, and so does one that turned along it.
 
     Raises:
         TypeError: If a player is not real and floating-point, or ``rule`` is no rule.

@@ -8,6 +8,7 @@ from equipoise._types import Array, Bool, Int, Scalar, Shaped, aligned, result
 from equipoise.games._rules.numerics import rounding
 from equipoise.games._rules.verdict import Word
 from equipoise.games._spectrum.algebra import namespace
+from equipoise.games._spectrum.spectrum import not_at_rest
 
 _LARGEST_RESONANCE = 12
 
@@ -73,8 +74,9 @@ class CriticalStep:
         simple: Whether that eigenvalue and its conjugate are simple, and the only ones on the
             circle besides flat directions. Only then is the derivative of the step size a fact
             rather than a convention.
-        residual: How far one step moves from the equilibrium, in the largest coordinate, per unit
-            of step size. Large means that the players are in no equilibrium.
+        residual: The largest move of a player's coordinate in one step, per unit of step size: of
+            rules that go down gradients the gradient. Large means that the players are in no
+            equilibrium; NaN that a payoff is no finite number.
     """
 
     step_size: Scalar
@@ -105,8 +107,10 @@ class CriticalStep:
             ["  simple", bool(self.simple)],
             ["  residual", self.residual],
         ]
-        said = self._why_never() if step == 0 else ""
-        return f"CriticalStep\n{aligned(rows)}" + (f"\n  {said}" if said else "")
+        said = f"\n  {self._why_never()}" if step == 0 else ""
+        if step != step:
+            said = "\n  Undefined: the update or its spectrum is no number on the way."
+        return f"CriticalStep\n{aligned(rows)}{said}{not_at_rest(self.residual)}"
 
     def _why_never(self) -> str:
         """Why no step attracts all directions."""

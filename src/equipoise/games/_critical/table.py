@@ -49,7 +49,7 @@ def events(table: Table, scale: Array) -> Events:
     # What comes back into the circle counts as attracted from then on.
     inside = ((sizes >= 0) & (sizes < 1 - slack) & finite[:, None]).sum(-1).astype(np.int32)
     inside = xp.maximum.accumulate(xp.maximum(inside, known.attracted))
-    outside = xp.minimum(known.repelling, sizes.shape[-1] - known.flat - inside)
+    outside = xp.clip(sizes.shape[-1] - known.flat - inside, 0, known.repelling)
     top = ranked(table.spectra, sizes, outside)
     size = xp.take_along_axis(sizes, top[:, None], -1)[:, 0]
     happened = lost, (rho > 1 + slack) | at_once, (known.attracted == 0) | (size > 1 + slack)
