@@ -24,6 +24,7 @@ from equipoise.games._critical.critical_step import (
 )
 from equipoise.games._critical.normal_form import NormalForm, Outcome, normal_form
 from equipoise.games._critical.simulated import SimulatedCriticalStep, simulated_critical_step_size
+from equipoise.games._critical.stable import StableStepSizes, stable_step_sizes
 from equipoise.games._maps.basins import Basins, basins
 from equipoise.games._maps.cycle import Cycle, cycle
 from equipoise.games._maps.diagram import OrbitDiagram, orbit_diagram
@@ -95,6 +96,8 @@ __all__ = [  # noqa: RUF022
     "CriticalStep",
     "simulated_critical_step_size",
     "SimulatedCriticalStep",
+    "stable_step_sizes",
+    "StableStepSizes",
     "normal_form",
     "NormalForm",
     "Outcome",
