@@ -22,7 +22,8 @@ from equipoise.games._critical.critical_step import (
     CriticalStep,
     Kind,
 )
-from equipoise.games._critical.normal_form import NormalForm, Outcome, normal_form
+from equipoise.games._critical.normal_form import normal_form
+from equipoise.games._critical.outcome import NormalForm, Outcome
 from equipoise.games._critical.simulated import SimulatedCriticalStep, simulated_critical_step_size
 from equipoise.games._critical.stable import StableStepSizes, stable_step_sizes
 from equipoise.games._maps.basins import Basins, basins

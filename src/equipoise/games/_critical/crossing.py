@@ -176,7 +176,8 @@ def _largest(
     rates = ((left @ derivatives.astype(values.dtype)) * xp.swapaxes(vectors, -1, -2)).sum(-1)
     # One that passes 1 at a speed is told from the flat ones by its speed.
     sizes = moving(values, xp.abs(values - 1) + etas[:, None] * xp.abs(rates), num_flat)
-    top = xp.concatenate([leading(values[:2]), ranked(values, sizes, outside)[2:]])
+    among = outside * np.asarray([0, 0, 1], np.int32)
+    top = xp.concatenate([leading(values[:1]), ranked(values, sizes, among)[1:]])
     condition = xp.sqrt((xp.abs(left) ** 2).sum(-1))
     lane = np.arange(3)
     return values[lane, top], rates[lane, top], condition[lane, top]

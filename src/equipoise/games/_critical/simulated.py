@@ -155,14 +155,19 @@ def _search(
 
 def _is_away(runs: Runs, eta: Array) -> Array:
     """Whether the start is farther from the equilibrium, or moves more, than rounding explains."""
-    steps, players = each_player(eta, runs.factors), runs.players
-    origin = runs.equilibrium
-    if origin is None:
-        origin = runs.dynamics.step(runs.dynamics.begin(players, steps), steps).players
-    here, there = ravel_pytree(players)[0], ravel_pytree(origin)[0]
-    noise = 8 * rounding(here.dtype) * jnp.maximum(jnp.abs(here), jnp.abs(there))
-    # NaN is away: the runs say what becomes of it.
-    return ~jnp.all(jnp.abs(here - there) <= noise)
+    here, unravel = ravel_pytree(runs.players)
+    noise = 8 * rounding(here.dtype) * jnp.abs(here)
+    if runs.equilibrium is not None:
+        distance = jnp.abs(here - ravel_pytree(runs.equilibrium)[0])
+        return ~jnp.all(distance <= noise)  # NaN is away: the runs say what becomes of it
+    steps = each_player(eta, runs.factors)
+
+    def move(flat: Array) -> Array:
+        start = runs.dynamics.begin(unravel(flat), steps)
+        return ravel_pytree(runs.dynamics.step(start, steps).players)[0] - flat
+
+    moved, pushed = jax.vmap(move)(jnp.stack([here, here + noise]))
+    return ~(jnp.max(jnp.abs(moved)) <= jnp.max(jnp.abs(pushed - moved)))
 
 
 def _first_part(bracket: _Bracket, etas: Array, rates: Array, failed: Array) -> _Bracket:

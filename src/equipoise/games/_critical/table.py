@@ -52,7 +52,11 @@ def events(table: Table, scale: Array) -> Events:
     outside = xp.clip(sizes.shape[-1] - known.flat - inside, 0, known.repelling)
     top = ranked(table.spectra, sizes, outside)
     size = xp.take_along_axis(sizes, top[:, None], -1)[:, 0]
-    happened = lost, (rho > 1 + slack) | at_once, (known.attracted == 0) | (size > 1 + slack)
+    happened = (
+        lost,
+        (sizes.max(-1) > 1 + slack) | at_once,
+        (known.attracted == 0) | (size > 1 + slack),
+    )
     return Events(tuple(event & finite for event in happened), outside)
 
 
