@@ -12,6 +12,9 @@ Make a game with ``zero_sum`` or ``general_sum``, choose an update rule Φ, and 
 Lyapunov exponents, orbit diagrams and basins of attraction.
 """
 
+from equipoise.games._beyond.normal_form import normal_form
+from equipoise.games._beyond.outcome import NormalForm, Outcome
+from equipoise.games._beyond.stable import StableStepSizes, stable_step_sizes
 from equipoise.games._critical.compare import Comparison, compare
 from equipoise.games._critical.critical import critical_step_size
 from equipoise.games._critical.critical_step import (
@@ -22,10 +25,7 @@ from equipoise.games._critical.critical_step import (
     CriticalStep,
     Kind,
 )
-from equipoise.games._critical.normal_form import normal_form
-from equipoise.games._critical.outcome import NormalForm, Outcome
 from equipoise.games._critical.simulated import SimulatedCriticalStep, simulated_critical_step_size
-from equipoise.games._critical.stable import StableStepSizes, stable_step_sizes
 from equipoise.games._maps.basins import Basins, basins
 from equipoise.games._maps.cycle import Cycle, cycle
 from equipoise.games._maps.diagram import OrbitDiagram, orbit_diagram

@@ -20,14 +20,14 @@ class Table(NamedTuple):
     known: Directions
 
 
-class Events(NamedTuple):
+class _Events(NamedTuple):
     """What has happened at each step size of a table: one array an event, and who is outside."""
 
     happened: tuple[Array, Array, Array]
     outside: Array
 
 
-def events(table: Table, scale: Array) -> Events:
+def events(table: Table, scale: Array) -> _Events:
     """At which steps attraction, boundedness and an attracted direction are lost.
 
     So near to 0 that ρ cannot be told from 1 the step counts as attracting if the first one that
@@ -57,7 +57,7 @@ def events(table: Table, scale: Array) -> Events:
         (sizes.max(-1) > 1 + slack) | at_once,
         (known.attracted == 0) | (size > 1 + slack),
     )
-    return Events(tuple(event & finite for event in happened), outside)
+    return _Events(tuple(event & finite for event in happened), outside)
 
 
 def _moving_sizes(table: Table) -> Array:

@@ -8,9 +8,9 @@ import numpy as np
 
 from equipoise._check import at, is_traced, positive_integer, type_error
 from equipoise._types import Array, Float, Int, PyTree, Scalar, aligned, result
+from equipoise.games._beyond.pieces import Piece, Spans, pieces, proven, without
 from equipoise.games._critical.critical import measured
 from equipoise.games._critical.crossing import BATCH
-from equipoise.games._critical.pieces import Piece, Spans, pieces, proven, without
 from equipoise.games._rules.dynamics import common_dtype, typed
 from equipoise.games._rules.game import Game, Players
 from equipoise.games._rules.numerics import rounding
@@ -61,10 +61,10 @@ def stable_step_sizes(
     equilibrium: Players,
     *,
     max_step_size: float | Array,
-    step_ratios: Ratios | None = None,
     num_evaluations: int = 512,
+    step_ratios: Ratios | None = None,
 ) -> StableStepSizes:
-    r"""All step sizes at which an equilibrium attracts, not only the first interval of them.
+    r"""All step sizes at which an equilibrium attracts, beyond the first interval.
 
     .. math::
 
@@ -85,8 +85,8 @@ def stable_step_sizes(
         rule: Φ, the update rule.
         equilibrium: z*, a tuple of one pytree a player.
         max_step_size: η_max, where the search ends. A positive number.
-        step_ratios: As in ``critical_step_size``.
         num_evaluations: How many matrices are taken at first, rounded up to a multiple of 16.
+        step_ratios: As in ``critical_step_size``.
 
     Returns:
         The :class:`StableStepSizes`, constants of differentiation. A step at which M has no

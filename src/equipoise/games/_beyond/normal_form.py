@@ -7,6 +7,7 @@ import jax.numpy as jnp
 
 from equipoise._check import at, type_error
 from equipoise._types import Array
+from equipoise.games._beyond.outcome import NormalForm, Outcome
 from equipoise.games._critical.critical_step import (
     FLIP,
     FOLD,
@@ -16,7 +17,6 @@ from equipoise.games._critical.critical_step import (
 )
 from equipoise.games._critical.derivative import log_modulus
 from equipoise.games._critical.directions import moving
-from equipoise.games._critical.outcome import NormalForm, Outcome
 from equipoise.games._rules.dynamics import each_player
 from equipoise.games._rules.game import Game, Players
 from equipoise.games._rules.numerics import dense_matrix, rounding
@@ -34,7 +34,7 @@ def normal_form(
     *,
     step_ratios: Ratios | None = None,
 ) -> NormalForm:
-    r"""Whether stability is lost softly or hard, and how large the cycle is that appears.
+    r"""Whether stability is lost softly or hard, and how large a cycle appears.
 
     .. math::
 
