@@ -45,7 +45,8 @@ class NormalForm:
     (1 + ε)r + br² at a fold, or (1 + ε)r + cr³ where symmetry makes b = 0.
 
     Attributes:
-        coefficient: c, a or b; NaN where it does not exist or does not decide, as ``outcome`` says.
+        coefficient: The one of these, c, a or b; NaN where there is none or it does not decide, as
+            ``outcome`` says.
         supercritical: Whether the loss is soft: c > 0 at a flip, a < 0 or c < 0 elsewhere.
         kind: A ``Kind``, that of the critical step.
         outcome: An ``Outcome``.
