@@ -83,7 +83,7 @@ def cycle_amplitude(
         if played is not None:
             ax.plot(etas, np.asarray(played), "o", color=COLORS[2], markersize=4, label="played")
         ax.set(xlabel=STEP_LABEL, ylabel="distance from the equilibrium", ylim=(0, None))
-        ax.legend(loc="upper left")
+        ax.legend(loc="best")
         ways = {
             games.Outcome.SOFT: "a cycle grows from nothing",
             games.Outcome.HARD: "the basin shrinks to nothing",
