@@ -166,7 +166,8 @@ def _judged(
         known = jnp.all(jnp.isfinite(sizes)) & ~jnp.any(jnp.isnan(slacks))
         eigenvalue = leading_eigenvalue(matrix, values, vectors)
         size, slack = jnp.abs(eigenvalue), slacks[leading(values)]
-    verdict = _where_known(verdict, known & ~jnp.isnan(moved), image)
+    known = known & ~jnp.isnan(moved) & jnp.all(jnp.isfinite(image))
+    verdict = jnp.where(known, verdict, UNDEFINED).astype(jnp.int32)
     return Stability(verdict, size, eigenvalue, slack, defective, moved, converged)
 
 
@@ -233,11 +234,6 @@ def _point(game: Game, rule: Rule, equilibrium: Players, step_size: StepSize) ->
     check_rule(rule)
     players = checked_players(game, equilibrium, "equilibrium")
     return _Point(dynamics(game, rule, players), players, typed_steps(step_size, players))
-
-
-def _where_known(verdict: Array, known: Array, image: Array) -> Array:
-    """The verdict, where the spectrum is known and the step leads somewhere."""
-    return jnp.where(known & jnp.all(jnp.isfinite(image)), verdict, UNDEFINED).astype(jnp.int32)
 
 
 def _is_matrix_free(method: str, size: int) -> bool:
