@@ -42,6 +42,7 @@ ROOMS = {
         "_spectrum": {"_rules"},
         "_play": {"_rules"},
         "_critical": {"_rules", "_spectrum", "_play"},
+        "_beyond": {"_rules", "_spectrum", "_critical"},
         "_maps": set(),
     },
     "cost": {

@@ -118,6 +118,7 @@ CASES: dict = {
             values=jnp.array([1j]),
             vectors=jnp.full((1, 2), 1j),
             residuals=jnp.zeros(1),
+            conditions=jnp.ones(1),
             converged=jnp.array([True]),
             num_products=jnp.asarray(2),
         )
@@ -155,6 +156,41 @@ CASES: dict = {
             quadratic(MU, SIGMA), games.simultaneous(), ORIGIN, max_step_size=4.0
         )
     ),
+    "stable_step_sizes": Static("as many intervals as there are, which no program knows"),
+    "StableStepSizes": Pytree(
+        lambda: games.stable_step_sizes(
+            quadratic(0.5, 1.0), games.simultaneous(), ORIGIN, max_step_size=4.0
+        )
+    ),
+    "normal_form": Case(
+        lambda mu, sigma: (
+            games.normal_form(
+                games.general_sum(lambda x: mu * x**2 + sigma * x**3),
+                games.simultaneous(),
+                ORIGIN[:1],
+                games.critical_step_size(
+                    games.general_sum(lambda x: mu * x**2 + sigma * x**3),
+                    games.simultaneous(),
+                    ORIGIN[:1],
+                    max_step_size=4.0,
+                ),
+            ).coefficient
+        ),
+        (MU, SIGMA),
+        grad=False,
+        why="a constant of differentiation",
+    ),
+    "NormalForm": Pytree(
+        lambda: games.normal_form(
+            quadratic(MU, SIGMA),
+            games.simultaneous(),
+            ORIGIN,
+            games.critical_step_size(
+                quadratic(MU, SIGMA), games.simultaneous(), ORIGIN, max_step_size=4.0
+            ),
+        )
+    ),
+    "Outcome": ENUM,
     "simulated_critical_step_size": Case(
         lambda mu: (
             games.simulated_critical_step_size(

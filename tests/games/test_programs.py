@@ -46,6 +46,16 @@ def logistic(a):
     return lambda x: (3 + a) * x * (1 - x)
 
 
+LOST = games.CriticalStep(
+    *(np.asarray(x) for x in (0.9, 0.9, 0.9)),
+    *(np.asarray(0, np.int32) for _ in range(2)),
+    eigenvalue=np.asarray(1j),
+    angle=np.asarray(np.pi / 2),
+    kind=np.asarray(games.NEIMARK_SACKER, np.int32),
+    resonance=np.asarray([1, 5], np.int32),
+    simple=np.asarray(True),
+    residual=np.asarray(0.0),
+)
 EXTRAGRADIENT, START = games.extragradient, (1.0, 0.5)
 ORIGIN = (0.0, 0.0)
 QUESTIONS = {
@@ -55,6 +65,10 @@ QUESTIONS = {
     "critical_step_size with momentum": lambda game: games.critical_step_size(
         game, games.momentum(-0.2, order=(0, 1)), ORIGIN, max_step_size=3.0, step_ratios=(1.0, 2.0)
     ),
+    "stable_step_sizes": lambda game: games.stable_step_sizes(
+        game, EXTRAGRADIENT(), ORIGIN, max_step_size=3.0, num_evaluations=64
+    ),
+    "normal_form": lambda game: games.normal_form(game, EXTRAGRADIENT(), ORIGIN, LOST),
     "sweep": lambda game: games.sweep(
         game, games.alternating(), START, step_sizes=ETAS, num_steps=64
     ),

@@ -25,6 +25,9 @@ def comparison():
         names=("simultaneous", "alternating"),
         step_size=jnp.array([0.8, 4 / 3]),
         neutral_step_size=jnp.array([0.8, 4 / 3]),
+        attracted_step_size=jnp.array([0.8, 4 / 3]),
+        num_flat=jnp.zeros(2, jnp.int32),
+        num_repelling=jnp.zeros(2, jnp.int32),
         eigenvalue=jnp.array([0.6 + 0.8j, -1.0]),
         angle=jnp.array([jnp.arccos(0.6), jnp.pi]),
         kind=jnp.array([games.NEIMARK_SACKER, games.FLIP]),
@@ -70,6 +73,37 @@ def test_eigenvalue_paths_mark_where_the_circle_is_left(comparison):
     marked = ax.collections[-1].get_offsets()
     np.testing.assert_allclose(marked, [[-1, 0]], atol=1e-8)
     assert len(ax.collections[0].get_offsets()) == 16
+
+
+def test_stable_steps_draw_every_interval():
+    hill = games.general_sum(lambda x: -(x**2) / 2)
+    rules = {"implicit": games.proximal_point(), "plain": games.simultaneous()}
+    found = {
+        name: games.stable_step_sizes(hill, rule, ORIGIN[:1], max_step_size=10.0)
+        for name, rule in rules.items()
+    }
+    ax = plot.stable_steps(found)
+    assert ax.get_title(loc="left") == "implicit attracts at 0.8 of all steps up to 10"
+    (bar,) = [bar for bar in ax.patches if bar.get_x() > 0]
+    np.testing.assert_allclose([bar.get_x(), bar.get_width()], [2, 8], rtol=1e-9)
+    assert [text.get_text() for text in ax.texts] == ["2 to 10", "none"]
+    assert plot.stable_steps({"plain": found["plain"]}).get_title(loc="left") == (
+        "No step up to 10 attracts"
+    )
+
+
+@pytest.mark.parametrize(("fourth", "way"), [(0.0, "grows from"), (9.0, "basin shrinks")])
+def test_cycle_amplitude_draws_what_the_normal_form_predicts(fourth, way):
+    game = games.general_sum(lambda x: x**2 / 2 + x**3 / 3 + fourth * x**4)
+    lost = games.critical_step_size(game, games.simultaneous(), ORIGIN[:1], max_step_size=9.0)
+    form = games.normal_form(game, games.simultaneous(), ORIGIN[:1], lost)
+    etas = jnp.linspace(1.9, 2.1, 21)
+    ax = plot.cycle_amplitude(form, step_sizes=etas, played=jnp.zeros(21))
+    assert way in ax.get_title(loc="left")
+    predicted = next(line for line in ax.lines if line.get_label() == "predicted")
+    np.testing.assert_allclose(predicted.get_ydata(), form.amplitude(predicted.get_xdata()))
+    assert len(predicted.get_xdata()) == 10
+    assert any(line.get_label() == "played" for line in ax.lines)
 
 
 def test_phase_plane_shows_how_far_each_path_ends():

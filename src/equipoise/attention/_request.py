@@ -14,8 +14,7 @@ from equipoise.attention._kernel.problem import Problem, wide
 from equipoise.attention._masks.functions import hoist
 from equipoise.attention._masks.kinds import (
     Band,
-    Prefix,
-    Rows,
+    Before,
     Segments,
     function_mask,
     window_sides,
@@ -100,15 +99,13 @@ def _mask(
     window, ids = options.get("local_window_size"), options.get("segment_ids")
     if window is not None:
         parts.append(Band(*window_sides("local_window_size", window)))
-    lengths: tuple[tuple[str, Array | None, type[Rows] | type[Prefix]], ...] = (
-        ("query_seq_lengths", options.get("query_seq_lengths"), Rows),
-        ("key_value_seq_lengths", options.get("key_value_seq_lengths"), Prefix),
-    )
-    parts += [
-        kind(_per_batch(name, length, batch))
-        for name, length, kind in lengths
-        if length is not None
-    ]
+    lengths = {
+        ("query_seq_lengths", "row"): options.get("query_seq_lengths"),
+        ("key_value_seq_lengths", "key"): options.get("key_value_seq_lengths"),
+    }
+    for (name, axis), length in lengths.items():
+        if length is not None:
+            parts.append(Before(_per_batch(name, length, batch), axis))
     if ids is not None:
         parts.append(_segments(ids, batch, t, s))
     mask_fn = options.get("mask_fn")

@@ -12,6 +12,9 @@ Make a game with ``zero_sum`` or ``general_sum``, choose an update rule Φ, and 
 Lyapunov exponents, orbit diagrams and basins of attraction.
 """
 
+from equipoise.games._beyond.normal_form import normal_form
+from equipoise.games._beyond.outcome import NormalForm, Outcome
+from equipoise.games._beyond.stable import StableStepSizes, stable_step_sizes
 from equipoise.games._critical.compare import Comparison, compare
 from equipoise.games._critical.critical import critical_step_size
 from equipoise.games._critical.critical_step import (
@@ -29,7 +32,8 @@ from equipoise.games._maps.diagram import OrbitDiagram, orbit_diagram
 from equipoise.games._maps.lyapunov import LyapunovExponents, lyapunov_exponents
 from equipoise.games._maps.orbits import period, rotation_number
 from equipoise.games._play.simulate import simulate
-from equipoise.games._play.sweep import Sweep, sweep
+from equipoise.games._play.sweep import sweep
+from equipoise.games._play.sweep_result import Sweep
 from equipoise.games._rules.adjusted import consensus, lola, symplectic_adjustment
 from equipoise.games._rules.extrapolated import alternating_extrapolation, primal_dual_hybrid
 from equipoise.games._rules.game import Game, general_sum, vector_field, zero_sum
@@ -93,6 +97,11 @@ __all__ = [  # noqa: RUF022
     "CriticalStep",
     "simulated_critical_step_size",
     "SimulatedCriticalStep",
+    "stable_step_sizes",
+    "StableStepSizes",
+    "normal_form",
+    "NormalForm",
+    "Outcome",
     "compare",
     "Comparison",
     "Kind",

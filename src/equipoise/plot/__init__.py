@@ -21,6 +21,10 @@ from equipoise.plot._games import (
     eigenvalue_paths,
     step_rates,
 )
+from equipoise.plot._games_beyond import (
+    cycle_amplitude,
+    stable_steps,
+)
 from equipoise.plot._games_states import (
     basins,
     orbit_diagram,
@@ -47,6 +51,8 @@ __all__ = [  # noqa: RUF022
     "step_rates",
     "critical_steps",
     "eigenvalue_paths",
+    "stable_steps",
+    "cycle_amplitude",
     "orbit_diagram",
     "basins",
     "attention_weights",

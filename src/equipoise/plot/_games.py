@@ -166,6 +166,9 @@ def _how_lost(name: str, critical: games.CriticalStep) -> tuple[str, tuple[float
     where = (value.real, value.imag)
     if np.isinf(size):
         return f"{name} stays inside the circle", (np.nan, np.nan)
+    attracted = float(critical.attracted_step_size)
+    if size == 0 < attracted < np.inf:
+        return f"{name} loses what it attracts at η = {attracted:.4g}", where
     if neutral == 0:
         return f"{name} is outside from the start", where
     if size == 0:

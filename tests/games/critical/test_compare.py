@@ -60,3 +60,17 @@ def test_compare_holds_one_row_a_name(comparison):
 def test_compare_rejects_what_maps_no_names_to_rules(rules, error, match):
     with pytest.raises(error, match=f"games.compare: {match}"):
         games.compare(rules, QUADRATIC, ORIGIN, max_step_size=1.0)
+
+
+def test_compare_has_a_column_for_what_small_steps_attract_where_it_differs():
+    rules = {"plain": games.simultaneous(), "heavy": games.momentum(0.5)}
+    valley = games.general_sum(lambda x: 1.5 * x[0] ** 2 + 0 * x[1])
+    table = games.compare(rules, valley, (jnp.zeros(2),), max_step_size=9.0)
+    header, *rows = str(table).splitlines()[1:]
+    assert "attracts below" in header
+    assert [row.split()[:3] for row in rows] == [
+        ["heavy", "never", "1"],
+        ["plain", "never", "0.6667"],
+    ]
+    whole = games.compare(rules, games.general_sum(lambda x: x**2), (0.0,), max_step_size=9.0)
+    assert "attracts below" not in str(whole)

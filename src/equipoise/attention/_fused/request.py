@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from equipoise._types import Array
 from equipoise.attention._kernel.problem import Problem
-from equipoise.attention._masks.kinds import Band, Prefix, Rows
+from equipoise.attention._masks.kinds import Band, Before
 from equipoise.attention._masks.mask import Both, Mask
 
 
@@ -52,7 +52,7 @@ class Arrays:
 def refusal(problem: Problem) -> tuple[str, str, object] | None:
     """(argument, what the kernels serve, what came) of the first thing that they cannot serve."""
     parts = _conjuncts(problem.mask)
-    known = all(isinstance(part, (Band, Prefix, Rows)) for part in parts)
+    known = all(isinstance(part, (Band, Before)) for part in parts)
     left, right = _band(parts)
     masks = "causal, a window with a causal mask, lengths or a boolean array"
     mask = f"windows (left, right) {(left, right)}" if known else "a mask of another kind"
@@ -101,14 +101,15 @@ def planned(problem: Problem, *, forced: bool) -> tuple[list[Array], Plan]:
     """A problem that is not refused as the kernels' request."""
     parts = _conjuncts(problem.mask)
     left, right = _band(parts)
+    lengths = [part for part in parts if isinstance(part, Before)]
     arrays = Arrays(
         problem.query,
         problem.key,
         problem.value,
         problem.bias,
         problem.allowed,
-        _least([part.length for part in parts if isinstance(part, Rows)]),
-        _least([part.length for part in parts if isinstance(part, Prefix)]),
+        _least([part.length for part in lengths if part.axis == "row"]),
+        _least([part.length for part in lengths if part.axis == "key"]),
     )
     there = {name: x for name, x in vars(arrays).items() if x is not None}
     plan = Plan(tuple(there), float(problem.scale), right == 0, left, forced)
@@ -121,9 +122,9 @@ def as_problem(plan: Plan, arrays: Arrays) -> Problem:
     if plan.causal:
         parts.append(Band(plan.window, 0))
     if arrays.rows is not None:
-        parts.append(Rows(arrays.rows))
+        parts.append(Before(arrays.rows, "row"))
     if arrays.keys is not None:
-        parts.append(Prefix(arrays.keys))
+        parts.append(Before(arrays.keys, "key"))
     return Problem(
         query=arrays.query,
         key=arrays.key,

@@ -39,39 +39,26 @@ class Band(Mask):
 
 
 @record
-class Prefix(Mask):
-    """Keys before a length, (b or 1,): the same for all queries of a batch entry."""
+class Before(Mask):
+    """Keys, or rows, before a length, (b or 1,): counted from the first, not by position."""
 
     length: Array
+    axis: str = static_field()  # "key" or "row"
 
     def allowed(self, pairs: Indices) -> Array:
         """Before the length."""
-        return pairs.key < self.length[_entry(self.length, pairs.batch)]
+        index: Array = getattr(pairs, self.axis)
+        return index < self.length[_entry(self.length, pairs.batch)]
 
     def bounds(self, extent: Extent) -> Bounds:
-        """From the first and the last key."""
+        """From the first and the last."""
+        first, last = getattr(extent, self.axis)
         length = self.length[:, None, None]
-        return extent.key[0] < length, extent.key[1] < length
+        return first < length, last < length
 
     def arrays(self, rows: int, keys: int) -> Iterator[tuple[Array, tuple[int, ...]]]:
         """A number for each batch entry."""
         yield self.length, ()
-
-
-@record
-class Rows(Mask):
-    """Rows before a length, (b or 1,); counts rows, not positions."""
-
-    length: Array
-
-    def allowed(self, pairs: Indices) -> Array:
-        """Before the length."""
-        return pairs.row < self.length[_entry(self.length, pairs.batch)]
-
-    def bounds(self, extent: Extent) -> Bounds:
-        """From the first and the last row."""
-        length = self.length[:, None, None]
-        return extent.row[0] < length, extent.row[1] < length
 
 
 @record

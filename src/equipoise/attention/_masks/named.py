@@ -8,7 +8,7 @@ from equipoise._check import at, type_error, value_error
 from equipoise._types import Array, Bool, Int
 from equipoise.attention._masks.kinds import (
     Band,
-    Prefix,
+    Before,
     Segments,
     function_mask,
     window_sides,
@@ -150,7 +150,7 @@ def prefix(length: int | Int[Array, "*batch"]) -> Mask:
     References:
         :cite:t:`raffel2020t5`, section 3.2.1.
     """
-    return Prefix(_integers("length", length, minimum_ndim=0).reshape(-1))
+    return Before(_integers("length", length, minimum_ndim=0).reshape(-1), "key")
 
 
 @at("attention.from_function")

@@ -27,12 +27,15 @@ class Comparison(CriticalStep):
         names: What each rule is called.
         step_size: The equilibrium attracts on (0, ``step_size``).
         neutral_step_size: ρ ≤ 1 on (0, ``neutral_step_size``).
+        attracted_step_size: What small steps attract is attracted on (0, ``attracted_step_size``).
+        num_flat: How many directions small steps leave where they are.
+        num_repelling: How many directions small steps repel.
         eigenvalue: The eigenvalue that reaches the unit circle.
         angle: Its angle, in [0, π] radians.
         kind: How the equilibrium is lost, a ``Kind`` each.
         resonance: (p, q) where the angle is 2πp/q with q ≤ 12, otherwise (0, 0).
         simple: Whether the eigenvalue and its conjugate are alone on the circle, and simple.
-        residual: How far one step moves from the equilibrium, per unit of step size.
+        residual: How far one step moves a player's coordinate, per unit of step size.
         max_step_size: Where the search for each ended.
     """
 
@@ -57,20 +60,27 @@ class Comparison(CriticalStep):
         )
         rows = [[f"  {name}", *_row(steps[name], self.max_step_size)] for name in order]
         header = ["  rule", "converges below", "bounded up to", "lost by", "angle", "resonance"]
+        partly = (self.step_size == 0) & (self.attracted_step_size > 0)
+        if jnp.any(partly):
+            # Where flat or repelling directions keep play from converging as a whole.
+            header.insert(2, "attracts below")
+            for name, row in zip(order, rows, strict=True):
+                row.insert(2, _end(steps[name].attracted_step_size, self.max_step_size))
         return f"Comparison\n{aligned(rows, header=header)}"
 
 
-def _row(step: CriticalStep, limit: Array) -> list[str]:
-    def end(size: Array, nothing: str) -> str:
-        if jnp.isinf(size):
-            return f"beyond {float(limit):.4g}"
-        return nothing if size == 0 else f"{float(size):.4g}"
+def _end(size: Array, limit: Array) -> str:
+    if jnp.isinf(size):
+        return f"beyond {float(limit):.4g}"
+    return "never" if size == 0 else f"{float(size):.4g}"
 
+
+def _row(step: CriticalStep, limit: Array) -> list[str]:
     kind = Kind(int(step.kind))
     p, q = (int(number) for number in step.resonance)
     return [
-        end(step.step_size, "never"),
-        end(step.neutral_step_size, "never"),
+        _end(step.step_size, limit),
+        _end(step.neutral_step_size, limit),
         kind.word if kind else "-",
         f"{float(jnp.rad2deg(step.angle)):.4g}°" if kind else "-",
         f"{p}:{q}" if q else "-",
@@ -103,7 +113,8 @@ def compare(
 
     Returns:
         :class:`Comparison`, with the names in the order given. Its ``str`` says "never" for a step
-        size of 0, and "beyond" where the equilibrium still attracts at ``max_step_size``.
+        size of 0, and "beyond" where the equilibrium still attracts at ``max_step_size``. It has a
+        column for ``attracted_step_size`` where that is not ``step_size``.
 
     Raises:
         TypeError: If ``rules`` is no mapping, or one of its values is no rule.

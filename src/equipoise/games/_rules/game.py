@@ -200,7 +200,8 @@ def checked_players(game: Game, players: Players, argument: str = "players") -> 
             f"{len(players)} entries",
         )
     checked = tuple(floating_tree(f"{argument}[{i}]", player) for i, player in enumerate(players))
-    for i, loss in enumerate(game.losses):
+    # Of a zero-sum game the second loss is the first one's negative.
+    for i, loss in enumerate(game.losses[:1] if game.is_zero_sum else game.losses):
         value = jax.eval_shape(loss, *checked)
         if not hasattr(value, "shape") or value.shape != ():
             raise value_error(

@@ -70,7 +70,7 @@ def lookahead(rule: Rule, num_steps: int = 5, alpha: float | Array = 0.5) -> Rul
         way = jax.tree.map(lambda a, b: a - b, end.players, z)
         return axpy(alpha, way, z), end.memory
 
-    return make_rule("lookahead", advance, remember)
+    return make_rule("lookahead", advance, remember, project=rule.project)
 
 
 @at("games.from_optax")
@@ -176,4 +176,4 @@ def from_optax(
         half = together(field(game, z), m, z, eta)[0] if extrapolate else z
         return together(field(game, half), m, z, eta)
 
-    return make_rule("from_optax", advance, remember)
+    return make_rule("from_optax", advance, remember, project=project)
