@@ -28,6 +28,7 @@ from equipoise.games._maps.cycle import Cycle, cycle
 from equipoise.games._maps.diagram import OrbitDiagram, orbit_diagram
 from equipoise.games._maps.lyapunov import LyapunovExponents, lyapunov_exponents
 from equipoise.games._maps.orbits import period, rotation_number
+from equipoise.games._optimizers.from_optax import from_optax
 from equipoise.games._play.simulate import simulate
 from equipoise.games._play.sweep import Sweep, sweep
 from equipoise.games._rules.adjusted import consensus, lola, symplectic_adjustment
@@ -43,7 +44,7 @@ from equipoise.games._rules.gradient_play import (
 from equipoise.games._rules.implicit import competitive, proximal_point
 from equipoise.games._rules.rule import Rule, State
 from equipoise.games._rules.verdict import CONVERGES, DIVERGES, NEUTRAL, UNDEFINED, Verdict
-from equipoise.games._rules.wrapped import from_optax, lookahead
+from equipoise.games._rules.wrapped import lookahead
 from equipoise.games._spectrum.arnoldi import DominantEigenvalues
 from equipoise.games._spectrum.dominant import dominant_eigenvalues
 from equipoise.games._spectrum.equilibrium import Equilibrium, find_equilibrium

@@ -38,18 +38,21 @@ class State:
 class Rule:
     """An update rule: a pure function from one state of play to the next.
 
-    Write your own with these three fields; everything in this area then works with it.
+    Write your own with the first three fields; everything in this area then works with it.
 
     Attributes:
         name: What it is called in tables and figures.
         init: ``init(game, players, step_size)`` gives the ``State`` before the first step.
         step: ``step(game, state, step_size)`` gives the next ``State``. The step size is one number
             or one a player.
+        held: ``held(game, players)`` gives the rule whose step is linearized at these players, one
+            whose memory all moves with them. Default: the rule itself.
     """
 
     name: str = static_field()
     init: Callable[[Game, Players, StepSize], State] = static_field()
     step: Callable[[Game, State, StepSize], State] = static_field()
+    held: Callable[[Game, Players], "Rule"] | None = static_field(default=None)
 
     def __str__(self) -> str:
         """The name."""
@@ -62,6 +65,7 @@ def make_rule(
     remember: Callable[[Game, Players, Steps], Memory] = lambda game, players, eta: (),
     *,
     num_players: int | None = None,
+    held: Callable[[Game, Players], Rule] | None = None,
 ) -> Rule:
     """A rule from ``advance(game, players, memory, eta) -> players, memory``, eta one a player."""
 
@@ -77,7 +81,7 @@ def make_rule(
         eta = step_sizes(step_size, len(state.players))
         return State(*advance(game, state.players, state.memory, eta))
 
-    return Rule(name, init, step)
+    return Rule(name, init, step, held)
 
 
 def check_rule(rule: object) -> None:
