@@ -50,6 +50,8 @@ from equipoise.games._spectrum.dominant import dominant_eigenvalues
 from equipoise.games._spectrum.equilibrium import Equilibrium, find_equilibrium
 from equipoise.games._spectrum.stability import Stability, spectral_radius, stability
 from equipoise.games._spectrum.update_map import UpdateMap, update_map
+from equipoise.games._training.critical import critical_learning_rate
+from equipoise.games._training.result import CriticalLearningRate
 
 # In teaching order.
 __all__ = [  # noqa: RUF022
@@ -94,6 +96,8 @@ __all__ = [  # noqa: RUF022
     "CriticalStep",
     "simulated_critical_step_size",
     "SimulatedCriticalStep",
+    "critical_learning_rate",
+    "CriticalLearningRate",
     "compare",
     "Comparison",
     "Kind",

@@ -26,7 +26,7 @@ _LEAST_TANGENT = 1e-9  # of the gradient's: above it is memory, below is a squar
 _LARGEST_BEND = 0.1  # between a finite push and the derivative, as a part of the latter
 # A gradient whose square is nothing beside any ε of an optimizer, yet no float32 zero: at 0 itself
 # norms have no derivative.
-NEARLY_ZERO = 1e-15
+NEARLY_ZERO = 1e-17
 _PUSH = 1e-10
 _SAMPLE = 1024  # coordinates of a leaf that are looked at
 
@@ -37,14 +37,14 @@ class Anatomy(NamedTuple):
     Attributes:
         moves: Whether a leaf of the state moves with the players, one entry a leaf.
         period: How many updates bring the step counts that turn in a circle back.
-        preconditions: Whether slow memory is fed by gradients, as a second moment is.
+        is_fed: Whether a slow leaf is fed by gradients, as a second moment is.
         is_diagonal: Whether each coordinate answers its own gradient alone, and downhill.
         is_common: Whether, but for a factor, all coordinates answer alike.
     """
 
     moves: tuple[bool, ...]
     period: int
-    preconditions: bool
+    is_fed: tuple[bool, ...]
     is_diagonal: bool
     is_common: bool
 
@@ -73,7 +73,8 @@ def lifted(leaf: Array) -> Array:
     """The leaf with its zeros a hair above zero, where roots have derivatives."""
     if not is_float(leaf):
         return leaf
-    return jnp.where(leaf == 0, jnp.asarray(NEARLY_ZERO**2, leaf.dtype), leaf)
+    least = jnp.asarray(100 * NEARLY_ZERO**2, leaf.dtype)
+    return jnp.where(jnp.abs(leaf) < least, least, leaf)
 
 
 def anatomy(
@@ -99,8 +100,9 @@ def anatomy(
             flags = jax.tree.map(lambda f, sub: jax.tree.map(lambda _: f, sub), frozen, shapes.state)
             leaves = zip(jax.tree.leaves(flags), jax.tree.leaves(shapes.state), strict=True)
             moves = tuple(not held and is_float(leaf) for held, leaf in leaves)
-        found = _pushed(optimizer, _Static(shapes), moves, period)
-        answer, finite, bent, fed, crossed, uneven, uphill = map(float, found)
+        *found, fed = _pushed(optimizer, _Static(shapes), moves, period)
+        answer, finite, bent, crossed, uneven, uphill = map(float, found)
+        is_fed = tuple(map(bool, np.asarray(fed)))
     advice = "Its linearization says nothing of what a push does."
     if not finite:
         raise value_error(argument, "must have a finite update for small gradients", "one that has none")
@@ -115,7 +117,7 @@ def anatomy(
         raise value_error(argument, "must move the parameters", "one whose update is 0", advice)
     near = 1e-3
     is_diagonal = crossed < near and not uphill
-    return Anatomy(moves, period, bool(fed), is_diagonal, is_diagonal and uneven < near)
+    return Anatomy(moves, period, is_fed, is_diagonal, is_diagonal and uneven < near)
 
 
 class _Static:
@@ -193,9 +195,25 @@ def _period(history: np.ndarray) -> int:
 
 @functools.partial(jax.jit, static_argnums=(1, 2))
 def _tangents(optimizer: Optimizer, static: _Static, num_updates: int) -> Array:
-    """The largest tangent of each leaf of the state, of gradients and parameters that vary by 1."""
+    """The largest tangent of each leaf of the state, of gradients and parameters that vary by 1.
+
+    It is the lesser of two: at the first state squares vanish, after a gradient moduli do that
+    compete with the past.
+    """
     params, start = _begun(optimizer, static.shapes)
-    start = jax.tree.map(lifted, start)
+    seen = optimizer.update(_full(static.shapes.params, 1.0), start, params)[1]
+    if not jax.tree.leaves(start):
+        return jnp.zeros(0)
+    both = [
+        _tangents_at(optimizer, static, num_updates, params, jax.tree.map(lifted, begin))
+        for begin in (start, seen)
+    ]
+    return jnp.minimum(*both)
+
+
+def _tangents_at(
+    optimizer: Optimizer, static: _Static, num_updates: int, params: PyTree, start: PyTree
+) -> Array:
     gradient = _full(static.shapes.params, NEARLY_ZERO)
     push, shift = _wave(static.shapes.params, 1.3), _wave(static.shapes.params, 0.7)
     leaves, structure = jax.tree.flatten(start)
@@ -219,8 +237,6 @@ def _tangents(optimizer: Optimizer, static: _Static, num_updates: int) -> Array:
             [next(sizes) if r else jnp.zeros((), jnp.float32) for r in real]
         )
 
-    if not leaves:
-        return jnp.zeros(0)
     still = [jnp.zeros_like(leaf) for leaf in floats(start)]
     _, sizes = jax.lax.scan(one, (start, still), None, length=num_updates)
     return jnp.max(sizes, axis=0)
@@ -232,9 +248,9 @@ def _pushed(
 ) -> tuple[Array, ...]:
     """What small pushes of the gradient do over some updates.
 
-    How large the answer is, whether it is finite, how much of it the derivative misses; whether
-    slow memory is fed; how much coordinates answer to each other, how differently they answer to
-    their own gradient, and whether any goes uphill.
+    How large the answer is, whether it is finite, how much of it the derivative misses; how much
+    coordinates answer to each other, how differently they answer to their own gradient, whether
+    any goes uphill; and which leaves of slow memory are fed.
     """
     like = static.shapes.params
     params, start = _begun(optimizer, static.shapes)
@@ -247,8 +263,8 @@ def _pushed(
         seen = optimizer.update(ones, seen, params)[1]
     # What moves is at rest; what is slow has seen something.
     fed = split(seen, moves)[1]
-    pairs = zip(split(quiet, moves)[1], fed, strict=True)
-    apart = [jnp.any(a != b) for a, b in pairs if is_float(a)]
+    triples = zip(jax.tree.leaves(quiet), jax.tree.leaves(seen), moves, strict=True)
+    is_fed = [jnp.any(a != b) & (is_float(a) and not m) for a, b, m in triples]
     state = joined(split(start, moves)[0], fed, moves, start)
 
     def answers(g: PyTree, x: PyTree) -> list[Array]:
@@ -293,8 +309,8 @@ def _pushed(
     # To a gradient that stays, and to one that alternates.
     turns = jnp.where(jnp.arange(len(by_ones)) % 2 == 0, 1, -1)[:, None].astype(by_ones.dtype)
     uphill = jnp.any(jnp.sum(by_ones, axis=0) > 0) | jnp.any(jnp.sum(turns * by_ones, axis=0) > 0)
-    is_fed = jnp.any(jnp.stack([jnp.zeros((), bool), *apart]))
-    return answer, finite, bent, is_fed, crossed, uneven, uphill
+    fed_leaves = jnp.stack(is_fed) if is_fed else jnp.zeros(0, bool)
+    return answer, finite, bent, crossed, uneven, uphill, fed_leaves
 
 
 def _flat(tree: PyTree) -> Array:

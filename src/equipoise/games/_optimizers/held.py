@@ -70,11 +70,9 @@ def hold(
     nothing = jax.tree.map(lambda x: jnp.full_like(x, NEARLY_ZERO), params)
     is_new = state is None
     state = optimizer.init(params) if state is None else state
-    real = [is_float(leaf) for leaf in jax.tree.leaves(state)]
-    slow = [r and not m for r, m in zip(real, parts.moves, strict=True)]
+    slow = parts.is_fed
     state = _mapped(jnp.zeros_like, state, parts.moves)
     state = _mapped(lifted, state, slow)
-    state = _counted(optimizer, parts, nothing, state, params)
 
     def after(gradient: PyTree) -> tuple[list[Array], list[Array]]:
         """Slow memory after a period, and its derivative by itself."""
@@ -93,10 +91,12 @@ def hold(
 
         def rested(x: Array, y: Array, slope: Array) -> Array:
             grows = jnp.abs(1 - slope) <= 1e-6
-            return jnp.where(grows, y, x + (y - x) / jnp.where(grows, 1, 1 - slope))
+            fixed = x + (y - x) / jnp.where(grows, 1, 1 - slope)
+            return jnp.where(grows | ~(fixed * y >= 0), y, fixed)
 
         state = replaced(list(map(rested, split(state, slow)[0], *after(gradient))))
         state = _mapped(lifted, state, slow)
+    state = _counted(optimizer, parts, nothing, state, params)
 
     def before(x: Array, y: Array, slope: Array) -> Array:
         known = jnp.isfinite(slope) & (slope != 0) & jnp.isfinite(y)
@@ -108,12 +108,17 @@ def hold(
 def _counted(
     optimizer: Optimizer, parts: Anatomy, nothing: PyTree, state: PyTree, params: PyTree
 ) -> PyTree:
-    """The state with counts that grow one period back, and at their limit if nothing is counted."""
+    """The state with counts that grow one period back, and at their limit if nothing is counted.
+
+    Other flags stand as after a period: the first step is behind.
+    """
     later = _period(optimizer, parts, nothing, state, params)
 
     def leaf(now: Array, then: Array) -> Array:
-        if is_float(now) or not jnp.issubdtype(now.dtype, jnp.integer):
+        if is_float(now):
             return now
+        if not jnp.issubdtype(now.dtype, jnp.integer):
+            return then
         limit = jnp.asarray(min(_COUNT, jnp.iinfo(now.dtype).max // 2), now.dtype)
         return jnp.where(then == now, now, jnp.where(now == 0, limit, now - (then - now)))
 
