@@ -9,8 +9,8 @@ tracing.
 
 import functools
 import math
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -91,21 +91,22 @@ def anatomy(
             "one that closes over traced values",
             "Pass what varies in the optimizer's state, with optax.inject_hyperparams.",
         )
-    with jax.ensure_compile_time_eval():
-        period = _period(np.asarray(_counts(optimizer, _Static(shapes))))
-        if frozen is None:
-            sizes = np.asarray(_tangents(optimizer, _Static(shapes), 2 * period + 2))
-            moves = tuple(bool(size > _LEAST_TANGENT) for size in sizes)
-        else:
-            flags = jax.tree.map(lambda f, sub: jax.tree.map(lambda _: f, sub), frozen, shapes.state)
-            leaves = zip(jax.tree.leaves(flags), jax.tree.leaves(shapes.state), strict=True)
-            moves = tuple(not held and is_float(leaf) for held, leaf in leaves)
-        *found, fed = _pushed(optimizer, _Static(shapes), moves, period)
-        answer, finite, bent, crossed, uneven, uphill = map(float, found)
-        is_fed = tuple(map(bool, np.asarray(fed)))
+    static = _Static(shapes)
+    period = _period(_evaluated(_counts, optimizer, static))
+    if frozen is None:
+        sizes = _evaluated(_tangents, optimizer, static, 2 * period + 2)
+        moves = tuple(bool(size > _LEAST_TANGENT) for size in sizes)
+    else:
+        flags = jax.tree.map(lambda f, sub: jax.tree.map(lambda _: f, sub), frozen, shapes.state)
+        leaves = zip(jax.tree.leaves(flags), jax.tree.leaves(shapes.state), strict=True)
+        moves = tuple(not held and is_float(leaf) for held, leaf in leaves)
+    *found, fed = _evaluated(_pushed, optimizer, static, moves, period)
+    answer, finite, bent, crossed, uneven, uphill = map(float, found)
     advice = "Its linearization says nothing of what a push does."
     if not finite:
-        raise value_error(argument, "must have a finite update for small gradients", "one that has none")
+        raise value_error(
+            argument, "must have a finite update for small gradients", "one that has none"
+        )
     if bent > _LARGEST_BEND:
         raise value_error(
             argument,
@@ -117,7 +118,16 @@ def anatomy(
         raise value_error(argument, "must move the parameters", "one whose update is 0", advice)
     near = 1e-3
     is_diagonal = crossed < near and not uphill
-    return Anatomy(moves, period, is_fed, is_diagonal, is_diagonal and uneven < near)
+    return Anatomy(moves, period, tuple(map(bool, fed)), is_diagonal, is_diagonal and uneven < near)
+
+
+def _evaluated(function: Callable[..., PyTree], *args: Any) -> PyTree:
+    """What a compiled function says, also while another program is being traced."""
+    found = function(*args)
+    if any(map(is_traced, jax.tree.leaves(found))):
+        with jax.ensure_compile_time_eval():
+            found = function(*args)
+    return jax.tree.map(np.asarray, found)
 
 
 class _Static:
@@ -216,8 +226,7 @@ def _tangents_at(
 ) -> Array:
     gradient = _full(static.shapes.params, NEARLY_ZERO)
     push, shift = _wave(static.shapes.params, 1.3), _wave(static.shapes.params, 0.7)
-    leaves, structure = jax.tree.flatten(start)
-    real = [is_float(leaf) for leaf in leaves]
+    real = [is_float(leaf) for leaf in jax.tree.leaves(start)]
 
     def floats(state: PyTree) -> list[Array]:
         return split(state, real)[0]
@@ -299,9 +308,8 @@ def _pushed(
     answer = jnp.maximum(jnp.linalg.norm(up - down) / (2 * _PUSH), size)
     bent = jnp.maximum(missed - noise, 0) / jnp.maximum(2 * _PUSH * size, 1e-30)
     mask = _flat(signs)
-    crossed = _part(by_signs - by_ones * mask, by_ones) + _part(
-        shifted - all_shifted * mask, jnp.maximum(jnp.abs(all_shifted), jnp.abs(by_ones))
-    )
+    whole = jnp.maximum(jnp.abs(by_ones), jnp.abs(by_signs))
+    crossed = _part(by_signs - by_ones * mask, whole) + _part(shifted - all_shifted * mask, whole)
     first = jnp.max(jnp.abs(by_ones), axis=0)
     shape = by_ones / jnp.where(first > 0, first, 1)
     uneven = _part(shape - shape[:, :1], shape) + _part(all_shifted - all_shifted[:, :1], by_ones)

@@ -140,7 +140,9 @@ def from_optax(
         begun = []
         for optimizer, x, begin in zip(of_players(z), z, given("state", state, z), strict=True):
             like = jax.eval_shape(optimizer.init, x)
-            begun.append(optimizer.init(x) if begin is None else checked_state("state", begin, like))
+            begun.append(
+                optimizer.init(x) if begin is None else checked_state("state", begin, like)
+            )
         return tuple(begun)
 
     def advance(

@@ -1,7 +1,10 @@
 """An optimizer's update with its slow memory held, as a linear map near the parameters."""
 
+from collections.abc import Callable, Sequence
+
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from equipoise._types import Array, PyTree, record, static_field
 from equipoise.games._optimizers.anatomy import (
@@ -102,7 +105,9 @@ def hold(
         known = jnp.isfinite(slope) & (slope != 0) & jnp.isfinite(y)
         return jnp.where(known, x + (x - y) / jnp.where(known, slope, 1), x)
 
-    return Held(optimizer, replaced(list(map(before, split(state, slow)[0], *after(nothing)))), parts)
+    return Held(
+        optimizer, replaced(list(map(before, split(state, slow)[0], *after(nothing)))), parts
+    )
 
 
 def _counted(
@@ -119,7 +124,7 @@ def _counted(
             return now
         if not jnp.issubdtype(now.dtype, jnp.integer):
             return then
-        limit = jnp.asarray(min(_COUNT, jnp.iinfo(now.dtype).max // 2), now.dtype)
+        limit = jnp.asarray(min(_COUNT, np.iinfo(now.dtype).max // 2), now.dtype)
         return jnp.where(then == now, now, jnp.where(now == 0, limit, now - (then - now)))
 
     return jax.tree.map(leaf, state, later)
@@ -134,7 +139,7 @@ def _period(
     return state
 
 
-def _mapped(function, state: PyTree, chosen) -> PyTree:  # type: ignore[no-untyped-def]
+def _mapped(function: Callable[[Array], Array], state: PyTree, chosen: Sequence[bool]) -> PyTree:
     leaves, structure = jax.tree.flatten(state)
     pairs = zip(leaves, chosen, strict=True)
     return jax.tree.unflatten(structure, [function(x) if c else x for x, c in pairs])

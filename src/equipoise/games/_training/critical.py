@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -45,7 +45,7 @@ from equipoise.games._training.response import (
 from equipoise.games._training.result import CriticalLearningRate
 
 _METHODS = ("auto", "dense", "matrix_free")
-_Product = Callable[[PyTree[Array]], PyTree[Array]]
+_Product: TypeAlias = Callable[..., PyTree]
 
 
 class _Search(NamedTuple):
@@ -174,7 +174,7 @@ def critical_learning_rate(
             "one whose update is 0 there",
             "Give the state that a schedule is to be taken at.",
         )
-    limit = np.inf if max_step_size is None else checked_step_size("max_step_size", max_step_size)
+    limit = checked_step_size("max_step_size", np.inf if max_step_size is None else max_step_size)
     top = jax.lax.stop_gradient(found.top)
     limit = typed(limit, top.value.dtype)
     lost = first_loss(*_known((jax.lax.stop_gradient(found.update), top.value, limit)))
@@ -263,7 +263,9 @@ def _found(
     weight = inner(direction, direction)
     if any(search.parts.is_fed) and search.parts.is_diagonal:
         steady = answers(linear, held, params, 1.0)(ones, none)
-        used = jax.tree.map(lambda v, s: jnp.where(v == 0, 0, v / jnp.where(v == 0, 1, s)), direction, steady)
+        used = jax.tree.map(
+            lambda v, s: jnp.where(v == 0, 0, v / jnp.where(v == 0, 1, s)), direction, steady
+        )
         weight = inner(direction, used)
     update = compressed(linear, held, params, direction, bent)
     finite = [jnp.all(jnp.isfinite(leaf)) for leaf in (value, *jax.tree.leaves(gradient))]

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from equipoise._types import Array, PyTree
 from equipoise.games._rules.numerics import rounding
 
-_Vector = PyTree[Array]
+_Vector: TypeAlias = PyTree
 
 
 class Largest(NamedTuple):
@@ -36,7 +36,8 @@ class _Krylov(NamedTuple):
 
 def inner(a: _Vector, b: _Vector) -> Array:
     """⟨a, b⟩."""
-    return sum(jnp.vdot(x, y) for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True))
+    pairs = zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
+    return jnp.sum(jnp.stack([jnp.vdot(x, y) for x, y in pairs]))
 
 
 def scaled(factor: Array, a: _Vector) -> _Vector:
@@ -128,7 +129,7 @@ def largest_eigenvalue(
 
 
 def _ritz(matrix: Array, size: Array) -> tuple[Array, Array, Array]:
-    """The largest eigenvalue of the first rows and columns, the next, and the weights of its vector.
+    """The largest eigenvalue of the rows in use, the next one, and the weights of its vector.
 
     Rows not yet in use get an eigenvalue below all others.
     """

@@ -6,7 +6,7 @@ makes of a gradient g and of a position x is u = −(τ g + δ x), so that the c
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -15,9 +15,9 @@ from equipoise._types import Array, PyTree
 from equipoise.games._optimizers.held import Held
 from equipoise.games._training.lanczos import combined, inner, rest_of, scaled
 
-_Tree = PyTree[Array]
+_Tree: TypeAlias = PyTree
 # From tangents of gradient, moving memory and parameters to those of update and memory.
-Linear = Callable[[_Tree, list[Array], _Tree], tuple[_Tree, list[Array]]]
+Linear: TypeAlias = Callable[[_Tree, list[Array], _Tree], tuple[_Tree, list[Array]]]
 
 
 class Pulse(NamedTuple):
@@ -38,12 +38,11 @@ class Compressed(NamedTuple):
 
 
 def linear_update(held: Held, params: _Tree) -> Linear:
-    """The derivative of the update by gradient, moving memory and parameters, in float32 at least."""
+    """The derivative of the update by gradient, moving memory and parameters."""
     still = held.still()
 
     def update(g: _Tree, f: list[Array], x: _Tree) -> tuple[_Tree, list[Array]]:
-        u, moved, _ = held.update(g, f, held.counts(), x)
-        return u, moved
+        return held.update(g, f, held.counts(), x)[:2]
 
     none = jax.tree.map(jnp.zeros_like, params)
     _, tangent = jax.linearize(update, none, still, params)
@@ -123,7 +122,9 @@ def compressed(
     update, first = linear(gradient, still, direction)
     a, order = inner(direction, update) / along, num_poles(held, params)
     if not order:
-        return Compressed(a, jnp.zeros(0, a.dtype), jnp.zeros(0, a.dtype), jnp.zeros((0, 0), a.dtype))
+        return Compressed(
+            a, jnp.zeros(0, a.dtype), jnp.zeros(0, a.dtype), jnp.zeros((0, 0), a.dtype)
+        )
     found = pulse(lambda f: linear(none, f, none)[1], first, order)
     rows = [linear(none, [b[j] for b in found.basis], none)[0] for j in range(order)]
     c = jnp.stack([inner(direction, row) for row in rows]) / along

@@ -46,7 +46,7 @@ class CriticalLearningRate:
         """The learning rate and how it is lost, and in words what it rests on."""
         if isinstance(self.kind, jax.core.Tracer) or jnp.ndim(self.kind):
             return repr(self)
-        rows = [
+        rows: list[list[object]] = [
             ["  learning_rate", self.learning_rate],
             ["  sharpness", self.sharpness],
             ["  kind", Kind.said(self.kind)],
