@@ -22,7 +22,9 @@ from equipoise.games._critical.critical_step import (
     CriticalStep,
     Kind,
 )
+from equipoise.games._critical.normal_form import NormalForm, Outcome, normal_form
 from equipoise.games._critical.simulated import SimulatedCriticalStep, simulated_critical_step_size
+from equipoise.games._critical.stable import StableStepSizes, stable_step_sizes
 from equipoise.games._maps.basins import Basins, basins
 from equipoise.games._maps.cycle import Cycle, cycle
 from equipoise.games._maps.diagram import OrbitDiagram, orbit_diagram
@@ -30,7 +32,8 @@ from equipoise.games._maps.lyapunov import LyapunovExponents, lyapunov_exponents
 from equipoise.games._maps.orbits import period, rotation_number
 from equipoise.games._optimizers.from_optax import from_optax
 from equipoise.games._play.simulate import simulate
-from equipoise.games._play.sweep import Sweep, sweep
+from equipoise.games._play.sweep import sweep
+from equipoise.games._play.sweep_result import Sweep
 from equipoise.games._rules.adjusted import consensus, lola, symplectic_adjustment
 from equipoise.games._rules.extrapolated import alternating_extrapolation, primal_dual_hybrid
 from equipoise.games._rules.game import Game, general_sum, vector_field, zero_sum
@@ -98,6 +101,11 @@ __all__ = [  # noqa: RUF022
     "SimulatedCriticalStep",
     "critical_learning_rate",
     "CriticalLearningRate",
+    "stable_step_sizes",
+    "StableStepSizes",
+    "normal_form",
+    "NormalForm",
+    "Outcome",
     "compare",
     "Comparison",
     "Kind",

@@ -276,7 +276,7 @@ def _pushed(
     is_fed = [jnp.any(a != b) & (is_float(a) and not m) for a, b, m in triples]
     state = joined(split(start, moves)[0], fed, moves, start)
 
-    def answers(g: PyTree, x: PyTree) -> list[Array]:
+    def answers(g: PyTree, x: PyTree) -> Array:
         """The updates after a gradient that comes once, flat, one row each."""
 
         def one(now: PyTree, first: Array) -> tuple[PyTree, Array]:

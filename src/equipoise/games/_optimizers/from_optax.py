@@ -1,17 +1,20 @@
 """Rules made of the optimizers of optax."""
 
+import functools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
 import jax
+import jax.numpy as jnp
 import optax
 
 from equipoise._check import at, value_error
 from equipoise._types import Array, PyTree
-from equipoise.games._optimizers.anatomy import anatomy
+from equipoise.games._optimizers.anatomy import Anatomy, anatomy
 from equipoise.games._optimizers.held import Held, hold
 from equipoise.games._optimizers.optimizer import (
+    Optimizer,
     check_optimizer,
     checked_state,
     traced_optimizer,
@@ -21,6 +24,7 @@ from equipoise.games._rules.gradient_play import checked_order, order_of_play, r
 from equipoise.games._rules.rule import (
     Memory,
     Projections,
+    Projector,
     Rule,
     Steps,
     axpy,
@@ -130,7 +134,7 @@ def from_optax(
             return (value,)
         if len(z) == 1 and name == "state":
             only = jax.eval_shape(of_players(z)[0].init, z[0])
-            if jax.tree.structure(value) == jax.tree.structure(only):
+            if jax.tree.structure(value) == jax.tree.structure(only):  # type: ignore[operator]
                 return (value,)
         if not isinstance(value, tuple | list) or len(value) != len(z):
             raise value_error(name, f"must have one entry for each of the {len(z)} players", value)
@@ -178,29 +182,44 @@ def from_optax(
             parts = anatomy("optimizers", known, shapes, kept)
             begin = None if begin is None else checked_state("state", begin, shapes.state)
             pieces.append(_hold(known, parts, x, g, begin))
-        return _held_rule(advance, tuple(pieces), there)
+        return _held_rule(advance, tuple(pieces), there, project)
 
-    return make_rule("from_optax", plain, remember, held=held)
-
-
-_hold = jax.jit(hold, static_argnums=1)
+    return make_rule("from_optax", plain, remember, project=project, held=held)
 
 
-def _held_rule(advance: Callable[..., Any], pieces: tuple[Held, ...], there: Players) -> Rule:
+@functools.partial(jax.jit, static_argnums=1)
+def _hold(
+    optimizer: Optimizer, parts: Anatomy, x: PyTree[Array], gradient: PyTree[Array], state: Any
+) -> tuple[Held, PyTree[Array]]:
+    """The optimizer held, and how far the present gradient moves the player for a step of 1."""
+    held = hold(optimizer, parts, x, gradient, state)
+    none = jax.tree.map(jnp.zeros_like, gradient)
+    moved, rest = (held.update(g, held.still(), held.counts(), x)[0] for g in (gradient, none))
+    return held, jax.tree.map(lambda a, b: a - b, moved, rest)
+
+
+def _held_rule(
+    advance: Callable[..., Any],
+    pieces: tuple[tuple[Held, Any], ...],
+    there: Players,
+    project: Projector,
+) -> Rule:
     """The rule of held optimizers; its memory is what moves, a step is a period of updates."""
-    length = math.lcm(*(piece.parts.period for piece in pieces))
+    held, drift = zip(*pieces, strict=True)
+    length = math.lcm(*(piece.parts.period for piece in held))
 
     def update(i: int, g: PyTree[Array], m_i: Any, x: PyTree[Array]) -> tuple[PyTree, Any]:
         # Gradients count from those at the players, so that nothing slow is fed.
         change = jax.tree.map(lambda a, b: a - b, g, there[i])
-        u, moving, counts = pieces[i].update(change, *m_i, x)
-        return u, (moving, counts)
+        moving, counts = m_i
+        u, moving, counts = held[i].update(change, moving, counts, x)
+        return jax.tree.map(lambda a, b: a + b, u, drift[i]), (moving, counts)
 
     def once(game: Game, eta: Steps, now: tuple[Players, Memory]) -> tuple[Players, Memory]:
         return advance(update, game, *now, eta)
 
     def step(game: Game, z: Players, memory: Memory, eta: Steps) -> tuple[Players, Memory]:
-        now = z, tuple((m, piece.counts()) for m, piece in zip(memory, pieces, strict=True))
+        now = z, tuple((m, piece.counts()) for m, piece in zip(memory, held, strict=True))
         if length == 1:
             z, later = once(game, eta, now)
         else:
@@ -210,6 +229,6 @@ def _held_rule(advance: Callable[..., Any], pieces: tuple[Held, ...], there: Pla
         return z, tuple(moving for moving, _ in later)
 
     def remember(game: Game, z: Players, eta: Steps) -> Memory:
-        return tuple(piece.still() for piece in pieces)
+        return tuple(piece.still() for piece in held)
 
-    return make_rule("from_optax", step, remember)
+    return make_rule("from_optax", step, remember, project=project)

@@ -31,6 +31,7 @@ class _Evidence(NamedTuple):
     last: Array
     part: Array
     verdict: Array
+    gradient: Array
 
 
 def play_lanes(
@@ -38,12 +39,13 @@ def play_lanes(
     start: State,
     etas: Steps,
     origin: Players | None,
+    gradient: Callable[[Players], Array],
     *,
     num_steps: int,
     tolerance: float | Array,
     max_period: int,
-) -> tuple[Array, Array, Array, Array, Array]:
-    """Verdict, rate, period, distance and steps of a block of lanes, the leading axis of all."""
+) -> tuple[Array, ...]:
+    """Verdict, rate, period, distance, steps and gradient of a block of lanes, its axis first."""
     # What is left over comes first, so that all parts are equally long: a length that differed
     # between lanes would cost a selection in every step under `vmap`.
     length, rest = divmod(num_steps, NUM_PARTS)
@@ -75,7 +77,8 @@ def play_lanes(
             state, last = one(state)
             recent = _larger(recent, last)
         peak = _larger(lane.peak, recent)
-        new = _Evidence(past, recent, peak, last, jnp.full_like(lane.part, c), lane.verdict)
+        left = jax.vmap(gradient)(state.players)
+        new = _Evidence(past, recent, peak, last, jnp.full_like(lane.part, c), lane.verdict, left)
         return c + 1, state, _judged(lane, new, first, state.players)
 
     def unfinished(carry: tuple[Array, State, _Evidence]) -> Array:
@@ -87,7 +90,7 @@ def play_lanes(
     zero = jnp.zeros(first.shape, jnp.int32)
     none = jnp.zeros_like(first)
     state, peak = repeated(step, rest, (start, none)) if rest else (start, none)
-    evidence = _Evidence(first, none, _larger(peak, first), first, zero, zero + NEUTRAL)
+    evidence = _Evidence(first, none, _larger(peak, first), first, zero, zero + NEUTRAL, none)
     carry = (jnp.asarray(0, jnp.int32), state, evidence)
     _, state, lane = jax.lax.while_loop(unfinished, play_part, carry)
 
@@ -99,7 +102,7 @@ def play_lanes(
     )
     period = jnp.where(verdict == NEUTRAL, cycle, (verdict == CONVERGES).astype(jnp.int32))
     used = rest + (lane.part + 1) * length
-    return verdict, rate, period, jnp.sqrt(lane.last), used
+    return verdict, rate, period, jnp.sqrt(lane.last), used, lane.gradient
 
 
 def _judged(old: _Evidence, new: _Evidence, first: Array, players: Players) -> _Evidence:

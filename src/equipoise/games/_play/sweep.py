@@ -1,16 +1,14 @@
 """What play does at each of many step sizes."""
 
 import functools
-from itertools import pairwise
-from typing import TypeAlias
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from equipoise._check import at, floating_array, is_traced, positive_integer
-from equipoise._types import Array, Float, Int, aligned, record, result
+from equipoise._types import Array, record
 from equipoise.games._play.lanes import NUM_PARTS, play_lanes
+from equipoise.games._play.sweep_result import Sweep
 from equipoise.games._rules.dynamics import (
     Dynamics,
     Factors,
@@ -19,69 +17,14 @@ from equipoise.games._rules.dynamics import (
     dynamics,
     each_player,
 )
-from equipoise.games._rules.game import Game, Players, checked_players
+from equipoise.games._rules.game import Game, Players, checked_players, field
 from equipoise.games._rules.rule import Ratios, Rule, State, check_not_negative, check_rule
-from equipoise.games._rules.verdict import Verdict
+from equipoise.games._rules.verdict import UNDEFINED
 
 # States of so many bytes are swept at once, so that what a step reads and writes stays in a cache.
 _BLOCK_BYTES = 2**21
 # More steps in all take longer than to compile the payoff's and the rule's numbers in.
 LONG = 10**8
-
-
-_Numbers: TypeAlias = Float[Array, "*shape"]
-_Integers: TypeAlias = Int[Array, "*shape"]
-
-
-@result
-class Sweep:
-    """What play does at each of many step sizes, one entry a step size.
-
-    Attributes:
-        step_sizes: η.
-        verdict: A ``Verdict`` each: ``CONVERGES``, ``NEUTRAL``, ``DIVERGES`` or ``UNDEFINED``.
-        rate: The factor per step by which the distance changes at the end of the run; after an
-            overflow a lower bound of it, 0 from a start without distance, and NaN where undefined.
-        period: Length of the cycle that play ends in: 1 for a fixed point, 0 for none up to
-            ``max_period``.
-        final_distance: The distance at the last step that was used; infinity after overflow, and
-            NaN where undefined.
-        steps_used: Steps until the verdict.
-    """
-
-    step_sizes: _Numbers
-    verdict: _Integers
-    rate: _Numbers
-    period: _Integers
-    final_distance: _Numbers
-    steps_used: _Integers
-
-    def __str__(self) -> str:
-        """The intervals of step sizes with the same verdict, in the order given."""
-        if isinstance(self.verdict, jax.core.Tracer) or np.ndim(self.verdict) > 1:
-            return f"Sweep of shape {np.shape(self.verdict)}"
-        if np.ndim(self.verdict) == 0:
-            names = ["step_sizes", "rate", "period", "final_distance", "steps_used"]
-            rows = [[f"  {name}", getattr(self, name)] for name in names]
-            rows.insert(1, ["  verdict", Verdict.said(self.verdict)])
-            return f"Sweep\n{aligned(rows)}"
-        verdict, eta = np.asarray(self.verdict), np.asarray(self.step_sizes)
-        rate, period = np.asarray(self.rate), np.asarray(self.period)
-        changes = np.flatnonzero(np.diff(verdict)) + 1
-        rows = []
-        for i, j in pairwise([0, *changes, eta.size] if eta.size else []):
-            cycles = sorted({int(p) for p in period[i:j] if p > 1})
-            rows.append(
-                [
-                    f"{eta[i]:.6g} to {eta[j - 1]:.6g}",
-                    Verdict(verdict[i]).word,
-                    f"{rate[i:j].min():.4g} to {rate[i:j].max():.4g}",
-                    ", ".join(map(str, cycles[:6])) or "none",
-                ]
-            )
-        kept = rows if len(rows) <= 30 else [*rows[:29], [f"{len(rows) - 29} more", "", "", ""]]
-        header = ["step sizes", "verdict", "rate", "cycles"]
-        return f"Sweep of {eta.size} step sizes\n{aligned(kept, header=header)}"
 
 
 @at("games.sweep")
@@ -106,7 +49,9 @@ def sweep(
         \max_{t \in \text{quarter before}} r_t\Bigr)^{1/\Delta t}
 
     with Δt the time between the starts of the two spans where r shrinks and between their ends
-    where it grows. Without an equilibrium, :math:`r_t = \lVert z_t - z_{t-1} \rVert`.
+    where it grows. Without an equilibrium, :math:`r_t = \lVert z_t - z_{t-1} \rVert`: a run is then
+    said to converge where it comes to rest, wherever that is. Its ``gradient`` tells whether the
+    players are content there.
 
     Args:
         game: The game.
@@ -220,12 +165,17 @@ def swept(runs: Runs, etas: Array, num_steps: int, max_period: int) -> Sweep:
     def begin(eta: Array) -> State:
         return runs.dynamics.begin(runs.players, each_player(eta, runs.factors))
 
+    def gradient(players: Players) -> Array:
+        left = jax.tree.leaves(field(runs.dynamics.game.again(), players))
+        return jnp.stack([jnp.max(jnp.abs(leaf)).astype(etas.dtype) for leaf in left]).max()
+
     def block(etas: Array) -> tuple[Array, ...]:
         return play_lanes(
             runs.dynamics.step,
             jax.vmap(begin)(etas),
             each_player(etas, runs.factors),
             runs.equilibrium,
+            gradient,
             num_steps=num_steps,
             tolerance=runs.tolerance,
             max_period=max_period,
@@ -239,7 +189,12 @@ def swept(runs: Runs, etas: Array, num_steps: int, max_period: int) -> Sweep:
     # Equal blocks, the last one filled up: blocks of two sizes would be two programs.
     filled = jnp.pad(flat, (0, num_blocks * size - flat.size), mode="edge")
     found = jax.lax.map(block, filled.reshape(num_blocks, size))
-    return Sweep(etas, *(x.reshape(-1)[: flat.size].reshape(etas.shape) for x in found))
+    verdict, *numbers, gradients = (x.reshape(-1)[: flat.size].reshape(etas.shape) for x in found)
+    rate, period, distance, used = numbers
+    gradients = jnp.where(jnp.isfinite(gradients), gradients, jnp.inf)
+    gradients = jnp.where(verdict == UNDEFINED, jnp.nan, gradients)
+    is_movement = runs.equilibrium is None
+    return Sweep(etas, verdict, rate, period, distance, used, gradients, is_movement)
 
 
 def _mesh_of(step_sizes: Array) -> jax.sharding.NamedSharding | None:

@@ -5,11 +5,13 @@ from typing import TypeAlias
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.flatten_util import ravel_pytree
 
 from equipoise._check import is_traced, value_error
 from equipoise._jax.traced import Traced, traced
 from equipoise._types import Array, PyTree, Scalar, record
 from equipoise.games._rules.game import Game, Players, TracedGame, traced_game
+from equipoise.games._rules.numerics import rounding
 from equipoise.games._rules.rule import (
     Ratios,
     Rule,
@@ -33,6 +35,7 @@ class Dynamics:
     game: TracedGame
     first: Traced
     following: Traced
+    project: Traced | None
 
     def begin(self, players: Players, eta: Steps) -> State:
         """The state before the first step, with one step size a player."""
@@ -41,6 +44,21 @@ class Dynamics:
     def step(self, state: State, eta: Steps) -> State:
         """The next state."""
         return self.following(self.game, state, eta)
+
+    def inside(self, players: Players) -> Players:
+        """The players, off every edge of a projection that they are on.
+
+        An edge has two derivatives, and a push along it is judged by the one of the inner side.
+        """
+        if self.project is None:
+            return players
+        flat, unravel = ravel_pytree(players)
+        # √ε apart, and at distances of no ratio, so that edges are met one by one.
+        push = rounding(flat.dtype, 0.5) * (1 + jnp.abs(flat))
+        push = push * (1 + jnp.arange(flat.size, dtype=flat.dtype) * 0.618034 % 1)
+        there, back = (ravel_pytree(self.project(unravel(flat + p)))[0] for p in (push, -push))
+        inward = there + back - 2 * flat  # 0 where the projection is linear, ε where it bends
+        return unravel(flat + jnp.where(jnp.abs(inward) > 0.1 * push, inward, 0))
 
 
 def dynamics(game: Game, rule: Rule, players: Players, *, is_long: bool = False) -> Dynamics:
@@ -62,7 +80,8 @@ def dynamics(game: Game, rule: Rule, players: Players, *, is_long: bool = False)
     eta = tuple(np.ones((), common_dtype(players)) for _ in players)
     first = traced(begin, known, players, eta, kept=kept)
     state = jax.eval_shape(first, known, players, eta)
-    return Dynamics(known, first, traced(step, known, state, eta, kept=kept))
+    project = None if rule.project is None else traced(rule.project, players)
+    return Dynamics(known, first, traced(step, known, state, eta, kept=kept), project)
 
 
 def held_dynamics(game: Game, rule: Rule, players: Players) -> Dynamics:

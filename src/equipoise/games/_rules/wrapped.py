@@ -64,4 +64,4 @@ def lookahead(rule: Rule, num_steps: int = 5, alpha: float | Array = 0.5) -> Rul
         way = jax.tree.map(lambda a, b: a - b, end.players, z)
         return axpy(alpha, way, z), end.memory
 
-    return make_rule("lookahead", advance, remember)
+    return make_rule("lookahead", advance, remember, project=rule.project)

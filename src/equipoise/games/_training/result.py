@@ -51,13 +51,8 @@ class CriticalLearningRate:
             ["  sharpness", self.sharpness],
             ["  kind", Kind.said(self.kind)],
             ["  error", f"{float(self.error):.1e} of the learning rate, at most"],
-            *(
-                [f"  {name}", int(count) if count >= 0 else "not counted"]
-                for name, count in (
-                    ("num_flat", self.num_flat),
-                    ("num_repelling", self.num_repelling),
-                )
-            ),
+            ["  num_flat", _counted(self.num_flat)],
+            ["  num_repelling", _counted(self.num_repelling)],
             ["  num_products", self.num_products],
         ]
         text = f"CriticalLearningRate\n{aligned(rows)}"
@@ -69,3 +64,7 @@ class CriticalLearningRate:
                 " linearization: it is clipped, or unlike what the optimizer has seen."
             )
         return text
+
+
+def _counted(number: Array) -> object:
+    return int(number) if number >= 0 else "not counted"
