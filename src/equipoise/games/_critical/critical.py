@@ -20,12 +20,12 @@ from equipoise.games._critical.critical_step import (
 from equipoise.games._critical.crossing import BATCH, Measure, explore, polish
 from equipoise.games._critical.derivative import with_derivative
 from equipoise.games._critical.directions import Directions, moving
-from equipoise.games._critical.matrix_free import is_matrix_free, searched
 from equipoise.games._rules.dynamics import common_dtype, typed
 from equipoise.games._rules.game import Game, Players
 from equipoise.games._rules.numerics import rounding
 from equipoise.games._rules.rule import Ratios, Rule, checked_step_size
 from equipoise.games._spectrum.algebra import eigenvalues, namespace
+from equipoise.games._spectrum.matrix_free import is_matrix_free, searched
 from equipoise.games._spectrum.spectrum import (
     Family,
     cluster,

@@ -20,8 +20,10 @@ from equipoise.games._spectrum.arnoldi import arnoldi
 from equipoise.games._spectrum.spectrum import Family, linearization, step_residual
 from equipoise.games._spectrum.update_map import settled
 
-_NUM = 6
+_NUM = 4
 _SUBSPACE = 24
+_LEAST_PART = 1e-6  # of an eigenvector: less is rounding, and no direction
+_LEAST_ANGLE = 1e-4  # of a part to those that are known
 
 
 class Leading(NamedTuple):
@@ -35,7 +37,9 @@ class Leading(NamedTuple):
 @jax.jit
 def farthest(family: Family, eta: Array, point: Array) -> Leading:
     """The eigenvalues of M(η) that are farthest from a point on the real axis."""
-    tangent, at, _ = linearization(family.dynamics, family.players, each_player(eta, family.factors))
+    tangent, at, _ = linearization(
+        family.dynamics, family.players, each_player(eta, family.factors)
+    )
     found = arnoldi(
         lambda v: tangent(v) - point * v,
         at,
@@ -43,15 +47,13 @@ def farthest(family: Family, eta: Array, point: Array) -> Leading:
         num=min(_NUM, at.size),
         subspace=_SUBSPACE,
         tolerance=1e-5,
-        max_restarts=30,
+        max_restarts=16,
     )
     return Leading(found.values + point, found.vectors, found.residuals)
 
 
 @jax.jit
-def on_directions(
-    family: Family, rows: Array, etas: Array
-) -> tuple[Array, Array, Array]:
+def on_directions(family: Family, rows: Array, etas: Array) -> tuple[Array, Array, Array]:
     """V M(η) Vᵀ, its derivative by η and the residual, for rows V and each step size."""
 
     def one(eta: Array) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
@@ -87,25 +89,33 @@ def slots(family: Family) -> tuple[int, ...]:
     return tuple(ends)
 
 
-def directions_of(vectors: np.ndarray, ends: tuple[int, ...], known: np.ndarray) -> np.ndarray:
-    """Orthonormal rows that hold each part of each vector, after those that are known."""
-    rows = list(known)
-    starts = (0, *ends[:-1])
-    for vector in vectors:
-        for start, end in zip(starts, ends, strict=True):
-            for part in (vector.real, vector.imag):
-                row = np.zeros(part.shape, part.dtype)
-                row[start:end] = part[start:end]
-                size = np.linalg.norm(row)
-                if size > 1e-6:
-                    row /= size
-                    for _ in range(2):
-                        for other in rows:
-                            row -= (other @ row) * other
-                    rest = np.linalg.norm(row)
-                    if rest > 1e-4:
-                        rows.append(row / rest)
-    return np.stack(rows)
+def with_parts(
+    known: list[list[np.ndarray]], vectors: np.ndarray, ends: tuple[int, ...]
+) -> list[list[np.ndarray]]:
+    """Orthonormal directions of each slot, with those of the parts of each vector."""
+    slots = [list(rows) for rows in known] or [[] for _ in ends]
+    for rows, start, end in zip(slots, (0, *ends[:-1]), ends, strict=True):
+        for part in (p for v in vectors for p in (v.real[start:end], v.imag[start:end])):
+            size = np.linalg.norm(part)
+            if size > _LEAST_PART:
+                row = part / size
+                for _ in range(2):
+                    for other in rows:
+                        row = row - (other @ row) * other
+                rest = np.linalg.norm(row)
+                if rest > _LEAST_ANGLE:
+                    rows.append(row / rest)
+    return slots
+
+
+def full_rows(slots: list[list[np.ndarray]], ends: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+    """The directions of all slots in the flat state."""
+    found = np.zeros((sum(map(len, slots)), ends[-1]), dtype)
+    rows = iter(found)
+    for directions, start, end in zip(slots, (0, *ends[:-1]), ends, strict=True):
+        for direction in directions:
+            next(rows)[start:end] = direction
+    return found
 
 
 def _shapes(tree: PyTree) -> list[tuple[int, ...]]:

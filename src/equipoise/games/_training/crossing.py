@@ -50,7 +50,9 @@ def first_loss(update: Compressed, top: Array, limit: Array) -> Loss:
     spiral = outside.any()
     rate = xp.where(spiral, high, flip)
     values = eigenvalues(_matrices(update, rate[None]))[0]
-    lost = xp.argmax(xp.where(spiral, xp.abs(values) + 1e-3 * (values.imag > 0), -values.real))
+    lost = xp.argmax(
+        xp.where(spiral, xp.abs(values) + xp.where(values.imag > 0, slack, 0), -values.real)
+    )
     is_lost = is_attracted & (rate <= limit)
     known = ~xp.isnan(top)
     kind = xp.where(is_lost, xp.where(spiral, NEIMARK_SACKER, FLIP), NOT_LOST)

@@ -9,7 +9,7 @@ from equipoise.games._critical.critical_step import Kind
 
 @result
 class CriticalLearningRate:
-    """The learning rate at which directions that small steps attract stop being attracted.
+    """The learning rate at which training leaves its point, and how it does.
 
     Attributes:
         learning_rate: The critical one; infinity where none is up to ``max_step_size``, NaN where

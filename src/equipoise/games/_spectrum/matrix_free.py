@@ -1,24 +1,32 @@
 """The critical step without a matrix: the same search, on directions that are found on the way."""
 
 from collections.abc import Callable
+from typing import Any, TypeAlias
 
 import jax
 import numpy as np
 
 from equipoise._check import choice, is_traced, value_error
 from equipoise._types import Array
-from equipoise.games._critical.critical_step import CriticalStep
-from equipoise.games._critical.crossing import BATCH, Measure
 from equipoise.games._rules.numerics import DENSE_LIMIT
-from equipoise.games._spectrum.restricted import directions_of, farthest, on_directions, slots
+from equipoise.games._spectrum.restricted import (
+    farthest,
+    full_rows,
+    on_directions,
+    slots,
+    with_parts,
+)
 from equipoise.games._spectrum.spectrum import Family
 
 _METHODS = ("auto", "dense", "matrix_free")
 _MOST_ROUNDS = 5
 _SAME = 1e-6  # of the step size: directions are found to 1e-5, whose square enters
+_BATCH, _FEW = 16, 2  # step sizes of one program
 _LARGEST_MATRICES = 2**36  # bytes of one batch: no machine is asked for more
 
-_Search = Callable[[Measure, Array, Array, int], tuple[CriticalStep, Array]]
+_Measure: TypeAlias = Callable[[Array], tuple[Array, Array, Array]]
+# From spectra, a slope, the largest step and a number of evaluations to the critical step.
+_Search: TypeAlias = Callable[[_Measure, Array, Array, int], tuple[Any, Array]]
 
 
 def is_matrix_free(method: str, family: Family) -> bool:
@@ -27,7 +35,7 @@ def is_matrix_free(method: str, family: Family) -> bool:
     size = slots(family)[-1]
     if method == "matrix_free" or (method == "auto" and size > 4 * DENSE_LIMIT):
         return True
-    needed = 3 * BATCH * size**2 * jax.tree.leaves(family.players)[0].dtype.itemsize
+    needed = 3 * _BATCH * size**2 * jax.tree.leaves(family.players)[0].dtype.itemsize
     if needed > _LARGEST_MATRICES:
         raise value_error(
             "method",
@@ -38,22 +46,24 @@ def is_matrix_free(method: str, family: Family) -> bool:
     return False
 
 
-def searched(family: Family, limit: Array, num: int, search: _Search) -> CriticalStep:
+def searched(family: Family, limit: Array, num: int, search: _Search) -> Any:
     """The critical step from spectra on directions, which grow until the step stays."""
     if any(map(is_traced, jax.tree.leaves((family, limit)))):
         raise value_error(
             "method", "must be 'dense' where values are traced", "values that are not known"
         )
     ends = slots(family)
-    rows = np.zeros((0, ends[-1]), limit.dtype)
+    parts: list[list[np.ndarray]] = []
     eta, before = limit, None
     for _ in range(_MOST_ROUNDS):
         for point in (0.0, 1.0):
             found = farthest(family, eta, np.asarray(point, limit.dtype))
-            rows = directions_of(np.asarray(found.vectors), ends, rows)
+            parts = with_parts(parts, np.asarray(found.vectors), ends)
+        rows = full_rows(parts, ends, limit.dtype)
 
         def measure(etas: Array, rows: np.ndarray = rows) -> tuple[Array, Array, Array]:
-            filled = np.concatenate([etas, np.full(BATCH - etas.size, etas[-1])])
+            room = (_FEW if etas.size <= _FEW else _BATCH) - etas.size
+            filled = np.concatenate([etas, np.full(max(room, 0), etas[-1])])
             full = on_directions(family, rows, filled)
             return jax.tree.map(lambda x: np.asarray(x)[: etas.size], full)
 
