@@ -19,8 +19,8 @@ from equipoise.games._spectrum.restricted import (
 from equipoise.games._spectrum.spectrum import Family
 
 _METHODS = ("auto", "dense", "matrix_free")
-_MOST_ROUNDS = 5
-_SAME = 1e-6  # of the step size: directions are found to 1e-5, whose square enters
+_MOST_ROUNDS = 3
+_SAME = 5e-5  # of the step size
 _BATCH, _FEW = 16, 2  # step sizes of one program
 _LARGEST_MATRICES = 2**36  # bytes of one batch: no machine is asked for more
 
@@ -32,7 +32,7 @@ _Search: TypeAlias = Callable[[_Measure, Array, Array, int], tuple[Any, Array]]
 def is_matrix_free(method: str, family: Family) -> bool:
     """Whether to search without a matrix; a matrix that cannot be held is refused."""
     method = choice("method", method, _METHODS)
-    size = slots(family)[-1]
+    size = slots(family)[-1].end
     if method == "matrix_free" or (method == "auto" and size > 4 * DENSE_LIMIT):
         return True
     needed = 3 * _BATCH * size**2 * jax.tree.leaves(family.players)[0].dtype.itemsize
@@ -52,14 +52,14 @@ def searched(family: Family, limit: Array, num: int, search: _Search) -> Any:
         raise value_error(
             "method", "must be 'dense' where values are traced", "values that are not known"
         )
-    ends = slots(family)
-    parts: list[list[np.ndarray]] = []
+    where = slots(family)
+    parts: dict[int, list[np.ndarray]] = {}
     eta, before = limit, None
     for _ in range(_MOST_ROUNDS):
         for point in (0.0, 1.0):
             found = farthest(family, eta, np.asarray(point, limit.dtype))
-            parts = with_parts(parts, np.asarray(found.vectors), ends)
-        rows = full_rows(parts, ends, limit.dtype)
+            parts = with_parts(parts, np.asarray(found.vectors), where)
+        rows = full_rows(parts, where, limit.dtype)
 
         def measure(etas: Array, rows: np.ndarray = rows) -> tuple[Array, Array, Array]:
             room = (_FEW if etas.size <= _FEW else _BATCH) - etas.size

@@ -23,7 +23,7 @@ from equipoise.games._spectrum.update_map import settled
 _NUM = 4
 _SUBSPACE = 24
 _LEAST_PART = 1e-6  # of an eigenvector: less is rounding, and no direction
-_LEAST_ANGLE = 1e-4  # of a part to those that are known
+_LEAST_ANGLE = 1e-3  # of a part to those that are known
 
 
 class Leading(NamedTuple):
@@ -49,7 +49,7 @@ def farthest(family: Family, eta: Array, point: Array) -> Leading:
         tolerance=1e-5,
         max_restarts=16,
     )
-    return Leading(found.values + point, found.vectors, found.residuals)
+    return Leading(found.values + point.astype(found.values.dtype), found.vectors, found.residuals)
 
 
 @jax.jit
@@ -70,31 +70,43 @@ def on_directions(family: Family, rows: Array, etas: Array) -> tuple[Array, Arra
     return matrices, along, residuals
 
 
-def slots(family: Family) -> tuple[int, ...]:
-    """Where each player and each memory ends in the flat state."""
+class Slot(NamedTuple):
+    """A player or a memory in the flat state; copies of one player have one owner."""
+
+    start: int
+    end: int
+    owner: int
+
+
+def slots(family: Family) -> tuple[Slot, ...]:
+    """Where each player and each memory lies in the flat state."""
     steps = each_player(jnp.ones((), jax.tree.leaves(family.players)[0].dtype), family.factors)
     state: State = jax.eval_shape(settled, family.dynamics, family.players, steps)
-    ends, end = [], 0
-    for player in state.players:
-        end += _size(player)
-        ends.append(end)
-    copies = sorted({tuple(_shapes(p)) for p in state.players}, key=len, reverse=True)
-    memory = [s for s in jax.tree.leaves(state.memory) if jnp.issubdtype(s.dtype, jnp.floating)]
+    players = [_shapes(p) for p in state.players]
+    real = [s for s in jax.tree.leaves(state.memory) if jnp.issubdtype(s.dtype, jnp.floating)]
+    memory, found, turn = _shapes(real), list(players), 0
+    owners = list(range(len(players)))
     while memory:
-        shapes = tuple(leaf.shape for leaf in memory)
-        like = next((c for c in copies if shapes[: len(c)] == c), shapes[:1])
-        end += sum(math.prod(shape) for shape in like)
-        ends.append(end)
-        memory = memory[len(like) :]
-    return tuple(ends)
+        # Copies come in the order of the players.
+        order = [(turn + i) % len(players) for i in range(len(players))]
+        owner = next((i for i in order if memory[: len(players[i])] == players[i]), None)
+        shapes = memory[:1] if owner is None else players[owner]
+        turn = turn if owner is None else owner + 1
+        owners.append(len(found) if owner is None else owner)
+        found.append(shapes)
+        memory = memory[len(shapes) :]
+    sizes = [sum(map(math.prod, shapes)) for shapes in found]
+    ends = np.cumsum(sizes).tolist()
+    return tuple(map(Slot, [0, *ends[:-1]], ends, owners))
 
 
 def with_parts(
-    known: list[list[np.ndarray]], vectors: np.ndarray, ends: tuple[int, ...]
-) -> list[list[np.ndarray]]:
-    """Orthonormal directions of each slot, with those of the parts of each vector."""
-    slots = [list(rows) for rows in known] or [[] for _ in ends]
-    for rows, start, end in zip(slots, (0, *ends[:-1]), ends, strict=True):
+    known: dict[int, list[np.ndarray]], vectors: np.ndarray, where: tuple[Slot, ...]
+) -> dict[int, list[np.ndarray]]:
+    """Orthonormal directions of each owner, with those of the parts of each vector."""
+    directions = {slot.owner: list(known.get(slot.owner, [])) for slot in where}
+    for start, end, owner in where:
+        rows = directions[owner]
         for part in (p for v in vectors for p in (v.real[start:end], v.imag[start:end])):
             size = np.linalg.norm(part)
             if size > _LEAST_PART:
@@ -105,22 +117,21 @@ def with_parts(
                 rest = np.linalg.norm(row)
                 if rest > _LEAST_ANGLE:
                     rows.append(row / rest)
-    return slots
+    return directions
 
 
-def full_rows(slots: list[list[np.ndarray]], ends: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
-    """The directions of all slots in the flat state."""
-    found = np.zeros((sum(map(len, slots)), ends[-1]), dtype)
+def full_rows(
+    directions: dict[int, list[np.ndarray]], where: tuple[Slot, ...], dtype: np.dtype
+) -> np.ndarray:
+    """The directions in each slot of the flat state, the same in all copies of a player."""
+    count = sum(len(directions[slot.owner]) for slot in where)
+    found = np.zeros((count, where[-1].end), dtype)
     rows = iter(found)
-    for directions, start, end in zip(slots, (0, *ends[:-1]), ends, strict=True):
-        for direction in directions:
+    for start, end, owner in where:
+        for direction in directions[owner]:
             next(rows)[start:end] = direction
     return found
 
 
 def _shapes(tree: PyTree) -> list[tuple[int, ...]]:
     return [leaf.shape for leaf in jax.tree.leaves(tree)]
-
-
-def _size(tree: PyTree) -> int:
-    return sum(leaf.size for leaf in jax.tree.leaves(tree))
