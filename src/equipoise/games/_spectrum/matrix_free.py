@@ -54,7 +54,8 @@ def searched(family: Family, limit: Array, num: int, search: _Search) -> Any:
         )
     where = slots(family)
     parts: dict[int, list[np.ndarray]] = {}
-    eta, before = limit, None
+    eta: Any = limit
+    before = None
     for _ in range(_MOST_ROUNDS):
         for point in (0.0, 1.0):
             found = farthest(family, eta, np.asarray(point, limit.dtype))
@@ -67,7 +68,8 @@ def searched(family: Family, limit: Array, num: int, search: _Search) -> Any:
             full = on_directions(family, rows, filled)
             return jax.tree.map(lambda x: np.asarray(x)[: etas.size], full)
 
-        slope = measure(np.zeros(1, limit.dtype))[1][0]
+        nothing: Any = np.zeros(1, limit.dtype)
+        slope = measure(nothing)[1][0]
         with np.errstate(all="ignore"):
             result, _ = search(measure, slope, limit, num)
         step = np.asarray(result.attracted_step_size)

@@ -26,7 +26,7 @@ _LEAST_PART = 1e-6  # of an eigenvector: less is rounding, and no direction
 _LEAST_ANGLE = 1e-3  # of a part to those that are known
 
 
-class Leading(NamedTuple):
+class _Leading(NamedTuple):
     """Eigenvalues of M(η) farthest from a point, and their eigenvectors in rows."""
 
     values: Array
@@ -35,7 +35,7 @@ class Leading(NamedTuple):
 
 
 @jax.jit
-def farthest(family: Family, eta: Array, point: Array) -> Leading:
+def farthest(family: Family, eta: Array, point: Array) -> _Leading:
     """The eigenvalues of M(η) that are farthest from a point on the real axis."""
     tangent, at, _ = linearization(
         family.dynamics, family.players, each_player(eta, family.factors)
@@ -49,7 +49,7 @@ def farthest(family: Family, eta: Array, point: Array) -> Leading:
         tolerance=1e-5,
         max_restarts=16,
     )
-    return Leading(found.values + point.astype(found.values.dtype), found.vectors, found.residuals)
+    return _Leading(found.values + point.astype(found.values.dtype), found.vectors, found.residuals)
 
 
 @jax.jit
@@ -70,7 +70,7 @@ def on_directions(family: Family, rows: Array, etas: Array) -> tuple[Array, Arra
     return matrices, along, residuals
 
 
-class Slot(NamedTuple):
+class _Slot(NamedTuple):
     """A player or a memory in the flat state; copies of one player have one owner."""
 
     start: int
@@ -78,7 +78,7 @@ class Slot(NamedTuple):
     owner: int
 
 
-def slots(family: Family) -> tuple[Slot, ...]:
+def slots(family: Family) -> tuple[_Slot, ...]:
     """Where each player and each memory lies in the flat state."""
     steps = each_player(jnp.ones((), jax.tree.leaves(family.players)[0].dtype), family.factors)
     state: State = jax.eval_shape(settled, family.dynamics, family.players, steps)
@@ -97,11 +97,11 @@ def slots(family: Family) -> tuple[Slot, ...]:
         memory = memory[len(shapes) :]
     sizes = [sum(map(math.prod, shapes)) for shapes in found]
     ends = np.cumsum(sizes).tolist()
-    return tuple(map(Slot, [0, *ends[:-1]], ends, owners))
+    return tuple(map(_Slot, [0, *ends[:-1]], ends, owners))
 
 
 def with_parts(
-    known: dict[int, list[np.ndarray]], vectors: np.ndarray, where: tuple[Slot, ...]
+    known: dict[int, list[np.ndarray]], vectors: np.ndarray, where: tuple[_Slot, ...]
 ) -> dict[int, list[np.ndarray]]:
     """Orthonormal directions of each owner, with those of the parts of each vector."""
     directions = {slot.owner: list(known.get(slot.owner, [])) for slot in where}
@@ -121,7 +121,7 @@ def with_parts(
 
 
 def full_rows(
-    directions: dict[int, list[np.ndarray]], where: tuple[Slot, ...], dtype: np.dtype
+    directions: dict[int, list[np.ndarray]], where: tuple[_Slot, ...], dtype: np.dtype
 ) -> np.ndarray:
     """The directions in each slot of the flat state, the same in all copies of a player."""
     count = sum(len(directions[slot.owner]) for slot in where)

@@ -14,7 +14,7 @@ _NUM_STEPS = 128
 _NUM_HALVINGS = 60
 
 
-class Loss(NamedTuple):
+class _Loss(NamedTuple):
     """The learning rate at which the direction is lost, the eigenvalue there, and the kind."""
 
     learning_rate: Array
@@ -22,7 +22,7 @@ class Loss(NamedTuple):
     kind: Array
 
 
-def first_loss(update: Compressed, top: Array, limit: Array) -> Loss:
+def first_loss(update: Compressed, top: Array, limit: Array) -> _Loss:
     """The flip at 2/κ, or a pair of eigenvalues that reaches the circle before.
 
     Infinity where κ ≤ 0, as then small steps do not attract, or beyond the limit.
@@ -56,7 +56,7 @@ def first_loss(update: Compressed, top: Array, limit: Array) -> Loss:
     is_lost = is_attracted & (rate <= limit)
     known = ~xp.isnan(top)
     kind = xp.where(is_lost, xp.where(spiral, NEIMARK_SACKER, FLIP), NOT_LOST)
-    return Loss(
+    return _Loss(
         xp.where(known, xp.where(is_lost, rate, xp.inf), xp.nan),
         xp.where(is_lost, values[lost], xp.nan),
         kind.astype(np.int32),

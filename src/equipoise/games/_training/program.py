@@ -37,7 +37,7 @@ class Search(NamedTuple):
     max_products: int
 
 
-class Found(NamedTuple):
+class _Found(NamedTuple):
     """What the compiled program says."""
 
     top: Largest
@@ -54,7 +54,7 @@ class Found(NamedTuple):
 @functools.partial(jax.jit, static_argnames="search")
 def measured(
     loss: Traced, optimizer: Optimizer, params: PyTree, state: PyTree, search: Search
-) -> Found:
+) -> _Found:
     value, gradient = jax.value_and_grad(loss)(params)
     held = hold(optimizer, search.parts, params, gradient, state)
     linear = linear_update(held, params)
@@ -94,7 +94,7 @@ def measured(
         weight = inner(direction, used)
     update = compressed(linear, held, params, direction, bent)
     finite = [jnp.all(jnp.isfinite(leaf)) for leaf in (value, *jax.tree.leaves(gradient))]
-    return Found(
+    return _Found(
         top._replace(error=top.error / jnp.where(top.value == 0, 1, jnp.abs(top.value))),
         slope,
         jax.lax.stop_gradient(inner(direction, bent) / weight),

@@ -12,16 +12,16 @@ import jax
 import jax.numpy as jnp
 
 from equipoise._types import Array, PyTree
-from equipoise.games._optimizers.anatomy import wide
 from equipoise.games._optimizers.held import Held
+from equipoise.games._optimizers.pushes import wide
 from equipoise.games._training.lanczos import combined, inner, rest_of, scaled
 
 _Tree: TypeAlias = PyTree
 # From tangents of gradient, moving memory and parameters to those of update and memory.
-Linear: TypeAlias = Callable[[_Tree, list[Array], _Tree], tuple[_Tree, list[Array]]]
+_Linear: TypeAlias = Callable[[_Tree, list[Array], _Tree], tuple[_Tree, list[Array]]]
 
 
-class Pulse(NamedTuple):
+class _Pulse(NamedTuple):
     """What memory makes of one push: an orthonormal basis, how it maps it, and how long it is."""
 
     basis: list[Array]
@@ -38,7 +38,7 @@ class Compressed(NamedTuple):
     matrix: Array
 
 
-def linear_update(held: Held, params: _Tree) -> Linear:
+def linear_update(held: Held, params: _Tree) -> _Linear:
     """The derivative of the update by gradient, moving memory and parameters."""
     still = held.still()
 
@@ -64,14 +64,14 @@ def _like(tree: _Tree, example: _Tree) -> _Tree:
     return jax.tree.map(lambda x, e: x.astype(e.dtype), tree, example)
 
 
-def num_poles(held: Held, params: _Tree) -> int:
+def _num_poles(held: Held, params: _Tree) -> int:
     """How many numbers a coordinate has in memory; some more where coordinates differ."""
     memory = sum(leaf.size for leaf in held.still())
     each = -(-memory // sum(leaf.size for leaf in jax.tree.leaves(params)))
     return each if held.parts.is_common or not each else each + 4
 
 
-def pulse(advance: Callable[[list[Array]], list[Array]], first: list[Array], order: int) -> Pulse:
+def _pulse(advance: Callable[[list[Array]], list[Array]], first: list[Array], order: int) -> _Pulse:
     """The space that memory runs through after a first push."""
     basis = [jnp.zeros((order, *leaf.shape), leaf.dtype) for leaf in first]
     size = jnp.sqrt(inner(first, first))
@@ -83,10 +83,10 @@ def pulse(advance: Callable[[list[Array]], list[Array]], first: list[Array], ord
         matrix = matrix.at[:, j].set(along)
         if j + 1 < order:
             matrix = matrix.at[j + 1, j].set(norm)
-    return Pulse(basis, matrix, size)
+    return _Pulse(basis, matrix, size)
 
 
-def settled(found: Pulse, turn: float) -> list[Array]:
+def _settled(found: _Pulse, turn: float) -> list[Array]:
     """The memory f with turn·f = B f + the push: each step is ``turn`` times the one before."""
     order = len(found.matrix)
     if not order:
@@ -96,17 +96,17 @@ def settled(found: Pulse, turn: float) -> list[Array]:
     return list(combined(jnp.linalg.solve(shifted, first), found.basis))
 
 
-def answers(linear: Linear, held: Held, params: _Tree, turn: float) -> Callable[..., _Tree]:
+def answers(linear: _Linear, held: Held, params: _Tree, turn: float) -> Callable[..., _Tree]:
     """``(g, x)`` → −u of a gradient and a position that are multiplied by ``turn`` each step."""
     still = [jnp.zeros_like(f) for f in widened(held.still())]
     none = jax.tree.map(jnp.zeros_like, widened(params))
-    order = num_poles(held, params)
+    order = _num_poles(held, params)
 
     def answer(g: _Tree, x: _Tree) -> _Tree:
         direct, first = linear(g, still, x)
         if order:
-            found = pulse(lambda f: linear(none, f, none)[1], first, order)
-            remembered, _ = linear(none, settled(found, turn), none)
+            found = _pulse(lambda f: linear(none, f, none)[1], first, order)
+            remembered, _ = linear(none, _settled(found, turn), none)
             direct = jax.tree.map(jnp.add, direct, remembered)
         return jax.tree.map(jnp.negative, direct)
 
@@ -114,19 +114,19 @@ def answers(linear: Linear, held: Held, params: _Tree, turn: float) -> Callable[
 
 
 def compressed(
-    linear: Linear, held: Held, params: _Tree, direction: _Tree, gradient: _Tree
+    linear: _Linear, held: Held, params: _Tree, direction: _Tree, gradient: _Tree
 ) -> Compressed:
     """The update on one direction, of whose gradient this is, and the memory that it reaches."""
     still = [jnp.zeros_like(f) for f in widened(held.still())]
     none = jax.tree.map(jnp.zeros_like, widened(params))
     along = inner(direction, direction)
     update, first = linear(gradient, still, direction)
-    a, order = inner(direction, update) / along, num_poles(held, params)
+    a, order = inner(direction, update) / along, _num_poles(held, params)
     if not order:
         return Compressed(
             a, jnp.zeros(0, a.dtype), jnp.zeros(0, a.dtype), jnp.zeros((0, 0), a.dtype)
         )
-    found = pulse(lambda f: linear(none, f, none)[1], first, order)
+    found = _pulse(lambda f: linear(none, f, none)[1], first, order)
     rows = [linear(none, [b[j] for b in found.basis], none)[0] for j in range(order)]
     c = jnp.stack([inner(direction, row) for row in rows]) / along
     b = jnp.zeros(order, a.dtype).at[0].set(found.size)
