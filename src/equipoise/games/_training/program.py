@@ -77,14 +77,19 @@ def measured(
 
         fixed = jax.lax.stop_gradient((still, root, decay))
         top, counts = _top(functools.partial(_stopped(apply), *fixed), example, search)
-        slope = inner(top.vector, apply(params, root, decay, top.vector))
-        direction = _unit(_times(fixed[1], top.vector))
+        # One product gives the slope, which differentiates, and the gradient along the direction.
+        along = _times(root, top.vector)
+        pushed = hessian(params, along)
+        slope = inner(along, pushed) + inner(top.vector, _times(decay, top.vector))
+        size = jnp.sqrt(inner(along, along))
+        shrink = 1 / jnp.where(size > 0, size, 1)
+        direction, bent = scaled(shrink, along), scaled(shrink, pushed)
     else:
         top = _arnoldi_top(_stopped(lambda v: turned(hessian(still, v), v)), example, search)
         counts = jnp.full(2, -1)
         direction, slope = top.vector, top.value
-    direction = jax.lax.stop_gradient(direction)
-    bent = jax.lax.stop_gradient(hessian(still, direction))
+        bent = hessian(still, direction)
+    direction, bent = jax.lax.stop_gradient((direction, bent))
     weight = inner(direction, direction)
     if any(search.parts.is_fed) and search.parts.is_diagonal:
         steady = answers(linear, held, params, 1.0)(ones, none)
