@@ -69,9 +69,9 @@ def critical_step_size(
             Default: 1 for everybody.
         num_evaluations: How many spectra are taken, rounded up to a multiple of 16, ≥ 32.
         method: ``"dense"``, ``"matrix_free"``, or ``"auto"``: dense up to 2048 unknowns of
-            the full state. Without a matrix the same search runs on a few directions: the eigenvectors
-            that Arnoldi finds at ``max_step_size`` and then at the step found so far, until it
-            stays; each is taken apart by player and memory.
+            the full state. Without a matrix the same search runs on a few directions: the
+            eigenvectors that Arnoldi finds at ``max_step_size`` and then at the step found so
+            far, until it stays; each is taken apart by player and memory.
 
     Returns:
         The critical step and how it is lost; see ``CriticalStep``. The step sizes differentiate
