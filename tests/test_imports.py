@@ -39,10 +39,12 @@ ROOMS = {
     },
     "games": {
         "_rules": set(),
+        "_optimizers": {"_rules"},
         "_spectrum": {"_rules"},
         "_play": {"_rules"},
         "_critical": {"_rules", "_spectrum", "_play"},
         "_beyond": {"_rules", "_spectrum", "_critical"},
+        "_training": {"_rules", "_optimizers", "_spectrum", "_critical"},
         "_maps": set(),
     },
     "cost": {

@@ -31,6 +31,7 @@ from equipoise.games._maps.cycle import Cycle, cycle
 from equipoise.games._maps.diagram import OrbitDiagram, orbit_diagram
 from equipoise.games._maps.lyapunov import LyapunovExponents, lyapunov_exponents
 from equipoise.games._maps.orbits import period, rotation_number
+from equipoise.games._optimizers.from_optax import from_optax
 from equipoise.games._play.simulate import simulate
 from equipoise.games._play.sweep import sweep
 from equipoise.games._play.sweep_result import Sweep
@@ -47,12 +48,14 @@ from equipoise.games._rules.gradient_play import (
 from equipoise.games._rules.implicit import competitive, proximal_point
 from equipoise.games._rules.rule import Rule, State
 from equipoise.games._rules.verdict import CONVERGES, DIVERGES, NEUTRAL, UNDEFINED, Verdict
-from equipoise.games._rules.wrapped import from_optax, lookahead
+from equipoise.games._rules.wrapped import lookahead
 from equipoise.games._spectrum.arnoldi import DominantEigenvalues
 from equipoise.games._spectrum.dominant import dominant_eigenvalues
 from equipoise.games._spectrum.equilibrium import Equilibrium, find_equilibrium
 from equipoise.games._spectrum.stability import Stability, spectral_radius, stability
 from equipoise.games._spectrum.update_map import UpdateMap, update_map
+from equipoise.games._training.critical import critical_learning_rate
+from equipoise.games._training.result import CriticalLearningRate
 
 # In teaching order.
 __all__ = [  # noqa: RUF022
@@ -97,6 +100,8 @@ __all__ = [  # noqa: RUF022
     "CriticalStep",
     "simulated_critical_step_size",
     "SimulatedCriticalStep",
+    "critical_learning_rate",
+    "CriticalLearningRate",
     "stable_step_sizes",
     "StableStepSizes",
     "normal_form",

@@ -252,7 +252,7 @@ BAD = [
     (lambda: games.lookahead(3), TypeError, "games.lookahead: `rule` must be a Rule"),
     (lambda: games.lookahead(games.simultaneous(), 0), ValueError, "`num_steps` must be at least"),
     (lambda: games.from_optax(), ValueError, "`optimizers` must hold one"),
-    (lambda: games.from_optax(0.1), TypeError, "must be optax.GradientTransformations"),
+    (lambda: games.from_optax(0.1), TypeError, "must be an optax.GradientTransformation"),
     (
         lambda: path(games.from_optax(*[optax.sgd(1.0)] * 3)),
         ValueError,

@@ -84,6 +84,11 @@ def dynamics(game: Game, rule: Rule, players: Players, *, is_long: bool = False)
     return Dynamics(known, first, traced(step, known, state, eta, kept=kept), project)
 
 
+def held_dynamics(game: Game, rule: Rule, players: Players) -> Dynamics:
+    """The dynamics whose step is linearized at the players: slow memory stays where it is."""
+    return dynamics(game, rule if rule.held is None else rule.held(game, players), players)
+
+
 def common_dtype(players: Players) -> np.dtype:
     """The dtype that holds all coordinates."""
     return jnp.result_type(*(leaf.dtype for leaf in jax.tree.leaves(players)))

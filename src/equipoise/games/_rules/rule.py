@@ -47,12 +47,15 @@ class Rule:
             or one a player.
         project: ``project(players)`` gives the nearest players that the rule allows. Default: all
             are allowed.
+        held: ``held(game, players)`` gives the rule whose step is linearized at these players, one
+            whose memory all moves with them. Default: the rule itself.
     """
 
     name: str = static_field()
     init: Callable[[Game, Players, StepSize], State] = static_field()
     step: Callable[[Game, State, StepSize], State] = static_field()
     project: Callable[[Players], Players] | None = static_field(default=None)
+    held: Callable[[Game, Players], "Rule"] | None = static_field(default=None)
 
     def __str__(self) -> str:
         """The name."""
@@ -65,6 +68,7 @@ def make_rule(
     remember: Callable[[Game, Players, Steps], Memory] = lambda game, players, eta: (),
     *,
     num_players: int | None = None,
+    held: Callable[[Game, Players], Rule] | None = None,
     project: Callable[[Players], Players] | None = None,
 ) -> Rule:
     """A rule from ``advance(game, players, memory, eta) -> players, memory``, eta one a player."""
@@ -81,7 +85,7 @@ def make_rule(
         eta = step_sizes(step_size, len(state.players))
         return State(*advance(game, state.players, state.memory, eta))
 
-    return Rule(name, init, step, project or None)
+    return Rule(name, init, step, project or None, held)
 
 
 def check_rule(rule: object) -> None:
@@ -132,7 +136,7 @@ def check_not_negative(argument: str, value: Array) -> None:
 
 
 @dataclasses.dataclass(frozen=True)
-class _Projector:
+class Projector:
     """One projection a player: applied to all of them by a call, to one by ``one``."""
 
     onto: tuple[_Projection | None, ...] | None
@@ -160,10 +164,10 @@ class _Projector:
         return x if onto is None else onto(x)
 
 
-def projector(projections: Projections) -> _Projector:
+def projector(projections: Projections) -> Projector:
     """The projections of a rule, checked."""
     if projections is None:
-        return _Projector(None)
+        return Projector(None)
     if not isinstance(projections, tuple | list) or not all(
         p is None or callable(p) for p in projections
     ):
@@ -173,7 +177,7 @@ def projector(projections: Projections) -> _Projector:
             projections,
             "Example: (None, optax.projections.projection_non_negative).",
         )
-    return _Projector(tuple(projections))
+    return Projector(tuple(projections))
 
 
 def axpy(a: float | Array, g: PyTree[Array], x: PyTree[Array]) -> PyTree[Array]:

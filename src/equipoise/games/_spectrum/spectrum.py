@@ -12,8 +12,8 @@ from equipoise.games._rules.dynamics import (
     Dynamics,
     Factors,
     checked_ratios,
-    dynamics,
     each_player,
+    held_dynamics,
 )
 from equipoise.games._rules.game import Game, Players, checked_players
 from equipoise.games._rules.numerics import dense_matrix, rounding
@@ -72,7 +72,7 @@ def family_of(
     """M(η) of a rule at an equilibrium, checked."""
     check_rule(rule)
     players = checked_players(game, equilibrium, "equilibrium")
-    return Family(dynamics(game, rule, players), players, checked_ratios(step_ratios, players))
+    return Family(held_dynamics(game, rule, players), players, checked_ratios(step_ratios, players))
 
 
 @jax.jit

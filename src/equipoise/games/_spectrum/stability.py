@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from equipoise._check import at, choice
 from equipoise._types import Array, Bool, Float, Int, PRNGKeyArray, Scalar, Shaped, aligned, result
-from equipoise.games._rules.dynamics import Dynamics, dynamics, typed_steps
+from equipoise.games._rules.dynamics import Dynamics, held_dynamics, typed_steps
 from equipoise.games._rules.game import Game, Players, checked_players
 from equipoise.games._rules.numerics import DENSE_LIMIT, dense_matrix
 from equipoise.games._rules.rule import Rule, Steps, StepSize, check_rule
@@ -233,7 +233,7 @@ def _radius(point: _Point, key: PRNGKeyArray | None, method: str) -> Array:
 def _point(game: Game, rule: Rule, equilibrium: Players, step_size: StepSize) -> _Point:
     check_rule(rule)
     players = checked_players(game, equilibrium, "equilibrium")
-    return _Point(dynamics(game, rule, players), players, typed_steps(step_size, players))
+    return _Point(held_dynamics(game, rule, players), players, typed_steps(step_size, players))
 
 
 def _is_matrix_free(method: str, size: int) -> bool:
