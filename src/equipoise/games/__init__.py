@@ -44,6 +44,7 @@ from equipoise.games._rules.implicit import competitive, proximal_point
 from equipoise.games._rules.rule import Rule, State
 from equipoise.games._rules.verdict import CONVERGES, DIVERGES, NEUTRAL, UNDEFINED, Verdict
 from equipoise.games._rules.wrapped import from_optax, lookahead
+from equipoise.games._sampled.sampled import sampled
 from equipoise.games._spectrum.arnoldi import DominantEigenvalues
 from equipoise.games._spectrum.dominant import dominant_eigenvalues
 from equipoise.games._spectrum.equilibrium import Equilibrium, find_equilibrium
@@ -54,6 +55,7 @@ from equipoise.games._spectrum.update_map import UpdateMap, update_map
 __all__ = [  # noqa: RUF022
     "zero_sum",
     "general_sum",
+    "sampled",
     "Game",
     "vector_field",
     "find_equilibrium",

@@ -1,5 +1,6 @@
 """A game under a rule as data, so that compiled functions take it as an argument."""
 
+from collections.abc import Callable
 from typing import TypeAlias
 
 import jax
@@ -30,7 +31,7 @@ class Dynamics:
     Two games or rules that compute alike share what is compiled for one of them.
     """
 
-    game: TracedGame
+    game: PyTree
     first: Traced
     following: Traced
 
@@ -55,14 +56,27 @@ def dynamics(game: Game, rule: Rule, players: Players, *, is_long: bool = False)
     def step(game: TracedGame, state: State, eta: Steps) -> State:
         return rule.step(game.again(), state, eta)
 
+    known = traced_game(game, players, is_long=is_long)
+    return traced_dynamics(known, begin, step, players, is_long=is_long)
+
+
+def traced_dynamics(
+    game: PyTree,
+    begin: Callable[[PyTree, Players, Steps], State],
+    step: Callable[[PyTree, State, Steps], State],
+    players: Players,
+    *,
+    is_long: bool = False,
+) -> Dynamics:
+    """Play that begins and goes on so, in a game of any form that these two read."""
+
     def kept(number: float) -> bool:
         return is_long or number in (-1, 0, 1)  # derivation writes these, compilers drop them
 
-    known = traced_game(game, players, is_long=is_long)
     eta = tuple(np.ones((), common_dtype(players)) for _ in players)
-    first = traced(begin, known, players, eta, kept=kept)
-    state = jax.eval_shape(first, known, players, eta)
-    return Dynamics(known, first, traced(step, known, state, eta, kept=kept))
+    first = traced(begin, game, players, eta, kept=kept)
+    state = jax.eval_shape(first, game, players, eta)
+    return Dynamics(game, first, traced(step, game, state, eta, kept=kept))
 
 
 def common_dtype(players: Players) -> np.dtype:
