@@ -28,6 +28,10 @@ from equipoise.games._maps.cycle import Cycle, cycle
 from equipoise.games._maps.diagram import OrbitDiagram, orbit_diagram
 from equipoise.games._maps.lyapunov import LyapunovExponents, lyapunov_exponents
 from equipoise.games._maps.orbits import period, rotation_number
+from equipoise.games._noise.mean_square import (
+    MeanSquareCriticalStep,
+    mean_square_critical_step_size,
+)
 from equipoise.games._play.simulate import simulate
 from equipoise.games._play.sweep import Sweep, sweep
 from equipoise.games._rules.adjusted import consensus, lola, symplectic_adjustment
@@ -95,6 +99,8 @@ __all__ = [  # noqa: RUF022
     "CriticalStep",
     "simulated_critical_step_size",
     "SimulatedCriticalStep",
+    "mean_square_critical_step_size",
+    "MeanSquareCriticalStep",
     "compare",
     "Comparison",
     "Kind",

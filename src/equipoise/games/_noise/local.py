@@ -1,0 +1,93 @@
+"""A sampled game near a point: the quadratic model of each row, and of any mixture of rows."""
+
+from typing import Self
+
+import jax
+import jax.numpy as jnp
+from jax.flatten_util import ravel_pytree
+
+from equipoise._jax.traced import Traced, traced
+from equipoise._types import Array, Float, PyTree, record, static_field
+from equipoise.games._rules.game import Game, Players
+
+
+@record
+class LocalGame:
+    """Losses to second order in the distance from a point, one a player or one in all.
+
+    They are linear in gradients and Hessians, so that a mean of such games is that of their leaves.
+
+    Attributes:
+        gradients: gₗ of each loss, by all players.
+        hessians: Hₗ of each loss.
+        center: The point.
+        is_zero_sum: Whether the one loss is the payoff of a zero-sum game.
+    """
+
+    gradients: Float[Array, "losses n"]
+    hessians: Float[Array, "losses n n"]
+    center: Players
+    is_zero_sum: bool = static_field()
+
+    def again(self) -> Game:
+        """The game of these losses."""
+
+        def loss(which: int, sign: int, *players: PyTree[Array]) -> Array:
+            delta = ravel_pytree(players)[0] - ravel_pytree(self.center)[0]
+            g, h = self.gradients[which], self.hessians[which]
+            return sign * (g @ delta + delta @ (h @ delta) / 2)
+
+        signed = [(0, 1), (0, -1)] if self.is_zero_sum else [(i, 1) for i in range(self._num())]
+        losses = tuple(jax.tree_util.Partial(loss, which, sign) for which, sign in signed)
+        return Game(losses, self.is_zero_sum)
+
+    def _num(self) -> int:
+        return self.gradients.shape[0]
+
+    def like(self, flat: Array) -> Self:
+        """The game of other gradients and Hessians, given as one vector."""
+        num, n = self.gradients.shape
+        gradients, packed = flat[: num * n].reshape(num, n), flat[num * n :].reshape(num, -1)
+        rows, columns = jnp.triu_indices(n)
+        upper = jnp.zeros((num, n, n), flat.dtype).at[:, rows, columns].set(packed)
+        hessians = upper + jnp.swapaxes(jnp.triu(upper, 1), 1, 2)
+        return type(self)(gradients, hessians, self.center, self.is_zero_sum)
+
+
+@record
+class Rows:
+    """The payoffs of a sampled game as data, of the players and one row, and its rows."""
+
+    payoffs: tuple[Traced, ...]
+    data: PyTree[Array]
+    is_zero_sum: bool = static_field()
+
+    def models(self, players: Players) -> Array:
+        """The quadratic model of each row at the players, one a vector (n, ·)."""
+        flat, unravel = ravel_pytree(players)
+        upper = jnp.triu_indices(flat.size)
+
+        def of_row(datum: PyTree[Array]) -> Array:
+            def losses(z: Array) -> Array:
+                return jnp.stack([payoff(*unravel(z), datum) for payoff in self.payoffs])
+
+            gradients = jax.jacrev(losses)
+            hessians = jax.jacfwd(gradients)(flat)[:, upper[0], upper[1]]
+            return jnp.concatenate([gradients(flat).ravel(), hessians.ravel()])
+
+        return jax.vmap(of_row)(self.data)
+
+    def example(self, players: Players) -> LocalGame:
+        """A game of the models' shapes."""
+        flat, num = ravel_pytree(players)[0], len(self.payoffs)
+        zeros = jnp.zeros((num, flat.size), flat.dtype), jnp.zeros((num, *flat.shape * 2), flat.dtype)
+        return LocalGame(*zeros, players, self.is_zero_sum)
+
+
+def rows_of(game: Game, players: Players) -> Rows:
+    """The rows of a sampled game, for players of these shapes."""
+    batches = game.batches
+    assert batches is not None
+    datum = jax.tree.map(lambda leaf: leaf[0], batches.data)
+    payoffs = tuple(traced(payoff, *players, datum) for payoff in batches.payoffs)
+    return Rows(payoffs, batches.data, game.is_zero_sum)

@@ -1,0 +1,183 @@
+r"""The first two moments of a step on a random batch, exactly.
+
+With the batch's game q = q̄ + Δ the linearized step is Φ(q), a polynomial of degree one or two in
+Δ for most rules. So E[Φ ⊗ Φ] is known from the moments of Δ up to the second or the fourth:
+
+    Φ = A + L[Δ] + Q[Δ, Δ],    E[Φ ⊗ Φ] = Σ_k w_k F_k ⊗ F_k
+
+with few matrices F_k. For any other rule they are the steps on all batches, where those are few.
+"""
+
+import dataclasses
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jax.flatten_util import ravel_pytree
+
+from equipoise._check import value_error
+from equipoise._jax.reads import degree
+from equipoise._types import Array, Float, record, static_field
+from equipoise.games._noise.batches import all_batches, batch_moments, num_batches
+from equipoise.games._noise.local import LocalGame, Rows, rows_of
+from equipoise.games._rules.dynamics import Dynamics, traced_dynamics
+from equipoise.games._rules.game import Batches, Game, Players, field
+from equipoise.games._rules.numerics import dense_matrix
+from equipoise.games._rules.rule import Rule, State, Steps
+from equipoise.games._spectrum.update_map import flat_step, layout, settled
+
+_MOST_BATCHES = 1024
+_LISTED = 3  # stands for a degree too high for moments
+
+
+@record
+class Noisy:
+    """A rule on the batches of a sampled game near a point, as data.
+
+    Attributes:
+        rows: The game.
+        dynamics: The rule, in games to second order.
+        players: The point.
+        degree: Of a step in the batch's game: one, two, or ``_LISTED``.
+        plan: How many rows there are and are drawn, and whether with replacement.
+    """
+
+    rows: Rows
+    dynamics: Dynamics
+    players: Players
+    degree: int = static_field()
+    plan: tuple[int, int, bool] = static_field()
+
+    def playing(self, game: LocalGame) -> Dynamics:
+        """The rule in this game."""
+        return dataclasses.replace(self.dynamics, game=game)
+
+
+@record
+class Moments:
+    """E[Φ ⊗ Φ] = Σ_k w_k F_k ⊗ F_k, on the state with a 1 appended, so that F holds the noise too.
+
+    The last row of F_k is 0 but for its last entry: whether F_k counts in the mean step.
+    """
+
+    factors: Float[Array, "k n n"]
+    weights: Float[Array, " k"]
+
+
+def noisy(game: Game, batches: Batches, rule: Rule, players: Players) -> Noisy:
+    """The rule on batches, with the degree of its steps."""
+
+    def begin(local: LocalGame, players: Players, eta: Steps) -> State:
+        return rule.init(local.again(), players, eta)
+
+    def step(local: LocalGame, state: State, eta: Steps) -> State:
+        return rule.step(local.again(), state, eta)
+
+    rows = rows_of(game, players)
+    example = rows.example(players)
+    dynamics = traced_dynamics(example, begin, step, players)
+    plan = batches.num_rows, batches.size, batches.replacement
+    eta = tuple(jnp.ones((), example.gradients.dtype) for _ in players)
+
+    def moved(local: LocalGame, rest: LocalGame, eta: Steps) -> tuple[Array, Array]:
+        state, at = _rest(dataclasses.replace(dynamics, game=rest), players, eta)
+        play = dataclasses.replace(dynamics, game=local)
+        return jax.jvp(lambda flat: flat_step(play, eta, state, flat), (at,), (jnp.ones_like(at),))
+
+    found = degree(moved, example, example, eta, most=2)
+    count = num_batches(plan[0], plan[1], replacement=plan[2])
+    if found is None and count > _MOST_BATCHES:
+        raise value_error(
+            "rule",
+            f"must move by a polynomial of degree two at most in the batch's gradients, or the game"
+            f" have {_MOST_BATCHES} different batches at most",
+            f"{rule.name}, on {count:.3g} different batches of {plan[1]} of {plan[0]} rows",
+            "batch_size=1 has as many batches as rows.",
+        )
+    few = found == 2 and count <= plan[0]
+    return Noisy(rows, dynamics, players, _LISTED if found is None or few else max(found, 1), plan)
+
+
+def _rest(dynamics: Dynamics, players: Players, eta: Steps) -> tuple[State, Array]:
+    state = settled(dynamics, players, eta)
+    return state, layout(state)[0](state)
+
+
+def models(problem: Noisy, *, follow: bool) -> tuple[Array, Array]:
+    """The quadratic models of the rows, and the largest coordinate of the mean vector field.
+
+    ``follow`` takes them where the equilibrium goes with the game, to first order.
+    """
+    flat, unravel = ravel_pytree(problem.players)
+    rows, example = problem.rows.models(problem.players), problem.rows.example(problem.players)
+
+    def own_field(q: Array, z: Array) -> Array:
+        return ravel_pytree(field(example.like(q).again(), unravel(z)))[0]
+
+    gradient = own_field(jnp.mean(rows, axis=0), flat)
+    residual = jax.lax.stop_gradient(gradient)
+    if follow:
+        mean = jax.lax.stop_gradient(jnp.mean(rows, axis=0))
+        inverse = jnp.linalg.pinv(jax.jacfwd(lambda z: own_field(mean, z))(flat))
+        rows = problem.rows.models(unravel(flat - inverse @ (gradient - residual)))
+    return rows, jnp.max(jnp.abs(residual))
+
+
+def linearized(problem: Noisy, q: Array, mean: Array, eta: Steps) -> tuple[Array, Array]:
+    """Φ and u of a step s -> Φ s + u in the game of this model, from rest in the mean game."""
+    example = problem.rows.example(problem.players)
+    state, at = _rest(problem.playing(example.like(mean)), problem.players, eta)
+    play = problem.playing(example.like(q))
+    image, tangent = jax.linearize(lambda flat: flat_step(play, eta, state, flat), at)
+    return dense_matrix(tangent, at.size, at.dtype), image - at
+
+
+def moments(problem: Noisy, rows: Array, eta: Steps) -> Moments:
+    """Of a step, from the quadratic models of the rows (n, ·)."""
+    mean = jnp.mean(rows, axis=0)
+
+    def phi(q: Array) -> Array:
+        matrix, move = linearized(problem, q, mean, eta)
+        last = jnp.zeros_like(matrix[:1]), jnp.ones((1, 1), matrix.dtype)
+        return jnp.block([[matrix, move[:, None]], [*last]])
+
+    def along(of: Callable[[Array], Array], v: Array) -> Callable[[Array], Array]:
+        return lambda q: jax.jvp(of, (q,), (v,))[1]
+
+    def linear(v: Array) -> Array:
+        return along(phi, v)(mean)
+
+    def bilinear(u: Array, v: Array) -> Array:
+        return along(along(phi, u), v)(mean) / 2
+
+    n, size, replacement = problem.plan
+    if problem.degree == _LISTED:
+        mixtures, probabilities = all_batches(n, size, replacement=replacement)
+        factors = jax.lax.map(phi, jnp.asarray(mixtures, rows.dtype) @ rows)
+        return Moments(factors, jnp.asarray(probabilities, rows.dtype))
+    c2, c3, c4, c22 = batch_moments(n, size, replacement=replacement)
+    a, deviations = phi(mean)[None], rows - mean
+    if c2 == 0:
+        return Moments(a, jnp.ones((1,), a.dtype))
+    directions = root(deviations / n**0.5)
+    if problem.degree == 1:
+        linears = jax.vmap(linear)(directions)
+        weights = [1.0, *(c2,) * len(directions)]
+        return Moments(jnp.concatenate([a, linears]), jnp.asarray(weights, a.dtype))
+    linears, squares = jax.vmap(linear)(deviations), jax.vmap(bilinear)(deviations, deviations)
+    square = jnp.mean(squares, axis=0, keepdims=True)
+    i, j = jnp.triu_indices(len(directions))
+    pairs = jax.vmap(bilinear)(directions[i], directions[j])
+    # E Φ⊗Φ, completed to squares.
+    factors = [a + c2 * square, square, linears + c3 / c2 * squares, squares, pairs]
+    in_all = [1.0, c22 - c2**2, *(c2 / n,) * n, *((c4 - c3**2 / c2) / n,) * n]
+    weights = jnp.concatenate([jnp.asarray(in_all, a.dtype), c22 * jnp.where(i == j, 2, 4)])
+    return Moments(jnp.concatenate(factors), weights.astype(a.dtype))
+
+
+def root(rows: Array) -> Array:
+    """Few rows R with RᵀR as for the rows given, to first order in them."""
+    if rows.shape[0] <= rows.shape[1]:
+        return rows
+    q, _ = jnp.linalg.qr(jax.lax.stop_gradient(rows))
+    return q.T @ rows
