@@ -32,6 +32,7 @@ from equipoise.games._noise.mean_square import (
     MeanSquareCriticalStep,
     mean_square_critical_step_size,
 )
+from equipoise.games._noise.noise_floor import NoiseFloor, noise_floor
 from equipoise.games._play.simulate import simulate
 from equipoise.games._play.sweep import Sweep, sweep
 from equipoise.games._rules.adjusted import consensus, lola, symplectic_adjustment
@@ -101,6 +102,8 @@ __all__ = [  # noqa: RUF022
     "SimulatedCriticalStep",
     "mean_square_critical_step_size",
     "MeanSquareCriticalStep",
+    "noise_floor",
+    "NoiseFloor",
     "compare",
     "Comparison",
     "Kind",
