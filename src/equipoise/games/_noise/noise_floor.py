@@ -152,6 +152,7 @@ def _floor(problem: Noisy, eta: Steps) -> NoiseFloor:
     verdict = jnp.where(known, where_it_settles(CONVERGES, DIVERGES), UNDEFINED)
     moves = all_moments.factors[:, :-1, -1]
     beside = jnp.max(jnp.abs(moves - step.moves))
+    size = jnp.max(jnp.abs(moves)) + jnp.max(jnp.abs(ravel_pytree(problem.players)[0]))
     return NoiseFloor(
         excess_loss=reported(excess),
         distance=jnp.sqrt(reported(jnp.trace(second[:n_z, :n_z]))),
@@ -159,6 +160,6 @@ def _floor(problem: Noisy, eta: Steps) -> NoiseFloor:
         shift=reported(shift[:n_z]),
         verdict=verdict.astype(jnp.int32),
         num_flat=flat.num,
-        wanders=beside > rounding(rows.dtype, 0.6) * jnp.max(jnp.abs(moves)),
+        wanders=beside > rounding(rows.dtype, 0.6) * size,
         residual=residual,
     )

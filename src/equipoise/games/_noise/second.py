@@ -60,7 +60,7 @@ def resolvent(step: Step, source: Array) -> Array:
 
     def solve(matvec: Callable[[Array], Array], b: Array) -> Array:
         return jax.scipy.sparse.linalg.gmres(  # type: ignore[no-untyped-call]
-            matvec, b, tol=10 * rounding(b.dtype), restart=40, maxiter=5
+            matvec, b, tol=rounding(b.dtype, 0.75), restart=30, maxiter=4, solve_method="incremental"
         )[0]
 
     right = summed(step.mean, source)
