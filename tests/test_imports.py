@@ -38,9 +38,13 @@ ROOMS = {
     },
     "games": {
         "_rules": set(),
+        "_optimizers": {"_rules"},
         "_spectrum": {"_rules"},
-        "_play": {"_rules"},
+        "_sampled": {"_rules"},
+        "_play": {"_rules", "_sampled"},
+        "_noise": {"_rules", "_sampled", "_spectrum"},
         "_critical": {"_rules", "_spectrum", "_play"},
+        "_training": {"_rules", "_optimizers", "_spectrum", "_critical"},
         "_maps": set(),
     },
     "cost": {

@@ -118,6 +118,7 @@ CASES: dict = {
             values=jnp.array([1j]),
             vectors=jnp.full((1, 2), 1j),
             residuals=jnp.zeros(1),
+            conditions=jnp.ones(1),
             converged=jnp.array([True]),
             num_products=jnp.asarray(2),
         )

@@ -22,7 +22,9 @@ from equipoise.games._critical.critical_step import (
     CriticalStep,
     Kind,
 )
+from equipoise.games._critical.normal_form import NormalForm, Outcome, normal_form
 from equipoise.games._critical.simulated import SimulatedCriticalStep, simulated_critical_step_size
+from equipoise.games._critical.stable import StableStepSizes, stable_step_sizes
 from equipoise.games._maps.basins import Basins, basins
 from equipoise.games._maps.cycle import Cycle, cycle
 from equipoise.games._maps.diagram import OrbitDiagram, orbit_diagram
@@ -33,8 +35,10 @@ from equipoise.games._noise.mean_square import (
     mean_square_critical_step_size,
 )
 from equipoise.games._noise.noise_floor import NoiseFloor, noise_floor
+from equipoise.games._optimizers.from_optax import from_optax
 from equipoise.games._play.simulate import simulate
-from equipoise.games._play.sweep import Sweep, sweep
+from equipoise.games._play.sweep import sweep
+from equipoise.games._play.sweep_result import Sweep
 from equipoise.games._rules.adjusted import consensus, lola, symplectic_adjustment
 from equipoise.games._rules.extrapolated import alternating_extrapolation, primal_dual_hybrid
 from equipoise.games._rules.game import Game, general_sum, vector_field, zero_sum
@@ -48,13 +52,15 @@ from equipoise.games._rules.gradient_play import (
 from equipoise.games._rules.implicit import competitive, proximal_point
 from equipoise.games._rules.rule import Rule, State
 from equipoise.games._rules.verdict import CONVERGES, DIVERGES, NEUTRAL, UNDEFINED, Verdict
-from equipoise.games._rules.wrapped import from_optax, lookahead
+from equipoise.games._rules.wrapped import lookahead
 from equipoise.games._sampled.sampled import sampled
 from equipoise.games._spectrum.arnoldi import DominantEigenvalues
 from equipoise.games._spectrum.dominant import dominant_eigenvalues
 from equipoise.games._spectrum.equilibrium import Equilibrium, find_equilibrium
 from equipoise.games._spectrum.stability import Stability, spectral_radius, stability
 from equipoise.games._spectrum.update_map import UpdateMap, update_map
+from equipoise.games._training.critical import critical_learning_rate
+from equipoise.games._training.result import CriticalLearningRate
 
 # In teaching order.
 __all__ = [  # noqa: RUF022
@@ -104,6 +110,13 @@ __all__ = [  # noqa: RUF022
     "MeanSquareCriticalStep",
     "noise_floor",
     "NoiseFloor",
+    "critical_learning_rate",
+    "CriticalLearningRate",
+    "stable_step_sizes",
+    "StableStepSizes",
+    "normal_form",
+    "NormalForm",
+    "Outcome",
     "compare",
     "Comparison",
     "Kind",

@@ -27,12 +27,15 @@ class Comparison(CriticalStep):
         names: What each rule is called.
         step_size: The equilibrium attracts on (0, ``step_size``).
         neutral_step_size: ρ ≤ 1 on (0, ``neutral_step_size``).
+        attracted_step_size: What small steps attract is attracted on (0, ``attracted_step_size``).
+        num_flat: How many directions small steps leave where they are.
+        num_repelling: How many directions small steps repel.
         eigenvalue: The eigenvalue that reaches the unit circle.
         angle: Its angle, in [0, π] radians.
         kind: How the equilibrium is lost, a ``Kind`` each.
         resonance: (p, q) where the angle is 2πp/q with q ≤ 12, otherwise (0, 0).
         simple: Whether the eigenvalue and its conjugate are alone on the circle, and simple.
-        residual: How far one step moves from the equilibrium, per unit of step size.
+        residual: How far one step moves a player's coordinate, per unit of step size.
         max_step_size: Where the search for each ended.
     """
 

@@ -18,6 +18,8 @@ from equipoise.games._critical.critical_step import (
     resonance,
 )
 from equipoise.games._critical.crossing import BATCH, Measure, explore, polish
+from equipoise.games._critical.derivative import with_derivative
+from equipoise.games._critical.directions import Directions, moving
 from equipoise.games._rules.dynamics import common_dtype, typed
 from equipoise.games._rules.game import Game, Players
 from equipoise.games._rules.numerics import rounding
@@ -28,7 +30,6 @@ from equipoise.games._spectrum.spectrum import (
     cluster,
     eigenvalue_gap,
     family_of,
-    leading_eigenvalue,
     norm,
 )
 
@@ -51,8 +52,8 @@ def critical_step_size(
         \frac{d\eta^*}{dp} = -\frac{\partial_p |\lambda|}{\partial_\eta |\lambda|}
 
     with ρ the spectral radius of the update map's Jacobian on the full state, memory included.
-    Half of the evaluations of the spectrum lie on a geometric grid from 10⁻⁵ of the game's natural
-    step to ``max_step_size``; the others halve, in batches of 16, the intervals in which an
+    Half of the evaluations of the spectrum lie on a geometric grid from ε^⅓ of the game's
+    natural step to ``max_step_size``; the others halve, in batches of 16, the intervals in which an
     eigenvalue can reach the circle, judged by how far it moves there and whether two can meet. The
     first crossing is then polished to rounding. A window of instability that is narrower than the
     intervals and that no eigenvalue beside it announces can be missed: more evaluations narrow it.
@@ -67,13 +68,17 @@ def critical_step_size(
         num_evaluations: How many spectra are taken, rounded up to a multiple of 16, ≥ 32.
 
     Returns:
-        The critical step and how it is lost; see ``CriticalStep``. Both step sizes differentiate
+        The critical step and how it is lost; see ``CriticalStep``. The step sizes differentiate
         once, in forward and reverse mode, by whatever the payoffs, the rule, the ratios and the
         equilibrium depend on; the equilibrium moves with the game by itself. The other fields are
-        constants of differentiation. Where several
-        eigenvalues meet (``simple`` is false) the derivative is that of their mean. Both are NaN
-        where the update has no derivative at the equilibrium, and a step size is NaN where a
-        spectrum on the way to it is.
+        constants of differentiation. Where several eigenvalues meet (``simple`` is false) the
+        derivative is that of their mean. All are NaN where the update has no derivative at the
+        equilibrium, and a step size is NaN where a spectrum on the way to it is. On an edge of a
+        projection, derivatives are those of its inner side.
+
+        A direction is flat where abs(∂λ/∂η) is at most √ε of ‖∂M/∂η‖ at small η: equilibria are
+        found to √ε, and their spectra are known no better. A direction that comes back into the
+        circle counts as attracted from there on, and so does one that turned along it.
 
     Raises:
         TypeError: If a player is not real and floating-point, or ``rule`` is no rule.
@@ -108,13 +113,19 @@ def critical_step_size(
     family = family_of(game, rule, equilibrium, step_ratios)
     limit = checked_step_size("max_step_size", max_step_size)
     limit = typed(limit, common_dtype(family.players))
-    found = _found(*jax.lax.stop_gradient((family, limit)), num)
-    step_size, neutral = _with_derivative(family, (found.step_size, found.neutral_step_size))
-    return dataclasses.replace(found, step_size=step_size, neutral_step_size=neutral)
+    found, lost = _found(*jax.lax.stop_gradient((family, limit)), num)
+    steps = found.step_size, found.neutral_step_size, found.attracted_step_size
+    step_size, neutral, attracted = with_derivative(family, lost, steps)
+    return dataclasses.replace(
+        found,
+        step_size=step_size,
+        neutral_step_size=neutral,
+        attracted_step_size=attracted,
+    )
 
 
-def _found(family: Family, limit: Array, num: int) -> CriticalStep:
-    """The critical step, by NumPy where everything is known."""
+def _found(family: Family, limit: Array, num: int) -> tuple[CriticalStep, Array]:
+    """The critical step and the eigenvalue of each event, by NumPy where everything is known."""
     if any(map(is_traced, jax.tree.leaves((family, limit)))):
         return search_compiled(family, limit, num)
     start = measured(family, np.zeros(BATCH, limit.dtype))
@@ -143,86 +154,60 @@ def measured(family: Family, etas: Array) -> tuple[Array, Array, Array]:
 
 
 @functools.partial(jax.jit, static_argnums=2)
-def search_compiled(family: Family, limit: Array, num: int) -> CriticalStep:
+def search_compiled(family: Family, limit: Array, num: int) -> tuple[CriticalStep, Array]:
+    """The search as one program."""
     measure = functools.partial(measured, family)
     _, slopes, _ = measure(jnp.zeros(1, limit.dtype))
     return _search(measure, slopes[0], limit, num)
 
 
-def _search(measure: Measure, slope: Array, limit: Array, num: int) -> CriticalStep:
+def _search(measure: Measure, slope: Array, limit: Array, num: int) -> tuple[CriticalStep, Array]:
     xp = namespace(limit)
     # Infinite where the game is flat, NaN where the update has no derivative.
     scale = 1 / norm(slope)
     undefined = xp.isnan(scale)
-    bracket = explore(measure, slope.shape[-1], scale, limit, num)
-    etas = polish(measure, bracket)
+    bracket, known = explore(measure, slope.shape[-1], scale, limit, num)
+    etas, lost_values = polish(measure, bracket, known)
     probe = xp.where(undefined, limit, xp.minimum(scale, limit))
     matrices, _, residuals = measure(xp.concatenate([etas, probe[None]]))
-    there = matrices[:2]
-    critical = cluster(eigenvalues(there), eigenvalue_gap(there))
 
     attracts = bracket.low > 0
     etas = xp.where(bracket.found, xp.where(attracts, etas, 0), xp.inf)
-    step_size, neutral = xp.where(bracket.known & ~undefined, etas, xp.nan)
+    step_size, neutral, attracted = xp.where(bracket.known & ~undefined, etas, xp.nan)
+    is_attractor = ~(step_size == 0)
+    attracted = xp.where(is_attractor, step_size, attracted)
+    known = Directions(*(xp.where(is_attractor, 0, count) for count in known))
     # One crossing loses both; the two ways to polish it agree to rounding.
-    same = xp.abs(neutral - step_size) <= rounding(neutral.dtype, 0.6) * step_size
-    neutral = xp.where(same, step_size, xp.maximum(neutral, step_size))
+    same = xp.abs(neutral - attracted) <= rounding(neutral.dtype, 0.6) * neutral
+    same = same & xp.isfinite(neutral)
+    neutral = xp.where(same, attracted, xp.maximum(neutral, step_size))
+
+    values = eigenvalues(matrices[:3])
+    near = eigenvalue_gap(matrices[:3])
+    sizes = moving(values, xp.abs(values - 1), known.flat)
+    top = xp.argmin(xp.abs(values - lost_values[:, None]), axis=-1)
+    size = xp.abs(values[np.arange(3), top])[:, None]
+    # Beside the flat ones lie those that are hardly attracted, beyond it those that are repelled.
+    inner = (sizes >= 0) & (sizes <= size + near[:, None])
+    inner = inner & (is_attractor | (xp.abs(values - 1) > near[:, None]))
+    critical = cluster(values, near, top, inner)
     lost = attracts & bracket.found & bracket.known & ~undefined
-    which = xp.where(lost[0], 0, 1)
+    which = xp.where(lost[0], 0, xp.where(lost[2], 2, 1))
     is_lost, eigenvalue = lost[which], xp.where(attracts, critical.eigenvalue, 1)[which]
     angle = xp.abs(xp.angle(eigenvalue))
-    near = rounding(angle.dtype, 0.4)
-    kind = xp.where(angle < near, FOLD, xp.where(angle > xp.pi - near, FLIP, NEIMARK_SACKER))
-    return CriticalStep(
+    few = rounding(angle.dtype, 0.4)
+    kind = xp.where(angle < few, FOLD, xp.where(angle > xp.pi - few, FLIP, NEIMARK_SACKER))
+    found = CriticalStep(
         step_size=step_size,
         neutral_step_size=neutral,
+        attracted_step_size=attracted,
+        num_flat=known.flat,
+        num_repelling=known.repelling,
         eigenvalue=eigenvalue,
         angle=angle,
         kind=xp.where(is_lost, kind, NOT_LOST).astype(np.int32),
         resonance=xp.where(is_lost, resonance(angle), 0),
         simple=critical.simple[which] & is_lost,
-        residual=residuals[2],
+        residual=residuals[3],
     )
-
-
-@jax.custom_jvp
-def _with_derivative(family: Family, etas: tuple[Array, Array]) -> tuple[Array, Array]:
-    """Critical steps η, with the derivative −∂log|λ| / ∂_η log|λ| by all that M(η) depends on."""
-    return etas
-
-
-@_with_derivative.defjvp
-def _with_derivative_jvp(
-    primals: tuple[Family, tuple[Array, Array]], tangents: tuple[Family, tuple[Array, Array]]
-) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
-    family, etas = primals
-    along = jax.jvp(lambda f: _log_moduli(f, etas), (family,), (tangents[0],))[1]
-    return etas, _moved(family, etas, along)
-
-
-def _log_modulus(family: Family, eta: Array) -> Array:
-    """Of the eigenvalue that is lost at η; a constant where none is."""
-    is_lost = (eta > 0) & jnp.isfinite(eta)
-    matrix = family.at_rest(jnp.where(is_lost, eta, 0))
-    some = jnp.diag(jnp.linspace(1, 2, len(matrix), dtype=matrix.dtype))
-    matrix = jnp.where(is_lost, matrix, some)
-    spectrum = jnp.linalg.eig(jax.lax.stop_gradient(matrix))
-    return jnp.log(jnp.abs(leading_eigenvalue(matrix, *spectrum)))
-
-
-@jax.jit
-def _log_moduli(family: Family, etas: tuple[Array, Array]) -> tuple[Array, ...]:
-    return tuple(jax.vmap(lambda eta: _log_modulus(family, eta))(jnp.stack(etas)))
-
-
-@jax.jit
-def _moved(
-    family: Family, etas: tuple[Array, Array], along: tuple[Array, Array]
-) -> tuple[Array, ...]:
-    """−∂log|λ| / ∂_η log|λ|, where the numerator is known."""
-
-    def speed(eta: Array) -> Array:
-        return jax.jvp(lambda s: _log_modulus(family, s), (eta,), (jnp.ones_like(eta),))[1]
-
-    speeds = jax.lax.stop_gradient(jax.vmap(speed)(jnp.stack(etas)))
-    return tuple(-a / jnp.where(s == 0, jnp.inf, s) for a, s in zip(along, speeds, strict=True))
+    return found, critical.eigenvalue

@@ -6,14 +6,16 @@ from typing import NamedTuple, TypeAlias
 import numpy as np
 
 from equipoise._types import Array
+from equipoise.games._critical.directions import Directions, directions, moving, ranked
+from equipoise.games._critical.table import Table, bound_slack, events, reach
 from equipoise.games._rules.numerics import rounding
 from equipoise.games._spectrum.algebra import (
     eigenvalues,
     eigenvectors,
     either,
+    inverse,
     namespace,
     repeated_while,
-    solve,
 )
 from equipoise.games._spectrum.spectrum import leading, rounding_level
 
@@ -26,26 +28,21 @@ class _Bracket(NamedTuple):
     """The event has not happened at ``low`` and has happened at ``high``, where there is one.
 
     ``known`` is false where a spectrum on the way there is no number. Fields have one entry for
-    the loss of attraction (ρ ≥ 1) and one for that of boundedness (ρ > 1).
+    the loss of attraction (ρ ≥ 1), one for that of boundedness (ρ > 1), and one for that of the
+    first attracted direction; up to then so many others are outside the circle.
     """
 
     low: Array
     high: Array
     found: Array
     known: Array
+    outside: Array
 
 
-class _Table(NamedTuple):
-    """Step sizes in order, infinite where not yet chosen, with their spectra and rounding."""
-
-    etas: Array
-    spectra: Array
-    levels: Array
-    rounds: Array
-
-
-def explore(measure: Measure, size: int, scale: Array, limit: Array, num: int) -> _Bracket:
-    """Brackets on (0, limit] for matrices of this size.
+def explore(
+    measure: Measure, size: int, scale: Array, limit: Array, num: int
+) -> tuple[_Bracket, Directions]:
+    """Brackets on (0, limit] for matrices of this size, and what small steps do to directions.
 
     Half of the ``num`` evaluations lie on a geometric grid; the others, in batches, halve the
     intervals in which an eigenvalue can reach the circle, judged by how far it moves there.
@@ -53,124 +50,82 @@ def explore(measure: Measure, size: int, scale: Array, limit: Array, num: int) -
     xp = namespace(limit)
     rounds = -(-num // BATCH)
     first = max(1, rounds // 2)
-    lowest = 1e-5 * xp.minimum(scale, limit)
+    lowest = rounding(limit.dtype, 1 / 3) * xp.minimum(scale, limit)
     grid = lowest * (limit / lowest) ** xp.linspace(0, 1, first * BATCH, dtype=limit.dtype)
     grid = xp.concatenate([grid[:-1], limit[None]]).reshape(first, BATCH)
     dtype = np.result_type(limit.dtype, np.complex64)
-    start = _Table(
+    start = Table(
         xp.full((rounds * BATCH,), xp.inf, limit.dtype),
         xp.zeros((rounds * BATCH, size), dtype),
         xp.zeros((rounds * BATCH,), limit.dtype),
         xp.asarray(0),
+        Directions(*xp.zeros(3, np.int32)),
     )
 
-    def advance(table: _Table) -> _Table:
+    def advance(table: Table) -> Table:
         r = table.rounds
         new = either(
             r < first, lambda: grid[xp.minimum(r, first - 1)], lambda: _doubtful(table, scale)
         )
-        matrices, _, _ = measure(new)
+        matrices, slopes, _ = measure(new)
+        known = either(
+            r == 0, lambda: directions(matrices[0], slopes[0], new[0]), lambda: table.known
+        )
         # The last rows are infinite as yet: they make room.
         etas = xp.concatenate([table.etas[:-BATCH], new])
         spectra = xp.concatenate([table.spectra[:-BATCH], eigenvalues(matrices)])
         levels = xp.concatenate([table.levels[:-BATCH], rounding_level(matrices)])
         order = xp.argsort(etas)
-        return _Table(etas[order], spectra[order], levels[order], r + 1)
+        return Table(etas[order], spectra[order], levels[order], r + 1, known)
 
     table = repeated_while(lambda table: table.rounds < rounds, advance, start)
+    found = events(table, scale)
     rho = xp.abs(table.spectra).max(-1)
-    events = [_bracket(table.etas, rho, event) for event in _events(table, rho, scale)]
-    return _Bracket(*(xp.stack(pair) for pair in zip(*events, strict=True)))
+    brackets = [_bracket(table.etas, rho, event, found.outside) for event in found.happened]
+    return _Bracket(*(xp.stack(fields) for fields in zip(*brackets, strict=True))), table.known
 
 
-def _events(table: _Table, rho: Array, scale: Array) -> tuple[Array, Array]:
-    """At which steps attraction and boundedness are lost, from the spectral radii.
-
-    So near to 0 that ρ cannot be told from 1 the step counts as attracting if the first one that
-    can be told is, and lies within a tenth of the natural step.
-    """
-    xp, etas = namespace(table), table.etas
-    unbounded = rho > 1 + _bound_slack(rho.dtype)
-    told = xp.abs(rho - 1) > table.levels * rounding(rho.dtype, -0.2)
-    first_told = xp.argmax(told)
-    repels = told.any() & (rho[first_told] > 1)
-    inherits = told.any() & (rho[first_told] < 1) & (etas[first_told] <= 0.1 * scale)
-    early = xp.arange(etas.size) < first_told
-    lost = xp.where(early, ~inherits, rho >= 1 - table.levels)
-    at_once = repels & (etas[first_told] <= 0.1 * scale)
-    finite = xp.isfinite(etas)
-    return lost & finite, (unbounded | at_once) & finite
-
-
-def _bound_slack(dtype: np.dtype) -> float:
-    """The excess of ρ over 1 that counts: above what rounding makes of a near-Jordan block."""
-    return rounding(dtype, 0.6)
-
-
-def _bracket(etas: Array, rho: Array, happened: Array) -> _Bracket:
+def _bracket(etas: Array, rho: Array, happened: Array, outside: Array) -> _Bracket:
     xp = namespace(etas)
     k = xp.argmax(happened)
     low = xp.where(k > 0, etas[xp.maximum(k - 1, 0)], 0)
     on_the_way = xp.cumsum(happened) == 0
-    return _Bracket(low, etas[k], happened.any(), ~(on_the_way & xp.isnan(rho)).any())
+    known = ~(on_the_way & xp.isnan(rho)).any()
+    return _Bracket(low, etas[k], happened.any(), known, outside[k])
 
 
-def _doubtful(table: _Table, scale: Array) -> Array:
+def _doubtful(table: Table, scale: Array) -> Array:
     """The midpoints of the intervals in which an eigenvalue is likeliest to reach the circle."""
     xp, etas = namespace(table), table.etas
-    _, unbounded = _events(table, xp.abs(table.spectra).max(-1), scale)
-    # The interval in which the event happens belongs to those that are searched, later ones do not.
-    over = xp.cumsum(unbounded[:-1]) > 0
-    score = xp.where(xp.isfinite(etas[1:]) & ~over, _reach(table.spectra), -xp.inf)
+    _, unbounded, lost = events(table, scale).happened
+    # Intervals are searched up to the last event of a direction that can still be lost.
+    over = xp.cumsum((unbounded & lost)[:-1]) > 0
+    score = xp.where(xp.isfinite(etas[1:]) & ~over, reach(table), -xp.inf)
     chosen = xp.argsort(-score, stable=True)[:BATCH]
     middle = (etas[chosen] + etas[chosen + 1]) / 2
     return xp.where(xp.isfinite(score[chosen]), middle, etas[0])
 
 
-def _reach(spectra: Array) -> Array:
-    """How far outside the circle an eigenvalue can get between neighboring spectra (k, n)."""
-    xp = namespace(spectra)
-    a, b, n = spectra[:-1], spectra[1:], spectra.shape[-1]
-    itself = xp.eye(n, dtype=bool)[None]
-    gaps = xp.where(itself, xp.inf, _distances(spectra, spectra)).min(-1)
-    distances = _distances(a, b)
-    forth = _outward(a, b, distances, gaps[:-1])
-    return xp.maximum(forth, _outward(b, a, xp.swapaxes(distances, -1, -2), gaps[1:]))
-
-
-def _distances(a: Array, b: Array) -> Array:
-    """Between all members of two sets of complex numbers; squares are quicker than moduli."""
-    xp = namespace(a, b)
-    real = a.real[..., :, None] - b.real[..., None, :]
-    imaginary = a.imag[..., :, None] - b.imag[..., None, :]
-    return xp.sqrt(real * real + imaginary * imaginary)
-
-
-def _outward(a: Array, b: Array, distances: Array, gaps: Array) -> Array:
-    xp = namespace(a, b)
-    nearest = xp.argmin(distances, axis=-1)
-    move = xp.take_along_axis(distances, nearest[..., None], axis=-1)[..., 0]
-    radial = xp.abs(xp.abs(a) - xp.abs(xp.take_along_axis(b, nearest, axis=-1)))
-    # Eigenvalues that may meet between the two steps can leave in any direction.
-    outward = xp.where(gaps < 2 * move, move, radial)
-    return (xp.abs(a) - 1 + outward).max(-1)
-
-
 class _Search(NamedTuple):
-    """A bracket of each event, the step size that is tried next, and whether it is the event."""
+    """A bracket of each event, the step size that is tried next, and whether it is the event.
+
+    ``value`` is the eigenvalue that the event is about, at the step size that is tried next.
+    """
 
     low: Array
     high: Array
     eta: Array
+    value: Array
     done: Array
     step: Array
 
 
-def polish(measure: Measure, bracket: _Bracket) -> Array:
-    """The steps at which events happen after 0: Newton on log|λ|, kept in a shrinking bracket.
+def polish(measure: Measure, bracket: _Bracket, known: Directions) -> tuple[Array, Array]:
+    """The steps at which events happen after 0, and the eigenvalues that are lost there.
 
-    Newton looks for |λ| = 1 of the leading eigenvalue, and is trusted only where the modulus
-    crosses with a speed that rounding cannot explain.
+    Newton looks for |λ| = 1 of the largest eigenvalue that the event is about, in a shrinking
+    bracket, and is trusted only where the modulus crosses with a speed that rounding cannot
+    explain.
     """
     xp = namespace(bracket)
     eps = rounding(bracket.low.dtype)
@@ -179,40 +134,49 @@ def polish(measure: Measure, bracket: _Bracket) -> Array:
         return ~now.done & (now.high - now.low > 2 * eps * now.high) & (now.step < 120)
 
     def advance(now: _Search) -> _Search:
-        low, high, eta, _, step = now
+        low, high, eta, _, _, step = now
         matrices, derivatives, _ = measure(eta)
         level = rounding_level(matrices)
-        rho, speed, doubt = _crossing(matrices, derivatives, level)
-        lost, unbounded = rho >= 1 - level, rho > 1 + _bound_slack(rho.dtype)
-        hit = xp.stack([lost[0], unbounded[1]])
+        value, rate, condition = _largest(matrices, derivatives, eta, bracket.outside, known.flat)
+        rho, speed = xp.abs(value), xp.real(rate / value)
+        beyond = rho > 1 + bound_slack(rho.dtype)
+        hit = xp.stack([rho[0] >= 1 - level[0], beyond[1], beyond[2]])
         low, high = xp.where(hit, low, eta), xp.where(hit, eta, high)
         move = -xp.log(rho) / speed
-        trusted = (xp.abs(speed) * eta > 100 * doubt) & (xp.abs(move) <= high - low + eps * eta)
+        # Near a Jordan block rounding enters the speed by the square of the condition number.
+        trusted = xp.abs(speed) * eta > 100 * level * condition**2
+        trusted = trusted & (xp.abs(move) <= high - low + eps * eta)
         newton = eta + move
         inside = trusted & (newton >= low) & (newton <= high)
-        done = trusted & (xp.abs(move) <= 2 * eps * eta + level / xp.abs(speed))
+        # Newton squares a relative error: from √ε it leaves rounding.
+        near = (2 * eps + rounding(eta.dtype, 0.55) / condition**2) * eta
+        done = trusted & (xp.abs(move) <= near + level / xp.abs(speed))
         # Every fourth step halves, so that Newton from one side cannot stall.
         following = xp.where(inside & (step % 4 != 3), newton, (low + high) / 2)
-        new = _Search(low, high, xp.where(done, newton, following), done, step + 1)
+        following = xp.where(done, newton, following)
+        value = value + (following - eta).astype(rate.dtype) * rate
+        new = _Search(low, high, following, value, done, step + 1)
         is_open = unfinished(now)
         return _Search(*(xp.where(is_open, n, o) for n, o in zip(new, now, strict=True)))
 
-    low, high, found, _ = bracket
-    middle = (low + high) / 2
-    start = _Search(low, high, middle, ~found | (low == 0), xp.zeros(2, np.int32))
+    low, high, found, _, _ = bracket
+    middle, one = (low + high) / 2, xp.ones(3, np.result_type(low.dtype, np.complex64))
+    start = _Search(low, high, middle, one, ~found | (low == 0), xp.zeros(3, np.int32))
     end = repeated_while(lambda now: unfinished(now).any(), advance, start)
-    return xp.where(end.done, end.eta, end.high)
+    return xp.where(end.done, end.eta, end.high), end.value
 
 
-def _crossing(matrices: Array, derivatives: Array, level: Array) -> tuple[Array, Array, Array]:
-    """ρ, ∂log ρ/∂η, and what rounding does to that, of each matrix."""
+def _largest(
+    matrices: Array, derivatives: Array, etas: Array, outside: Array, num_flat: Array
+) -> tuple[Array, Array, Array]:
+    """The eigenvalue of each event, its derivative by η, and its condition number."""
     xp = namespace(matrices)
     values, vectors = eigenvectors(matrices)
-    top = leading(values)[:, None]
-    one = (xp.arange(values.shape[-1])[None] == top).astype(values.dtype)
-    left = solve(xp.swapaxes(vectors, -1, -2), one)
-    right = xp.take_along_axis(vectors, top[:, None], -1)
-    pushed = (derivatives.astype(values.dtype) @ right)[..., 0]
-    speed = xp.real((left * pushed).sum(-1) / xp.take_along_axis(values, top, -1)[:, 0])
-    # Near a Jordan block rounding enters the speed by the square of the condition number.
-    return xp.abs(values).max(-1), speed, level * (xp.abs(left) ** 2).sum(-1)
+    left = inverse(vectors)
+    rates = ((left @ derivatives.astype(values.dtype)) * xp.swapaxes(vectors, -1, -2)).sum(-1)
+    # One that passes 1 at a speed is told from the flat ones by its speed.
+    sizes = moving(values, xp.abs(values - 1) + etas[:, None] * xp.abs(rates), num_flat)
+    top = xp.concatenate([leading(values[:2]), ranked(values, sizes, outside)[2:]])
+    condition = xp.sqrt((xp.abs(left) ** 2).sum(-1))
+    lane = np.arange(3)
+    return values[lane, top], rates[lane, top], condition[lane, top]

@@ -5,13 +5,16 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax.flatten_util import ravel_pytree
 
-from equipoise._check import at, positive_integer
+from equipoise._check import at, is_traced, positive_integer, value_error
 from equipoise._types import Array, Float, result
 from equipoise.games._play.lanes import NUM_PARTS
 from equipoise.games._play.sweep import LONG, Runs, runs_of, swept
-from equipoise.games._rules.dynamics import common_dtype, typed
+from equipoise.games._rules.dynamics import common_dtype, each_player, typed
 from equipoise.games._rules.game import Game, Players, checked_players
+from equipoise.games._rules.numerics import rounding
 from equipoise.games._rules.rule import Ratios, Rule, check_rule, checked_step_size
 from equipoise.games._rules.verdict import CONVERGES, DIVERGES, UNDEFINED
 
@@ -86,13 +89,15 @@ def simulated_critical_step_size(
 
     Returns:
         The estimates, and a bracket of the first. A window of divergence that is narrower than
-        η_max/m can be missed. An undefined run neither converges nor stays bounded.
+        η_max/m can be missed. An undefined run neither converges nor stays bounded. From a start
+        whose distance is rounding, which no run can lose, all are NaN where it is traced.
 
     Raises:
         TypeError: If a player is not real and floating-point, ``rule`` is no rule, or
             ``num_steps``, ``num_rounds`` or ``lanes`` is no Python integer.
         ValueError: If the players do not fit the game or the rule, a step size is negative or
-            NaN, ``num_steps`` < 16, ``num_rounds`` < 1 or ``lanes`` < 2.
+            NaN, ``num_steps`` < 16, ``num_rounds`` < 1 or ``lanes`` < 2, or the start is known and
+            at the equilibrium (without one: at rest) up to rounding.
 
     Cost: ``num_rounds`` rounds of 2·m·T steps at most.
 
@@ -114,7 +119,15 @@ def simulated_critical_step_size(
     num_steps = positive_integer("num_steps", num_steps, minimum=NUM_PARTS)
     is_long = num_rounds * 2 * lanes * num_steps > LONG
     runs = runs_of(game, rule, players, step_ratios, equilibrium, tolerance, is_long=is_long)
-    return _search(runs, limit, num_steps, num_rounds, lanes)
+    found = _search(runs, limit, num_steps, num_rounds, lanes)
+    if not is_traced(found.low) and np.all(np.isnan(found.low)):
+        raise value_error(
+            "players",
+            "must be away from the equilibrium" if equilibrium else "must not be at rest",
+            "a start whose distance is rounding",
+            "Push them off: every run that begins there seems to converge.",
+        )
+    return found
 
 
 @functools.partial(jax.jit, static_argnums=(2, 3, 4))
@@ -135,7 +148,21 @@ def _search(
     zero = jnp.zeros((2,), limit.dtype)
     start = _Bracket(zero, jnp.full((2,), limit), zero, zero)
     brackets = jax.lax.fori_loop(0, num_rounds, narrowed, start)
-    return _estimate(*(_Bracket(*(x[i] for x in brackets)) for i in range(2)))
+    found = _estimate(*(_Bracket(*(x[i] for x in brackets)) for i in range(2)))
+    away = _is_away(runs, limit)
+    return jax.tree.map(lambda x: jnp.where(away, x, jnp.nan), found)
+
+
+def _is_away(runs: Runs, eta: Array) -> Array:
+    """Whether the start is farther from the equilibrium, or moves more, than rounding explains."""
+    steps, players = each_player(eta, runs.factors), runs.players
+    origin = runs.equilibrium
+    if origin is None:
+        origin = runs.dynamics.step(runs.dynamics.begin(players, steps), steps).players
+    here, there = ravel_pytree(players)[0], ravel_pytree(origin)[0]
+    noise = 8 * rounding(here.dtype) * jnp.maximum(jnp.abs(here), jnp.abs(there))
+    # NaN is away: the runs say what becomes of it.
+    return ~jnp.all(jnp.abs(here - there) <= noise)
 
 
 def _first_part(bracket: _Bracket, etas: Array, rates: Array, failed: Array) -> _Bracket:

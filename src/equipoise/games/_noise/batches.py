@@ -57,5 +57,7 @@ def all_batches(n: int, size: int, *, replacement: bool) -> tuple[np.ndarray, np
         return weights, np.full(len(chosen), 1 / len(chosen))
     chosen = np.array(list(itertools.combinations_with_replacement(range(n), size)))
     counts = (chosen[:, :, None] == np.arange(n)).sum(1)
-    orders = [math.factorial(size) // math.prod(map(math.factorial, row)) for row in counts.tolist()]
+    orders = [
+        math.factorial(size) // math.prod(map(math.factorial, row)) for row in counts.tolist()
+    ]
     return counts / size, np.array([float(Fraction(k, n**size)) for k in orders])

@@ -6,9 +6,9 @@ import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
-from equipoise._jax.traced import Traced, traced
 from equipoise._types import Array, Float, PyTree, record, static_field
 from equipoise.games._rules.game import Game, Players
+from equipoise.games._sampled.drawn import Rows
 
 
 @record
@@ -54,40 +54,24 @@ class LocalGame:
         return type(self)(gradients, hessians, self.center, self.is_zero_sum)
 
 
-@record
-class Rows:
-    """The payoffs of a sampled game as data, of the players and one row, and its rows."""
+def models(rows: Rows, players: Players) -> Array:
+    """The quadratic model of each row at the players, one a vector (n, ·)."""
+    flat, unravel = ravel_pytree(players)
+    upper = jnp.triu_indices(flat.size)
 
-    payoffs: tuple[Traced, ...]
-    data: PyTree[Array]
-    is_zero_sum: bool = static_field()
+    def of_row(datum: PyTree[Array]) -> Array:
+        def losses(z: Array) -> Array:
+            return jnp.stack([payoff(*unravel(z), datum) for payoff in rows.payoffs])
 
-    def models(self, players: Players) -> Array:
-        """The quadratic model of each row at the players, one a vector (n, ·)."""
-        flat, unravel = ravel_pytree(players)
-        upper = jnp.triu_indices(flat.size)
+        gradients = jax.jacrev(losses)
+        hessians = jax.jacfwd(gradients)(flat)[:, upper[0], upper[1]]
+        return jnp.concatenate([gradients(flat).ravel(), hessians.ravel()])
 
-        def of_row(datum: PyTree[Array]) -> Array:
-            def losses(z: Array) -> Array:
-                return jnp.stack([payoff(*unravel(z), datum) for payoff in self.payoffs])
-
-            gradients = jax.jacrev(losses)
-            hessians = jax.jacfwd(gradients)(flat)[:, upper[0], upper[1]]
-            return jnp.concatenate([gradients(flat).ravel(), hessians.ravel()])
-
-        return jax.vmap(of_row)(self.data)
-
-    def example(self, players: Players) -> LocalGame:
-        """A game of the models' shapes."""
-        flat, num = ravel_pytree(players)[0], len(self.payoffs)
-        zeros = jnp.zeros((num, flat.size), flat.dtype), jnp.zeros((num, *flat.shape * 2), flat.dtype)
-        return LocalGame(*zeros, players, self.is_zero_sum)
+    return jax.vmap(of_row)(rows.data)
 
 
-def rows_of(game: Game, players: Players) -> Rows:
-    """The rows of a sampled game, for players of these shapes."""
-    batches = game.batches
-    assert batches is not None
-    datum = jax.tree.map(lambda leaf: leaf[0], batches.data)
-    payoffs = tuple(traced(payoff, *players, datum) for payoff in batches.payoffs)
-    return Rows(payoffs, batches.data, game.is_zero_sum)
+def example(rows: Rows, players: Players) -> LocalGame:
+    """A game of the models' shapes."""
+    flat, num = ravel_pytree(players)[0], len(rows.payoffs)
+    zeros = jnp.zeros((num, flat.size), flat.dtype), jnp.zeros((num, *flat.shape * 2), flat.dtype)
+    return LocalGame(*zeros, players, rows.is_zero_sum)

@@ -1,15 +1,14 @@
 """The step size up to which the second moment of play on batches decays."""
 
 import dataclasses
-import functools
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from equipoise._check import at, type_error
+from equipoise._check import at
 from equipoise._types import Array, Int, Scalar, aligned, result
-from equipoise.games._noise.moments import Noisy, models, moments, noisy
+from equipoise.games._noise.moments import Noisy, moments, noisy, row_models
 from equipoise.games._noise.second import flat_directions, resolvent, settles, step_on
 from equipoise.games._rules.dynamics import (
     Factors,
@@ -18,9 +17,9 @@ from equipoise.games._rules.dynamics import (
     each_player,
     typed,
 )
-from equipoise.games._rules.game import Game, Players, checked_players
+from equipoise.games._rules.game import Game, Players
 from equipoise.games._rules.numerics import rounding
-from equipoise.games._rules.rule import Ratios, Rule, check_rule, checked_step_size
+from equipoise.games._rules.rule import Ratios, Rule, checked_step_size
 
 _GRID = 32
 _MOST_STEPS = 160
@@ -122,27 +121,13 @@ def mean_square_critical_step_size(
     References:
         :cite:t:`mulayoff2024`, theorem 1 for gradient descent
     """
-    problem = noisy_problem(game, rule, equilibrium)
+    problem = noisy(game, rule, equilibrium)
     factors = checked_ratios(step_ratios, problem.players)
     limit = checked_step_size("max_step_size", max_step_size)
     limit = typed(limit, common_dtype(problem.players))
     found = _found(*jax.lax.stop_gradient((problem, factors, limit)))
     step_size = _with_derivative((problem, factors), found.step_size)
     return dataclasses.replace(found, step_size=step_size)
-
-
-def noisy_problem(game: Game, rule: Rule, equilibrium: Players) -> Noisy:
-    """A rule on the batches of a sampled game, checked."""
-    check_rule(rule)
-    players = checked_players(game, equilibrium, "equilibrium")
-    if game.batches is None:
-        raise type_error(
-            "game",
-            "must be a sampled game",
-            str(game),
-            "Make one: games.sampled(payoff, data, batch_size=...).",
-        )
-    return noisy(game, game.batches, rule, players)
 
 
 class _Search(NamedTuple):
@@ -163,7 +148,7 @@ class _Search(NamedTuple):
 
 @jax.jit
 def _found(problem: Noisy, factors: Factors, limit: Array) -> MeanSquareCriticalStep:
-    rows, residual = models(problem, follow=False)
+    rows, residual = row_models(problem, follow=False)
     flat = flat_directions(problem, rows)
     first = rounding(limit.dtype, 0.4) * jnp.minimum(flat.scale, limit)
     ratio = (limit / first) ** (1 / _GRID)
@@ -217,7 +202,9 @@ def _with_derivative_jvp(
     leading = _leading(*jax.lax.stop_gradient((family, at_loss)))
     along = jax.jvp(lambda f: _radius(f, at_loss, leading), (family,), (tangents[0],))[1]
     one = (jnp.ones_like(eta),)
-    speed = jax.jvp(lambda s: _radius(jax.lax.stop_gradient(family), s, leading), (at_loss,), one)[1]
+    speed = jax.jvp(lambda s: _radius(jax.lax.stop_gradient(family), s, leading), (at_loss,), one)[
+        1
+    ]
     speed = jax.lax.stop_gradient(speed)
     return eta, -jnp.where(is_lost, along / jnp.where(is_lost, speed, 1), 0)
 
@@ -226,10 +213,10 @@ def _with_derivative_jvp(
 def _leading(family: tuple[Noisy, Factors], eta: Array) -> tuple[Array, Array]:
     """The right and left eigenvectors of M -> E[Φ M Φᵀ] at its critical step."""
     problem, factors = family
-    rows, _ = models(problem, follow=False)
+    rows, _ = row_models(problem, follow=False)
     flat = flat_directions(problem, rows)
-    # So near to the loss the resolvent is its leading part, to the root of rounding.
-    near = eta * (1 - rounding(eta.dtype, 0.5))
+    # So near to the loss the resolvent is its leading part.
+    near = eta * (1 - rounding(eta.dtype, 0.75))
     step = step_on(moments(problem, rows, each_player(near, factors)), flat)
     eye = jnp.eye(len(step.mean), dtype=step.mean.dtype)
     found = [resolvent(one, eye) for one in (step, step.adjoint())]
@@ -241,7 +228,7 @@ def _leading(family: tuple[Noisy, Factors], eta: Array) -> tuple[Array, Array]:
 def _radius(family: tuple[Noisy, Factors], eta: Array, leading: tuple[Array, Array]) -> Array:
     """The leading eigenvalue, to first order about what its eigenvectors belong to."""
     (problem, factors), (right, left) = family, leading
-    rows, _ = models(problem, follow=True)
+    rows, _ = row_models(problem, follow=True)
     flat = flat_directions(problem, rows)
     step = step_on(moments(problem, rows, each_player(eta, factors)), flat)
     return jnp.sum(left * step.second(right)) / jnp.sum(left * right)

@@ -19,11 +19,13 @@ from equipoise._check import value_error
 from equipoise._jax.reads import degree
 from equipoise._types import Array, Float, record, static_field
 from equipoise.games._noise.batches import all_batches, batch_moments, num_batches
-from equipoise.games._noise.local import LocalGame, Rows, rows_of
-from equipoise.games._rules.dynamics import Dynamics, traced_dynamics
-from equipoise.games._rules.game import Batches, Game, Players, field
+from equipoise.games._noise.local import LocalGame, example, models
+from equipoise.games._rules.dynamics import Dynamics, held_rule, traced_dynamics
+from equipoise.games._rules.game import Game, Players, checked_players, field
 from equipoise.games._rules.numerics import dense_matrix
-from equipoise.games._rules.rule import Rule, State, Steps
+from equipoise.games._rules.rule import Rule, State, Steps, check_rule
+from equipoise.games._sampled.drawn import Rows, rows_of
+from equipoise.games._sampled.sampled import batches_of
 from equipoise.games._spectrum.update_map import flat_step, layout, settled
 
 _MOST_BATCHES = 1024
@@ -48,6 +50,10 @@ class Noisy:
     degree: int = static_field()
     plan: tuple[int, int, bool] = static_field()
 
+    def example(self) -> LocalGame:
+        """A game of the models' shapes."""
+        return example(self.rows, self.players)
+
     def playing(self, game: LocalGame) -> Dynamics:
         """The rule in this game."""
         return dataclasses.replace(self.dynamics, game=game)
@@ -64,27 +70,24 @@ class Moments:
     weights: Float[Array, " k"]
 
 
-def noisy(game: Game, batches: Batches, rule: Rule, players: Players) -> Noisy:
-    """The rule on batches, with the degree of its steps."""
-
-    def begin(local: LocalGame, players: Players, eta: Steps) -> State:
-        return rule.init(local.again(), players, eta)
-
-    def step(local: LocalGame, state: State, eta: Steps) -> State:
-        return rule.step(local.again(), state, eta)
+def noisy(game: Game, rule: Rule, equilibrium: Players) -> Noisy:
+    """The rule on the batches of a sampled game, checked, with the degree of its steps."""
+    check_rule(rule)
+    players = checked_players(game, equilibrium, "equilibrium")
+    batches = batches_of(game)
 
     rows = rows_of(game, players)
-    example = rows.example(players)
-    dynamics = traced_dynamics(example, begin, step, players)
+    local = example(rows, players)
+    dynamics = traced_dynamics(local, held_rule(game, rule, players), players)
     plan = batches.num_rows, batches.size, batches.replacement
-    eta = tuple(jnp.ones((), example.gradients.dtype) for _ in players)
+    eta = tuple(jnp.ones((), local.gradients.dtype) for _ in players)
 
     def moved(local: LocalGame, rest: LocalGame, eta: Steps) -> tuple[Array, Array]:
         state, at = _rest(dataclasses.replace(dynamics, game=rest), players, eta)
         play = dataclasses.replace(dynamics, game=local)
         return jax.jvp(lambda flat: flat_step(play, eta, state, flat), (at,), (jnp.ones_like(at),))
 
-    found = degree(moved, example, example, eta, most=2)
+    found = degree(moved, local, local, eta, most=2)
     count = num_batches(plan[0], plan[1], replacement=plan[2])
     if found is None and count > _MOST_BATCHES:
         raise value_error(
@@ -103,31 +106,31 @@ def _rest(dynamics: Dynamics, players: Players, eta: Steps) -> tuple[State, Arra
     return state, layout(state)[0](state)
 
 
-def models(problem: Noisy, *, follow: bool) -> tuple[Array, Array]:
+def row_models(problem: Noisy, *, follow: bool) -> tuple[Array, Array]:
     """The quadratic models of the rows, and the largest coordinate of the mean vector field.
 
     ``follow`` takes them where the equilibrium goes with the game, to first order.
     """
     flat, unravel = ravel_pytree(problem.players)
-    rows, example = problem.rows.models(problem.players), problem.rows.example(problem.players)
+    rows, local = models(problem.rows, problem.players), problem.example()
 
     def own_field(q: Array, z: Array) -> Array:
-        return ravel_pytree(field(example.like(q).again(), unravel(z)))[0]
+        return ravel_pytree(field(local.like(q).again(), unravel(z)))[0]
 
     gradient = own_field(jnp.mean(rows, axis=0), flat)
     residual = jax.lax.stop_gradient(gradient)
     if follow:
         mean = jax.lax.stop_gradient(jnp.mean(rows, axis=0))
         inverse = jnp.linalg.pinv(jax.jacfwd(lambda z: own_field(mean, z))(flat))
-        rows = problem.rows.models(unravel(flat - inverse @ (gradient - residual)))
+        rows = models(problem.rows, unravel(flat - inverse @ (gradient - residual)))
     return rows, jnp.max(jnp.abs(residual))
 
 
 def linearized(problem: Noisy, q: Array, mean: Array, eta: Steps) -> tuple[Array, Array]:
     """Φ and u of a step s -> Φ s + u in the game of this model, from rest in the mean game."""
-    example = problem.rows.example(problem.players)
-    state, at = _rest(problem.playing(example.like(mean)), problem.players, eta)
-    play = problem.playing(example.like(q))
+    local = problem.example()
+    state, at = _rest(problem.playing(local.like(mean)), problem.players, eta)
+    play = problem.playing(local.like(q))
     image, tangent = jax.linearize(lambda flat: flat_step(play, eta, state, flat), at)
     return dense_matrix(tangent, at.size, at.dtype), image - at
 

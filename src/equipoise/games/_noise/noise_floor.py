@@ -6,8 +6,7 @@ from jax.flatten_util import ravel_pytree
 
 from equipoise._check import at
 from equipoise._types import Array, Bool, Float, Int, Scalar, aligned, result
-from equipoise.games._noise.mean_square import noisy_problem
-from equipoise.games._noise.moments import Noisy, models, moments
+from equipoise.games._noise.moments import Noisy, moments, noisy, row_models
 from equipoise.games._noise.second import flat_directions, resolvent, settles, step_on
 from equipoise.games._rules.dynamics import typed_steps
 from equipoise.games._rules.game import Game, Players
@@ -60,9 +59,7 @@ class NoiseFloor:
 
 
 @at("games.noise_floor")
-def noise_floor(
-    game: Game, rule: Rule, equilibrium: Players, *, step_size: StepSize
-) -> NoiseFloor:
+def noise_floor(game: Game, rule: Rule, equilibrium: Players, *, step_size: StepSize) -> NoiseFloor:
     r"""Where play on batches settles: its stationary covariance and expected excess loss.
 
     .. math::
@@ -108,13 +105,13 @@ def noise_floor(
     References:
         :cite:t:`mandt2017`, section 3; :cite:t:`mulayoff2024`
     """
-    problem = noisy_problem(game, rule, equilibrium)
+    problem = noisy(game, rule, equilibrium)
     return _floor(problem, typed_steps(step_size, problem.players))
 
 
 @jax.jit
 def _floor(problem: Noisy, eta: Steps) -> NoiseFloor:
-    rows, residual = models(problem, follow=True)
+    rows, residual = row_models(problem, follow=True)
     flat = flat_directions(problem, rows)
     all_moments = moments(problem, rows, eta)
     step = step_on(all_moments, flat)
@@ -137,7 +134,7 @@ def _floor(problem: Noisy, eta: Steps) -> NoiseFloor:
     added -= jnp.einsum("k,ka,kb->ab", step.weights, pushed, pushed)
     second = resolvent(step, added)
     covariance = second - jnp.outer(shift, shift)
-    mean_game = problem.rows.example(problem.players).like(jnp.mean(rows, axis=0))
+    mean_game = problem.example().like(jnp.mean(rows, axis=0))
     excess = jnp.einsum("lab,ab->l", mean_game.hessians, second[:n_z, :n_z]) / 2
     excess += mean_game.gradients @ shift[:n_z]
     if problem.rows.is_zero_sum:

@@ -60,7 +60,12 @@ def resolvent(step: Step, source: Array) -> Array:
 
     def solve(matvec: Callable[[Array], Array], b: Array) -> Array:
         return jax.scipy.sparse.linalg.gmres(  # type: ignore[no-untyped-call]
-            matvec, b, tol=rounding(b.dtype, 0.75), restart=30, maxiter=4, solve_method="incremental"
+            matvec,
+            b,
+            tol=rounding(b.dtype, 0.75),
+            restart=30,
+            maxiter=4,
+            solve_method="incremental",
         )[0]
 
     right = summed(step.mean, source)
@@ -109,11 +114,11 @@ class Flat(NamedTuple):
 def flat_directions(problem: Noisy, rows: Array) -> Flat:
     """From the quadratic models of the rows."""
     n, size, replacement = problem.plan
-    rows, example = jax.lax.stop_gradient(rows), problem.rows.example(problem.players)
+    rows, local = jax.lax.stop_gradient(rows), problem.example()
     c2 = batch_moments(n, size, replacement=replacement).c2
     mean = jnp.mean(rows, axis=0)
     seen = jnp.concatenate([mean[None], root((rows - mean) * (c2 / n) ** 0.5)])
-    hessians = jax.vmap(lambda q: example.like(q).hessians)(seen)
+    hessians = jax.vmap(lambda q: local.like(q).hessians)(seen)
     stacked = hessians.reshape(-1, hessians.shape[-1])
     _, sizes, directions = jnp.linalg.svd(jnp.linalg.qr(stacked, mode="r"))
     is_flat = sizes <= 10 * len(directions) * rounding(rows.dtype) * sizes[0]

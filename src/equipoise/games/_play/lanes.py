@@ -31,19 +31,21 @@ class _Evidence(NamedTuple):
     last: Array
     part: Array
     verdict: Array
+    gradient: Array
 
 
 def play_lanes(
     advance: Callable[[State, Steps], State],
     start: State,
     etas: Steps,
-    origin: Players | None,
+    origin: Callable[[State], Players] | None,
+    gradient: Callable[[Players], Array],
     *,
     num_steps: int,
     tolerance: float | Array,
     max_period: int,
-) -> tuple[Array, Array, Array, Array, Array]:
-    """Verdict, rate, period, distance and steps of a block of lanes, the leading axis of all."""
+) -> tuple[Array, ...]:
+    """Verdict, rate, period, distance, steps and gradient of a block of lanes, its axis first."""
     # What is left over comes first, so that all parts are equally long: a length that differed
     # between lanes would cost a selection in every step under `vmap`.
     length, rest = divmod(num_steps, NUM_PARTS)
@@ -51,7 +53,8 @@ def play_lanes(
     def one(state: State) -> tuple[State, Array]:
         def lane(state: State, eta: Steps) -> tuple[State, Array]:
             after = advance(state, eta)
-            return after, _square_distance(after.players, origin or state.players)
+            before = origin(after) if origin else state.players
+            return after, _square_distance(after.players, before)
 
         return jax.vmap(lane)(state, etas)
 
@@ -69,25 +72,26 @@ def play_lanes(
         # The last distance, carried through the loop, would cost a pass over memory a step.
         if origin:
             state, recent = repeated(step, length, (state, recent))
-            last = distance(state.players, origin)
+            last = distance(state.players, jax.vmap(origin)(state))
         else:
             state, recent = repeated(step, length - 1, (state, recent))
             state, last = one(state)
             recent = _larger(recent, last)
         peak = _larger(lane.peak, recent)
-        new = _Evidence(past, recent, peak, last, jnp.full_like(lane.part, c), lane.verdict)
+        left = jax.vmap(gradient)(state.players)
+        new = _Evidence(past, recent, peak, last, jnp.full_like(lane.part, c), lane.verdict, left)
         return c + 1, state, _judged(lane, new, first, state.players)
 
     def unfinished(carry: tuple[Array, State, _Evidence]) -> Array:
         c, _, lane = carry
         return (c < NUM_PARTS) & jnp.any(lane.verdict == NEUTRAL)
 
-    distance = jax.vmap(_square_distance, (0, None if origin else 0))
-    first = distance(start.players, origin or one(start)[0].players)
+    distance = jax.vmap(_square_distance)
+    first = distance(start.players, jax.vmap(origin)(start) if origin else one(start)[0].players)
     zero = jnp.zeros(first.shape, jnp.int32)
     none = jnp.zeros_like(first)
     state, peak = repeated(step, rest, (start, none)) if rest else (start, none)
-    evidence = _Evidence(first, none, _larger(peak, first), first, zero, zero + NEUTRAL)
+    evidence = _Evidence(first, none, _larger(peak, first), first, zero, zero + NEUTRAL, none)
     carry = (jnp.asarray(0, jnp.int32), state, evidence)
     _, state, lane = jax.lax.while_loop(unfinished, play_part, carry)
 
@@ -99,7 +103,7 @@ def play_lanes(
     )
     period = jnp.where(verdict == NEUTRAL, cycle, (verdict == CONVERGES).astype(jnp.int32))
     used = rest + (lane.part + 1) * length
-    return verdict, rate, period, jnp.sqrt(lane.last), used
+    return verdict, rate, period, jnp.sqrt(lane.last), used, lane.gradient
 
 
 def _judged(old: _Evidence, new: _Evidence, first: Array, players: Players) -> _Evidence:

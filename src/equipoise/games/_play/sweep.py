@@ -1,87 +1,31 @@
 """What play does at each of many step sizes."""
 
 import functools
-from itertools import pairwise
-from typing import TypeAlias
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from equipoise._check import at, floating_array, is_traced, positive_integer
-from equipoise._types import Array, Float, Int, aligned, record, result
+from equipoise._types import Array, PRNGKeyArray, record, static_field
 from equipoise.games._play.lanes import NUM_PARTS, play_lanes
+from equipoise.games._play.sweep_result import Sweep
 from equipoise.games._rules.dynamics import (
     Dynamics,
     Factors,
     checked_ratios,
     common_dtype,
-    dynamics,
     each_player,
 )
-from equipoise.games._rules.game import Game, Players, checked_players
+from equipoise.games._rules.game import Game, Players, checked_players, field
 from equipoise.games._rules.rule import Ratios, Rule, State, check_not_negative, check_rule
-from equipoise.games._rules.verdict import Verdict
+from equipoise.games._rules.verdict import UNDEFINED
+from equipoise.games._sampled.drawn import drawn_dynamics, twin_players, twins
 
 # States of so many bytes are swept at once, so that what a step reads and writes stays in a cache.
 _BLOCK_BYTES = 2**21
 # More steps in all take longer than to compile the payoff's and the rule's numbers in.
 LONG = 10**8
-
-
-_Numbers: TypeAlias = Float[Array, "*shape"]
-_Integers: TypeAlias = Int[Array, "*shape"]
-
-
-@result
-class Sweep:
-    """What play does at each of many step sizes, one entry a step size.
-
-    Attributes:
-        step_sizes: η.
-        verdict: A ``Verdict`` each: ``CONVERGES``, ``NEUTRAL``, ``DIVERGES`` or ``UNDEFINED``.
-        rate: The factor per step by which the distance changes at the end of the run; after an
-            overflow a lower bound of it, 0 from a start without distance, and NaN where undefined.
-        period: Length of the cycle that play ends in: 1 for a fixed point, 0 for none up to
-            ``max_period``.
-        final_distance: The distance at the last step that was used; infinity after overflow, and
-            NaN where undefined.
-        steps_used: Steps until the verdict.
-    """
-
-    step_sizes: _Numbers
-    verdict: _Integers
-    rate: _Numbers
-    period: _Integers
-    final_distance: _Numbers
-    steps_used: _Integers
-
-    def __str__(self) -> str:
-        """The intervals of step sizes with the same verdict, in the order given."""
-        if isinstance(self.verdict, jax.core.Tracer) or np.ndim(self.verdict) > 1:
-            return f"Sweep of shape {np.shape(self.verdict)}"
-        if np.ndim(self.verdict) == 0:
-            names = ["step_sizes", "rate", "period", "final_distance", "steps_used"]
-            rows = [[f"  {name}", getattr(self, name)] for name in names]
-            rows.insert(1, ["  verdict", Verdict.said(self.verdict)])
-            return f"Sweep\n{aligned(rows)}"
-        verdict, eta = np.asarray(self.verdict), np.asarray(self.step_sizes)
-        rate, period = np.asarray(self.rate), np.asarray(self.period)
-        changes = np.flatnonzero(np.diff(verdict)) + 1
-        rows = []
-        for i, j in pairwise([0, *changes, eta.size] if eta.size else []):
-            cycles = sorted({int(p) for p in period[i:j] if p > 1})
-            rows.append(
-                [
-                    f"{eta[i]:.6g} to {eta[j - 1]:.6g}",
-                    Verdict(verdict[i]).word,
-                    f"{rate[i:j].min():.4g} to {rate[i:j].max():.4g}",
-                    ", ".join(map(str, cycles[:6])) or "none",
-                ]
-            )
-        kept = rows if len(rows) <= 30 else [*rows[:29], [f"{len(rows) - 29} more", "", "", ""]]
-        header = ["step sizes", "verdict", "rate", "cycles"]
-        return f"Sweep of {eta.size} step sizes\n{aligned(kept, header=header)}"
 
 
 @at("games.sweep")
@@ -96,6 +40,7 @@ def sweep(
     equilibrium: Players | None = None,
     tolerance: float = 0.05,
     max_period: int = 24,
+    key: PRNGKeyArray | None = None,
 ) -> Sweep:
     r"""Whether play converges, stays or diverges at many step sizes, and how fast.
 
@@ -106,7 +51,14 @@ def sweep(
         \max_{t \in \text{quarter before}} r_t\Bigr)^{1/\Delta t}
 
     with Δt the time between the starts of the two spans where r shrinks and between their ends
-    where it grows. Without an equilibrium, :math:`r_t = \lVert z_t - z_{t-1} \rVert`.
+    where it grows. Without an equilibrium, :math:`r_t = \lVert z_t - z_{t-1} \rVert`: a run is then
+    said to converge where it comes to rest, wherever that is. Its ``gradient`` tells whether the
+    players are content there.
+
+    In a sampled game with a key, z* or z_{t−1} is the place of a twin run under the same batches,
+    which begins at the equilibrium or one step ahead. The noise that both share drops out of the
+    distance, so that a run that settles to its noise floor, however high, is said to converge: it
+    has forgotten where it began. ``noise_floor`` says how high that is.
 
     Args:
         game: The game.
@@ -120,6 +72,9 @@ def sweep(
         tolerance: The relative change between the two spans that counts as none. The verdict then
             resolves rates that differ from 1 by about 4·tolerance/T.
         max_period: The longest cycle that is recognized, ≥ 1.
+        key: Draws the batches of a sampled game, the same for all step sizes. Without one it is
+            played on all of its data. One run shows what is typical: above
+            ``mean_square_critical_step_size`` it may converge while the variance of many grows.
 
     Returns:
         A verdict and what it rests on for each step size; see ``Sweep``. A run ends early, at a
@@ -130,10 +85,10 @@ def sweep(
         count as exact to √ε of their extent.
 
     Raises:
-        TypeError: If a player is not real and floating-point, ``rule`` is no rule, or ``num_steps``
-            no Python integer.
+        TypeError: If a player is not real and floating-point, ``rule`` is no rule, ``num_steps`` no
+            Python integer, or ``key`` not one key.
         ValueError: If the players do not fit the game or the rule, a step size is negative or NaN,
-            ``num_steps`` < 16 or ``max_period`` < 1.
+            ``num_steps`` < 16, ``max_period`` < 1, or there is a key and the game is not sampled.
 
     Cost: T + 2·``max_period`` steps for each step size at most, in blocks of 2 MiB of states
     that end as soon as all their lanes are judged; memory of a few states a step size of a block
@@ -157,7 +112,9 @@ def sweep(
     num_steps = positive_integer("num_steps", num_steps, minimum=NUM_PARTS)
     max_period = positive_integer("max_period", max_period)
     is_long = step_sizes.size * num_steps > LONG
-    runs = runs_of(game, rule, players, step_ratios, equilibrium, tolerance, is_long=is_long)
+    runs = runs_of(
+        game, rule, players, step_ratios, equilibrium, tolerance, is_long=is_long, key=key
+    )
     return _sweep(runs, step_sizes, num_steps, max_period, _mesh_of(step_sizes))
 
 
@@ -170,6 +127,13 @@ class Runs:
     factors: Factors
     equilibrium: Players | None
     tolerance: float | Array
+    has_twins: bool = static_field()
+
+    def origin(self) -> Callable[[State], Players] | None:
+        """Where the distance of a state is measured from; None is the state before."""
+        if self.has_twins:
+            return twin_players
+        return None if self.equilibrium is None else lambda state: self.equilibrium
 
 
 def runs_of(
@@ -181,13 +145,16 @@ def runs_of(
     tolerance: float | Array,
     *,
     is_long: bool,
+    key: PRNGKeyArray | None = None,
 ) -> Runs:
     """Checked players under a rule, with what else a sweep needs."""
     factors = checked_ratios(step_ratios, players)
     if equilibrium is not None:
         equilibrium = checked_players(game, equilibrium, "equilibrium")
-    known = dynamics(game, rule, players, is_long=is_long)
-    return Runs(known, players, factors, equilibrium, tolerance)
+    has_twins = key is not None
+    rule = twins(rule, equilibrium) if has_twins else rule
+    known = drawn_dynamics(game, rule, players, key, is_long=is_long)
+    return Runs(known, players, factors, equilibrium, tolerance, has_twins)
 
 
 @functools.partial(jax.jit, static_argnums=(2, 3, 4))
@@ -220,12 +187,17 @@ def swept(runs: Runs, etas: Array, num_steps: int, max_period: int) -> Sweep:
     def begin(eta: Array) -> State:
         return runs.dynamics.begin(runs.players, each_player(eta, runs.factors))
 
+    def gradient(players: Players) -> Array:
+        left = jax.tree.leaves(field(runs.dynamics.game.again(), players))
+        return jnp.stack([jnp.max(jnp.abs(leaf)).astype(etas.dtype) for leaf in left]).max()
+
     def block(etas: Array) -> tuple[Array, ...]:
         return play_lanes(
             runs.dynamics.step,
             jax.vmap(begin)(etas),
             each_player(etas, runs.factors),
-            runs.equilibrium,
+            runs.origin(),
+            gradient,
             num_steps=num_steps,
             tolerance=runs.tolerance,
             max_period=max_period,
@@ -239,7 +211,14 @@ def swept(runs: Runs, etas: Array, num_steps: int, max_period: int) -> Sweep:
     # Equal blocks, the last one filled up: blocks of two sizes would be two programs.
     filled = jnp.pad(flat, (0, num_blocks * size - flat.size), mode="edge")
     found = jax.lax.map(block, filled.reshape(num_blocks, size))
-    return Sweep(etas, *(x.reshape(-1)[: flat.size].reshape(etas.shape) for x in found))
+    verdict, *numbers, gradients = (x.reshape(-1)[: flat.size].reshape(etas.shape) for x in found)
+    rate, period, distance, used = numbers
+    gradients = jnp.where(jnp.isfinite(gradients), gradients, jnp.inf)
+    gradients = jnp.where(verdict == UNDEFINED, jnp.nan, gradients)
+    is_movement = runs.equilibrium is None
+    return Sweep(
+        etas, verdict, rate, period, distance, used, gradients, is_movement, runs.has_twins
+    )
 
 
 def _mesh_of(step_sizes: Array) -> jax.sharding.NamedSharding | None:

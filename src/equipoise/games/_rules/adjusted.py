@@ -116,7 +116,7 @@ def _corrected(
         (pull,) = transposed(f)
         return project(descend(z, eta, axpy(weight, correction(own, z, f, pull), f))), memory
 
-    return make_rule(name, advance)
+    return make_rule(name, advance, project=project)
 
 
 @at("games.lola")
@@ -163,4 +163,4 @@ def lola(lookahead: float | jax.Array, *, projections: Projections = None) -> Ru
         gradient = tuple(jax.grad(lambda own, i=i: foreseen(i, own))(x) for i, x in enumerate(z))
         return project(descend(z, eta, gradient)), memory
 
-    return make_rule("lola", advance)
+    return make_rule("lola", advance, project=project)

@@ -62,7 +62,7 @@ def primal_dual_hybrid(theta: float | jax.Array = 1.0, *, projections: Projectio
         y_next = project.one(1, descend_one(y, eta[1], partial_gradient(game, 1, (bar, y))))
         return (x_next, y_next), memory
 
-    return make_rule("primal_dual_hybrid", advance, num_players=2)
+    return make_rule("primal_dual_hybrid", advance, num_players=2, project=project)
 
 
 @at("games.alternating_extrapolation")
@@ -114,7 +114,13 @@ def alternating_extrapolation(
         y_next = project.one(1, descend_one(y, eta[1], partial_gradient(game, 1, (tilde, y))))
         return (x_next, y_next), _extrapolated(y, y_next, delta)
 
-    return make_rule("alternating_extrapolation", advance, lambda game, z, eta: z[1], num_players=2)
+    return make_rule(
+        "alternating_extrapolation",
+        advance,
+        lambda game, z, eta: z[1],
+        num_players=2,
+        project=project,
+    )
 
 
 def _extrapolated(

@@ -58,7 +58,7 @@ def simultaneous(*, projections: Projections = None) -> Rule:
     def advance(game: Game, z: Players, memory: Memory, eta: Steps) -> tuple[Players, Memory]:
         return project(descend(z, eta, field(game, z))), memory
 
-    return make_rule("simultaneous", advance)
+    return make_rule("simultaneous", advance, project=project)
 
 
 @at("games.alternating")
@@ -108,7 +108,7 @@ def alternating(order: Sequence[int] | None = None, *, projections: Projections 
             z = replaced(z, i, project.one(i, moved))
         return z, memory
 
-    return make_rule("alternating", advance)
+    return make_rule("alternating", advance, project=project)
 
 
 @at("games.extragradient")
@@ -149,7 +149,7 @@ def extragradient(*, projections: Projections = None) -> Rule:
         half = project(descend(z, eta, field(game, z)))
         return project(descend(z, eta, field(game, half))), memory
 
-    return make_rule("extragradient", advance)
+    return make_rule("extragradient", advance, project=project)
 
 
 @at("games.optimistic")
@@ -199,7 +199,7 @@ def optimistic(
         direction = jax.tree.map(lambda g, p: _as(alpha, g) * g + _as(beta, g) * (g - p), now, past)
         return project(descend(z, eta, direction)), now
 
-    return make_rule("optimistic", advance, lambda game, z, eta: field(game, z))
+    return make_rule("optimistic", advance, lambda game, z, eta: field(game, z), project=project)
 
 
 @at("games.momentum")
@@ -258,7 +258,9 @@ def momentum(
             z = replaced(z, i, project.one(i, axpy(1.0, w, z[i])))
         return z, v
 
-    return make_rule("momentum", advance, lambda game, z, eta: jax.tree.map(jnp.zeros_like, z))
+    return make_rule(
+        "momentum", advance, lambda game, z, eta: jax.tree.map(jnp.zeros_like, z), project=project
+    )
 
 
 def _velocity(

@@ -65,7 +65,7 @@ def proximal_point(*, max_newton: int = 20, projections: Projections = None) -> 
 
         return unravel(newton_root(mismatch, flat, max_steps=max_newton)), memory
 
-    return make_rule("proximal_point", advance)
+    return make_rule("proximal_point", advance, project=project)
 
 
 @at("games.competitive")
@@ -121,4 +121,4 @@ def competitive(*, projections: Projections = None) -> Rule:
         moves = unravel(solve_linear(coupled, rhs))
         return project(tuple(axpy(1.0, d, p) for p, d in zip(z, moves, strict=True))), memory
 
-    return make_rule("competitive", advance, num_players=2)
+    return make_rule("competitive", advance, num_players=2, project=project)

@@ -38,18 +38,24 @@ class State:
 class Rule:
     """An update rule: a pure function from one state of play to the next.
 
-    Write your own with these three fields; everything in this area then works with it.
+    Write your own with the first three fields; everything in this area then works with it.
 
     Attributes:
         name: What it is called in tables and figures.
         init: ``init(game, players, step_size)`` gives the ``State`` before the first step.
         step: ``step(game, state, step_size)`` gives the next ``State``. The step size is one number
             or one a player.
+        project: ``project(players)`` gives the nearest players that the rule allows. Default: all
+            are allowed.
+        held: ``held(game, players)`` gives the rule whose step is linearized at these players, one
+            whose memory all moves with them. Default: the rule itself.
     """
 
     name: str = static_field()
     init: Callable[[Game, Players, StepSize], State] = static_field()
     step: Callable[[Game, State, StepSize], State] = static_field()
+    project: Callable[[Players], Players] | None = static_field(default=None)
+    held: Callable[[Game, Players], "Rule"] | None = static_field(default=None)
 
     def __str__(self) -> str:
         """The name."""
@@ -62,6 +68,8 @@ def make_rule(
     remember: Callable[[Game, Players, Steps], Memory] = lambda game, players, eta: (),
     *,
     num_players: int | None = None,
+    held: Callable[[Game, Players], Rule] | None = None,
+    project: Callable[[Players], Players] | None = None,
 ) -> Rule:
     """A rule from ``advance(game, players, memory, eta) -> players, memory``, eta one a player."""
 
@@ -77,7 +85,7 @@ def make_rule(
         eta = step_sizes(step_size, len(state.players))
         return State(*advance(game, state.players, state.memory, eta))
 
-    return Rule(name, init, step)
+    return Rule(name, init, step, project or None, held)
 
 
 def check_rule(rule: object) -> None:
@@ -128,10 +136,14 @@ def check_not_negative(argument: str, value: Array) -> None:
 
 
 @dataclasses.dataclass(frozen=True)
-class _Projector:
+class Projector:
     """One projection a player: applied to all of them by a call, to one by ``one``."""
 
     onto: tuple[_Projection | None, ...] | None
+
+    def __bool__(self) -> bool:
+        """Whether any player is held."""
+        return self.onto is not None
 
     def __call__(self, players: Players) -> Players:
         """Every player projected onto its own set."""
@@ -152,10 +164,10 @@ class _Projector:
         return x if onto is None else onto(x)
 
 
-def projector(projections: Projections) -> _Projector:
+def projector(projections: Projections) -> Projector:
     """The projections of a rule, checked."""
     if projections is None:
-        return _Projector(None)
+        return Projector(None)
     if not isinstance(projections, tuple | list) or not all(
         p is None or callable(p) for p in projections
     ):
@@ -165,7 +177,7 @@ def projector(projections: Projections) -> _Projector:
             projections,
             "Example: (None, optax.projections.projection_non_negative).",
         )
-    return _Projector(tuple(projections))
+    return Projector(tuple(projections))
 
 
 def axpy(a: float | Array, g: PyTree[Array], x: PyTree[Array]) -> PyTree[Array]:

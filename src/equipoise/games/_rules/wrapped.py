@@ -1,24 +1,18 @@
-"""Rules made of other rules, and of the optimizers of optax."""
-
-from collections.abc import Sequence
+"""A rule made of another one."""
 
 import jax
-import optax
 
-from equipoise._check import at, positive_integer, type_error, value_error
-from equipoise._types import Array, PyTree
-from equipoise.games._rules.game import Game, Players, field, partial_gradient
-from equipoise.games._rules.gradient_play import checked_order, order_of_play, replaced
+from equipoise._check import at, positive_integer
+from equipoise._types import Array
+from equipoise.games._rules.game import Game, Players
 from equipoise.games._rules.rule import (
     Memory,
-    Projections,
     Rule,
     State,
     Steps,
     axpy,
     check_rule,
     make_rule,
-    projector,
 )
 
 
@@ -70,110 +64,4 @@ def lookahead(rule: Rule, num_steps: int = 5, alpha: float | Array = 0.5) -> Rul
         way = jax.tree.map(lambda a, b: a - b, end.players, z)
         return axpy(alpha, way, z), end.memory
 
-    return make_rule("lookahead", advance, remember)
-
-
-@at("games.from_optax")
-def from_optax(
-    *optimizers: optax.GradientTransformation,
-    order: Sequence[int] | None = None,
-    extrapolate: bool = False,
-    projections: Projections = None,
-) -> Rule:
-    r"""Play with optax optimizers, at once, in an order or by extragradient.
-
-    .. math::
-
-        (u_i, m_i) \leftarrow \mathrm{update}_i(\nabla_{x_i} f_i, m_i, x_i), \qquad
-        x_i \leftarrow \Pi_i(x_i + \eta_i u_i)
-
-    The step size multiplies what the optimizer returns. Give optimizers a learning rate of 1, as in
-    ``optax.adam(1.0)``, and it is the learning rate; a schedule inside them multiplies it too.
-
-    With ``extrapolate`` the gradients are those of the half-point
-    :math:`z + \eta\,\mathrm{update}(F(z), m)`, whose moments are thrown away: the optimizer's state
-    advances once a step, by the gradient at the half-point.
-
-    Adam and its kin at an equilibrium: the second moment is 0 there, where its square root has no
-    derivative, so their linearization is NaN unless the optimizer has ``eps_root`` > 0.
-
-    Args:
-        *optimizers: One ``optax.GradientTransformation`` a player, or one for all.
-        order: The players in their order of play, each at least once; None moves all at once.
-        extrapolate: Whether to take gradients at the half-point. Not with an order.
-        projections: Πᵢ, as in ``simultaneous``; the half-point is projected too.
-
-    Returns:
-        The rule; it remembers the optimizers' states.
-
-    Raises:
-        TypeError: If an optimizer is not an ``optax.GradientTransformation``, ``order`` is not a
-            sequence of Python integers, or ``projections`` is no tuple of functions or None.
-        ValueError: If there are no optimizers, their number is neither one nor the game's, the
-            order does not name every player, or it comes together with ``extrapolate``.
-
-    Cost: one vector field a step, two with ``extrapolate``, and the optimizers' own.
-
-    Examples:
-        >>> import optax
-        >>> game, rule = games.zero_sum(lambda p, q: p * q), games.from_optax(optax.sgd(1.0))
-        >>> p, q = games.simulate(game, rule, (1.0, 1.0), step_size=0.5, num_steps=2)
-        >>> print(p, q)
-        [ 1.    0.5  -0.25] [1.   1.5  1.75]
-
-    References:
-        :cite:t:`deepmind2020jax`
-    """
-    if not optimizers:
-        raise value_error("optimizers", "must hold one optimizer at least", "none")
-    for optimizer in optimizers:
-        if not isinstance(optimizer, optax.GradientTransformation):
-            raise type_error(
-                "optimizers",
-                "must be optax.GradientTransformations",
-                optimizer,
-                "Example: optax.adam(1.0).",
-            )
-    project = projector(projections)
-    order = checked_order(order)
-    if extrapolate and order is not None:
-        raise value_error(
-            "order",
-            "must be None with `extrapolate`",
-            str(order),
-            "Extragradient moves everybody at once.",
-        )
-
-    def of_players(z: Players) -> tuple[optax.GradientTransformation, ...]:
-        chosen = optimizers * len(z) if len(optimizers) == 1 else optimizers
-        if len(chosen) != len(z):
-            raise value_error(
-                "optimizers",
-                f"must be one for all or one for each of the {len(z)} players",
-                f"{len(optimizers)} optimizers",
-            )
-        return chosen
-
-    def remember(game: Game, z: Players, eta: Steps) -> Memory:
-        return tuple(o.init(x) for o, x in zip(of_players(z), z, strict=True))
-
-    def move(
-        i: int, gradient: PyTree[Array], m: optax.OptState, z: Players, eta: Steps
-    ) -> tuple[PyTree[Array], optax.OptState]:
-        update, m = of_players(z)[i].update(gradient, m, z[i])
-        return project.one(i, axpy(eta[i], update, z[i])), m
-
-    def together(gradient: Players, m: Memory, z: Players, eta: Steps) -> tuple[Players, Memory]:
-        moved = [move(i, g, m[i], z, eta) for i, g in enumerate(gradient)]
-        return tuple(x for x, _ in moved), tuple(state for _, state in moved)
-
-    def advance(game: Game, z: Players, m: Memory, eta: Steps) -> tuple[Players, Memory]:
-        if order is not None:
-            for i in order_of_play(order, len(z)):
-                x, m_i = move(i, partial_gradient(game, i, z), m[i], z, eta)
-                z, m = replaced(z, i, x), replaced(m, i, m_i)
-            return z, m
-        half = together(field(game, z), m, z, eta)[0] if extrapolate else z
-        return together(field(game, half), m, z, eta)
-
-    return make_rule("from_optax", advance, remember)
+    return make_rule("lookahead", advance, remember, project=rule.project)

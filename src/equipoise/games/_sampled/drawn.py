@@ -8,9 +8,42 @@ from equipoise._check import type_error, value_error
 from equipoise._jax.traced import Traced, traced
 from equipoise._types import Array, PRNGKeyArray, PyTree, record, static_field
 from equipoise.games._rules.dynamics import Dynamics, dynamics, traced_dynamics
-from equipoise.games._rules.game import Game, Players
-from equipoise.games._rules.rule import Memory, Rule, State, Steps, StepSize
-from equipoise.games._sampled.sampled import batch_payoff, losses_of
+from equipoise.games._rules.game import Batches, Game, Players
+from equipoise.games._rules.rule import Memory, Rule, State, StepSize
+from equipoise.games._sampled.sampled import batches_of, on_a_batch, on_all_data
+
+
+@record
+class Rows:
+    """A sampled game as data: what its payoffs close over and its rows are leaves.
+
+    Attributes:
+        payoffs: Of the players and one row.
+        data: The rows.
+        plan: How many rows a batch has, and whether with replacement.
+        is_zero_sum: Whether the one payoff is that of a zero-sum game.
+    """
+
+    payoffs: tuple[Traced, ...]
+    data: PyTree[Array]
+    plan: tuple[int, bool] = static_field()
+    is_zero_sum: bool = static_field()
+
+    def again(self) -> Game:
+        """The sampled game."""
+        return on_all_data(
+            Batches(self.payoffs, self.data, *self.plan), is_zero_sum=self.is_zero_sum
+        )
+
+
+def rows_of(game: Game, players: Players, *, is_long: bool = False) -> Rows:
+    """The rows of a sampled game, for players of these shapes."""
+    batches = batches_of(game)
+    datum = jax.tree.map(lambda leaf: leaf[0], batches.data)
+    payoffs = tuple(
+        traced(payoff, *players, datum, kept=lambda number: is_long) for payoff in batches.payoffs
+    )
+    return Rows(payoffs, batches.data, (batches.size, batches.replacement), game.is_zero_sum)
 
 
 class _Drawing(NamedTuple):
@@ -27,33 +60,13 @@ class _Twins(NamedTuple):
     twin: State
 
 
-@record
-class _Source:
-    """A sampled game as data: what its payoffs close over, its rows and the key are leaves."""
-
-    payoffs: tuple[Traced, ...]
-    data: PyTree[Array]
-    key: PRNGKeyArray
-    num_rows: int = static_field()
-    size: int = static_field()
-    replacement: bool = static_field()
-    is_zero_sum: bool = static_field()
-
-    def game(self, key: PRNGKeyArray) -> Game:
-        """The game of the batch that this key draws."""
-        drawn = jax.random.choice(key, self.num_rows, (self.size,), replace=self.replacement)
-        rows = jax.tree.map(lambda leaf: leaf[drawn], self.data)
-        return Game(losses_of(self.payoffs, rows, is_zero_sum=self.is_zero_sum), self.is_zero_sum)
-
-
 def drawn_dynamics(
     game: Game, rule: Rule, players: Players, key: PRNGKeyArray | None, *, is_long: bool = False
 ) -> Dynamics:
     """Play of a sampled game on the batches that the key draws; on all of its data without one."""
     if key is None:
         return dynamics(game, rule, players, is_long=is_long)
-    batches = game.batches
-    if batches is None:
+    if game.batches is None:
         raise value_error(
             "key",
             "must be None for a game that is not sampled, as nothing is drawn",
@@ -62,27 +75,26 @@ def drawn_dynamics(
         )
     if not jax.dtypes.issubdtype(getattr(key, "dtype", None), jax.dtypes.prng_key) or key.ndim:
         raise type_error("key", "must be one key", key, "Make it: jax.random.key(0).")
-    example = jax.tree.map(lambda leaf: leaf[: batches.size], batches.data)
-    payoffs = tuple(
-        traced(batch_payoff(payoff), *players, example, kept=lambda number: is_long)
-        for payoff in batches.payoffs
-    )
-    n, size, again = batches.num_rows, batches.size, batches.replacement
-    source = _Source(payoffs, batches.data, key, n, size, again, game.is_zero_sum)
+    rows = rows_of(game, players, is_long=is_long)
+    return traced_dynamics(rows, _drawing(rule, key), players, is_long=is_long)
 
-    def begin(source: _Source, players: Players, eta: Steps) -> State:
+
+def _drawing(rule: Rule, key: PRNGKeyArray) -> Rule:
+    """The rule in a sampled game, each step on a batch."""
+
+    def init(game: Game, players: Players, step_size: StepSize) -> State:
         # The batch of the first step, so that a rule that begins by its own gradient sees no other.
-        _, now = jax.random.split(source.key)
-        state = rule.init(source.game(now), players, eta)
-        return State(state.players, _Drawing(state.memory, source.key))
+        _, now = jax.random.split(key)
+        state = rule.init(on_a_batch(game, now), players, step_size)
+        return State(state.players, _Drawing(state.memory, key))
 
-    def step(source: _Source, state: State, eta: Steps) -> State:
+    def step(game: Game, state: State, step_size: StepSize) -> State:
         memory, key = state.memory
         later, now = jax.random.split(key)
-        state = rule.step(source.game(now), State(state.players, memory), eta)
+        state = rule.step(on_a_batch(game, now), State(state.players, memory), step_size)
         return State(state.players, _Drawing(state.memory, later))
 
-    return traced_dynamics(source, begin, step, players, is_long=is_long)
+    return Rule(rule.name, init, step)
 
 
 def twins(rule: Rule, origin: Players | None) -> Rule:

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from equipoise._check import at, describe, positive_integer, type_error, value_error
-from equipoise._types import Array, PyTree, Scalar
+from equipoise._types import Array, PRNGKeyArray, PyTree, Scalar
 from equipoise.games._rules.game import Batches, Game
 
 _Payoff = Callable[..., Scalar]
@@ -81,31 +81,52 @@ def sampled(
             "Or draw with replacement: replacement=True.",
         )
     batches = Batches(payoffs, data, size, bool(replacement))
-    losses = losses_of([batch_payoff(one) for one in payoffs], data, is_zero_sum=is_zero_sum)
+    return on_all_data(batches, is_zero_sum=is_zero_sum)
+
+
+def on_all_data(batches: Batches, *, is_zero_sum: bool) -> Game:
+    """The sampled game, with the means over all data for losses."""
+    losses = _losses(batches.payoffs, batches.data, is_zero_sum=is_zero_sum)
     return Game(losses, is_zero_sum, batches)
 
 
-def batch_payoff(payoff: _Payoff) -> _Payoff:
-    """The mean of a payoff, as a function of the players and the rows of a batch."""
+def on_a_batch(game: Game, key: PRNGKeyArray) -> Game:
+    """The sampled game on the batch that a key draws."""
+    batches = batches_of(game)
+    n, size = batches.num_rows, batches.size
+    drawn = jax.random.choice(key, n, (size,), replace=batches.replacement)
+    rows = jax.tree.map(lambda leaf: leaf[drawn], batches.data)
+    losses = _losses(batches.payoffs, rows, is_zero_sum=game.is_zero_sum)
+    return Game(losses, game.is_zero_sum)
 
-    def mean(*players_and_rows: PyTree[Array]) -> Scalar:
-        *players, rows = players_and_rows
-        return jnp.mean(jax.vmap(lambda datum: payoff(*players, datum))(rows), axis=0)
 
-    return mean
+def batches_of(game: Game) -> Batches:
+    """The batches of a game, which must be sampled."""
+    if game.batches is None:
+        raise type_error(
+            "game",
+            "must be a sampled game",
+            str(game),
+            "Make one: games.sampled(payoff, data, batch_size=...).",
+        )
+    return game.batches
 
 
-def losses_of(
+def _losses(
     payoffs: Sequence[_Payoff], rows: PyTree[Array], *, is_zero_sum: bool
 ) -> tuple[_Payoff, ...]:
-    """The losses on these rows, of payoffs that take the players and rows."""
+    """The losses on these rows."""
 
-    def on_rows(payoff: _Payoff, sign: int) -> _Payoff:
-        return lambda *players: sign * payoff(*players, rows)
+    def mean(payoff: _Payoff, sign: int) -> _Payoff:
+        def loss(*players: PyTree[Array]) -> Scalar:
+            values = jax.vmap(lambda datum: payoff(*players, datum))(rows)
+            return sign * jnp.mean(values, axis=0)
+
+        return loss
 
     if is_zero_sum:
-        return on_rows(payoffs[0], 1), on_rows(payoffs[0], -1)
-    return tuple(on_rows(payoff, 1) for payoff in payoffs)
+        return mean(payoffs[0], 1), mean(payoffs[0], -1)
+    return tuple(mean(payoff, 1) for payoff in payoffs)
 
 
 def _payoffs(payoff: _Payoff | Sequence[_Payoff]) -> tuple[tuple[_Payoff, ...], bool]:

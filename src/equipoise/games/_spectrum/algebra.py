@@ -60,18 +60,18 @@ def eigenvectors(matrices: Array) -> tuple[Array, Array]:
     return found
 
 
-def solve(matrices: Array, sides: Array) -> Array:
-    """X with A x = b for each matrix (..., n, n) and vector (..., n); NaN where A is singular."""
+def inverse(matrices: Array) -> Array:
+    """Of each matrix (..., n, n); not finite where it has none."""
     if is_traced(matrices):
-        return jnp.linalg.solve(matrices, sides[..., None])[..., 0]
+        return jnp.linalg.inv(matrices)
     found: PyTree
     try:
-        found = np.linalg.solve(matrices, sides[..., None])[..., 0]
+        found = np.linalg.inv(matrices)
         return found
     except np.linalg.LinAlgError:
         if matrices.ndim == 2:
-            return sides * np.nan
-        found = np.stack([solve(a, b) for a, b in zip(matrices, sides, strict=True)])
+            return matrices * np.nan
+        found = np.stack([inverse(a) for a in matrices])
         return found
 
 

@@ -18,14 +18,18 @@ class DominantEigenvalues:
     Attributes:
         values: Complex Ritz values, largest modulus first; of a pair, positive imaginary first.
         vectors: Unit Ritz vectors in the rows.
-        residuals: ‖A v − λ v‖ of each; a normal A has an eigenvalue within this of λ.
-        converged: Whether each residual is at most ``tolerance``·abs(λ).
+        residuals: ‖A v − λ v‖ of each, and not less than rounding makes of it, 8·√n·ε·‖A‖. A
+            normal A has an eigenvalue within this of λ.
+        conditions: How many times its residual an eigenvalue of another A can be off: 1/|⟨u, v⟩|
+            with the left Ritz vector u.
+        converged: Whether each residual is at most ``tolerance``·abs(λ), or rounding.
         num_products: How often A was applied.
     """
 
     values: Shaped[Array, " num"]
     vectors: Shaped[Array, "num n"]
     residuals: Float[Array, " num"]
+    conditions: Float[Array, " num"]
     converged: Bool[Array, " num"]
     num_products: Int[Array, ""]
 
@@ -69,8 +73,7 @@ def arnoldi(
 
     def unfinished(carry: tuple[_Krylov, Array]) -> Array:
         krylov, rounds = carry
-        values, _, residuals = _ritz(krylov.hessenberg, num)
-        done = jnp.all(residuals <= tolerance * jnp.abs(values))
+        done = jnp.all(_ritz(krylov.hessenberg, num, n, tolerance).converged)
         finite = jnp.all(jnp.isfinite(krylov.hessenberg))
         # Where m = n the first round leaves H similar to A, and its eigenvalues are final.
         last = 0 if m == n else max_restarts
@@ -86,13 +89,16 @@ def arnoldi(
         return _expand(apply, krylov, round_key), rounds + 1
 
     krylov, _ = jax.lax.while_loop(unfinished, next_round, (krylov, jnp.asarray(0, jnp.int32)))
-    values, coordinates, residuals = _ritz(krylov.hessenberg, num)
+    values, coordinates, residuals, conditions, converged = _ritz(
+        krylov.hessenberg, num, n, tolerance
+    )
     basis = krylov.basis[:m]
     return DominantEigenvalues(
         values=values,
         vectors=jax.lax.complex(coordinates.real.T @ basis, coordinates.imag.T @ basis),
         residuals=residuals,
-        converged=residuals <= tolerance * jnp.abs(values),
+        conditions=conditions,
+        converged=converged,
         num_products=krylov.num_products,
     )
 
@@ -144,12 +150,32 @@ def _expand(apply: Callable[[Array], Array], krylov: _Krylov, key: PRNGKeyArray)
     return jax.lax.while_loop(lambda krylov: krylov.size < m, step, krylov)
 
 
-def _ritz(hessenberg: Array, num: int) -> tuple[Array, Array, Array]:
-    """The ``num`` Ritz values of largest modulus, their unit coordinates, their residuals."""
-    values, vectors = jnp.linalg.eig(hessenberg[:-1])
+class _Ritz(NamedTuple):
+    """Ritz values of largest modulus, their unit coordinates in columns, and how good they are."""
+
+    values: Array
+    coordinates: Array
+    residuals: Array
+    conditions: Array
+    converged: Array
+
+
+def _ritz(hessenberg: Array, num: int, n: int, tolerance: float | Array) -> _Ritz:
+    square, eps = hessenberg[:-1], rounding(hessenberg.dtype)
+    values, vectors = jnp.linalg.eig(square)
     order = _descending(values)[:num]
-    coordinates = vectors[:, order]
-    return values[order], coordinates, hessenberg[-1, -1] * jnp.abs(coordinates[-1])
+    coordinates, values = vectors[:, order], values[order]
+    found = hessenberg[-1, -1] * jnp.abs(coordinates[-1])
+    # √n·ε is the noise of a product and of a pass of orthogonalization.
+    floor = 8 * math.sqrt(n) * eps * jnp.max(jnp.linalg.norm(square, axis=0))
+    conditions = jnp.linalg.norm(jnp.linalg.inv(vectors), axis=1)[order]
+    return _Ritz(
+        values,
+        coordinates,
+        jnp.maximum(found, floor),
+        jnp.where(jnp.isnan(conditions), jnp.inf, conditions),
+        found <= jnp.maximum(tolerance * jnp.abs(values), floor),
+    )
 
 
 def _descending(values: Array) -> Array:

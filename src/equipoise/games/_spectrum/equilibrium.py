@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
 from equipoise._check import at, positive_integer
-from equipoise._types import Array, Bool, Float, result
+from equipoise._types import Array, Bool, Float, aligned, result
 from equipoise.games._rules.dynamics import common_dtype
 from equipoise.games._rules.game import (
     Game,
@@ -31,6 +31,16 @@ class Equilibrium:
     players: Players
     residual: Float[Array, ""]
     converged: Bool[Array, ""]
+
+    def __str__(self) -> str:
+        """The players and what is left of their gradients; in words where that is not rounding."""
+        rows = [[f"  {name}", getattr(self, name)] for name in ("players", "residual", "converged")]
+        known = not isinstance(self.converged, jax.core.Tracer) and not jnp.ndim(self.converged)
+        stuck = known and not self.converged
+        return f"Equilibrium\n{aligned(rows)}" + (
+            "\n  No equilibrium: no step of Newton's method leaves less of the gradients. Start"
+            " elsewhere, or raise max_steps." * stuck
+        )
 
 
 @at("games.find_equilibrium")

@@ -5,18 +5,19 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.flatten_util import ravel_pytree
 
 from equipoise._types import Array, record
 from equipoise.games._rules.dynamics import (
     Dynamics,
     Factors,
     checked_ratios,
-    dynamics,
     each_player,
+    held_dynamics,
 )
 from equipoise.games._rules.game import Game, Players, checked_players
 from equipoise.games._rules.numerics import dense_matrix, rounding
-from equipoise.games._rules.rule import Ratios, Rule, Steps, check_rule
+from equipoise.games._rules.rule import Ratios, Rule, State, Steps, check_rule
 from equipoise.games._spectrum.algebra import namespace
 from equipoise.games._spectrum.update_map import flat_step, layout, settled
 
@@ -43,7 +44,9 @@ class Family:
         """M(η), and how far a step moves from the players."""
         steps = each_player(eta, self.factors)
         tangent, at, image = linearization(self.dynamics, self.players, steps)
-        return dense_matrix(tangent, at.size, at.dtype), step_residual(at, image, steps)
+        residual = step_residual(self.dynamics, self.players, at, image, steps)
+        matrix = dense_matrix(tangent, at.size, at.dtype)
+        return jnp.where(jnp.isnan(residual), jnp.nan, matrix), residual
 
     def at_rest(self, eta: Array) -> Array:
         """M(η) at the fixed point, which follows the game and η to first order."""
@@ -57,6 +60,8 @@ class Family:
         image, tangent = jax.linearize(step, at)
         slip = jnp.eye(at.size, dtype=at.dtype) - dense_matrix(tangent, at.size, at.dtype)
         at = at + jax.lax.stop_gradient(jnp.linalg.pinv(jax.lax.stop_gradient(slip))) @ (image - at)
+        there = layout(state)[1](at)
+        at = layout(state)[0](State(self.dynamics.inside(there.players), there.memory))
         _, tangent = jax.linearize(step, at)
         return dense_matrix(tangent, at.size, at.dtype)
 
@@ -67,7 +72,7 @@ def family_of(
     """M(η) of a rule at an equilibrium, checked."""
     check_rule(rule)
     players = checked_players(game, equilibrium, "equilibrium")
-    return Family(dynamics(game, rule, players), players, checked_ratios(step_ratios, players))
+    return Family(held_dynamics(game, rule, players), players, checked_ratios(step_ratios, players))
 
 
 @jax.jit
@@ -96,10 +101,10 @@ def leading(values: Array) -> Array:
 
 
 class _Cluster(NamedTuple):
-    """The eigenvalues that meet at the leading one.
+    """The eigenvalues that meet at one of them.
 
     Attributes:
-        eigenvalue: The leading one.
+        eigenvalue: That one.
         members: Which meet there.
         simple: Whether it and its conjugate are the only ones on the circle, and simple.
     """
@@ -114,38 +119,46 @@ def eigenvalue_gap(matrices: Array) -> Array:
     return rounding(matrices.dtype, 0.4) * namespace(matrices).maximum(1, norm(matrices))
 
 
-def cluster(values: Array, near: Array) -> _Cluster:
-    """The leading eigenvalue with those that cannot be told from it, of each row of values."""
-    xp = namespace(values)
-    top = xp.take_along_axis(values, leading(values)[..., None], -1)
+def cluster(values: Array, near: Array, top: Array, among: Array) -> _Cluster:
+    """Of each row of values, the one at ``top`` with those that cannot be told from it.
+
+    Only values ``among`` which it is are looked at to find whether it is simple.
+    """
+    xp = namespace(values, top)
+    value = xp.take_along_axis(values, top[..., None], -1)
     near = near[..., None]
-    members = xp.abs(values - top) <= near
-    conjugates = xp.abs(values - xp.conj(top)) <= near
-    on_circle = xp.abs(xp.abs(values) - xp.abs(top)) <= near
+    members = xp.abs(values - value) <= near
+    conjugates = xp.abs(values - xp.conj(value)) <= near
+    on_circle = among & (xp.abs(xp.abs(values) - xp.abs(value)) <= near)
     alone = ~xp.any(on_circle & ~members & ~conjugates, axis=-1)
-    return _Cluster(top[..., 0], members, (members.sum(-1) == 1) & alone)
+    return _Cluster(value[..., 0], members, (members.sum(-1) == 1) & alone)
+
+
+def leading_eigenvalue(matrix: Array, values: Array, vectors: Array) -> Array:
+    """The leading one of a matrix's eigenvalues; see ``eigenvalue_at``."""
+    return eigenvalue_at(matrix, values, vectors, leading(values))
 
 
 @jax.custom_jvp
-def leading_eigenvalue(matrix: Array, values: Array, vectors: Array) -> Array:
-    """The leading one of a matrix's eigenvalues, which come with unit eigenvectors.
+def eigenvalue_at(matrix: Array, values: Array, vectors: Array, index: Array) -> Array:
+    """One of a matrix's eigenvalues, which come with unit eigenvectors.
 
     Its derivative is that of the mean of those that meet there.
     """
-    return values[leading(values)]
+    return values[index]
 
 
-@leading_eigenvalue.defjvp
-def _leading_eigenvalue_jvp(
-    primals: tuple[Array, Array, Array], tangents: tuple[Array, Array, Array]
+@eigenvalue_at.defjvp
+def _eigenvalue_at_jvp(
+    primals: tuple[Array, Array, Array, Array], tangents: tuple[Array, Array, Array, Array]
 ) -> tuple[Array, Array]:
-    matrix, values, vectors = primals
-    top = cluster(values, eigenvalue_gap(matrix))
-    weights = top.members.astype(values.dtype)
+    matrix, values, vectors, index = primals
+    met = cluster(values, eigenvalue_gap(matrix), index, jnp.ones(values.shape, bool))
+    weights = met.members.astype(values.dtype)
     weights = weights / jnp.sum(weights)
     # P = V C V⁻¹, so that trace(P dM) is the derivative of the cluster's mean.
     projector = jnp.linalg.solve(vectors.T, (vectors * weights[None, :]).T).T
-    return top.eigenvalue, jnp.sum(projector * tangents[0].T.astype(projector.dtype))
+    return met.eigenvalue, jnp.sum(projector * tangents[0].T.astype(projector.dtype))
 
 
 def eigenvalue_noise(matrix: Array, vectors: Array) -> Array:
@@ -162,8 +175,29 @@ def parallel(vectors: Array, chosen: Array) -> Array:
     return jnp.linalg.eigvalsh(gram)[0] < 100 * rounding(gram.dtype)
 
 
-def step_residual(at: Array, image: Array, eta: tuple[Array, ...]) -> Array:
-    """The largest move of a coordinate in one step, per unit of the largest step size."""
-    largest = jnp.max(jnp.stack([e.astype(at.dtype) for e in eta]))
-    move = jnp.max(jnp.abs(image - at))
-    return jnp.where(largest > 0, move / jnp.where(largest > 0, largest, 1), move)
+def step_residual(
+    dynamics: Dynamics, players: Players, at: Array, image: Array, eta: Steps
+) -> Array:
+    """The largest move of a player's coordinate in one step, per unit of the largest step size.
+
+    Memory may move by itself. NaN where a payoff is no finite number: what derivatives it has
+    say nothing then.
+    """
+    here = ravel_pytree(players)[0].astype(image.dtype)
+    at, there = at[: here.size], image[: here.size]  # the players come first
+    # ``at`` is off the edges of projections, which may lead back to them.
+    move = jnp.max(jnp.where(there == here, 0, jnp.abs(there - at)))
+    largest = jnp.max(jnp.stack([e.astype(image.dtype) for e in eta]))
+    residual = jnp.where(largest > 0, move / jnp.where(largest > 0, largest, 1), move)
+    finite = jnp.all(jnp.isfinite(jnp.stack([loss(*players) for loss in dynamics.game.payoffs])))
+    return jnp.where(finite, residual, jnp.nan)
+
+
+def not_at_rest(residual: Array) -> str:
+    """A line that says where a residual is beyond what ``find_equilibrium`` takes for one."""
+    if not residual > rounding(residual.dtype, 0.5):
+        return ""
+    return (
+        f"\n  No equilibrium: a step moves by {float(residual):.3g}·η, and play goes on from here,"
+        " whatever the spectrum says."
+    )

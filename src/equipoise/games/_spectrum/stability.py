@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from equipoise._check import at, choice
 from equipoise._types import Array, Bool, Float, Int, PRNGKeyArray, Scalar, Shaped, aligned, result
-from equipoise.games._rules.dynamics import Dynamics, dynamics, typed_steps
+from equipoise.games._rules.dynamics import Dynamics, held_dynamics, typed_steps
 from equipoise.games._rules.game import Game, Players, checked_players
 from equipoise.games._rules.numerics import DENSE_LIMIT, dense_matrix
 from equipoise.games._rules.rule import Rule, Steps, StepSize, check_rule
@@ -19,6 +19,7 @@ from equipoise.games._spectrum.spectrum import (
     leading,
     leading_eigenvalue,
     linearization,
+    not_at_rest,
     parallel,
     step_residual,
 )
@@ -45,8 +46,10 @@ class Stability:
         eigenvalue: The eigenvalue of that modulus; of a pair, the one above the real axis.
         tolerance: How far from 1 the modulus must be to be told from 1.
         defective: Whether eigenvalues on the unit circle form a Jordan block.
-        residual: How far one step moves from the equilibrium, in the largest coordinate, per unit
-            of step size. Large means that the players are in no equilibrium.
+        residual: The largest move of a player's coordinate in one step, per unit of step size: of
+            rules that go down gradients the gradient. Large means that the players are in no
+            equilibrium; NaN that a payoff is no finite number.
+        converged: Whether the eigenvalue was found; only Arnoldi's iteration can fail to.
     """
 
     verdict: Int[Array, ""]
@@ -55,12 +58,18 @@ class Stability:
     tolerance: Scalar
     defective: Bool[Array, ""]
     residual: Scalar
+    converged: Bool[Array, ""]
 
     def __str__(self) -> str:
         """The verdict in words, then the numbers."""
         fields = ["spectral_radius", "eigenvalue", "tolerance", "defective", "residual"]
         rows = [[f"  {name}", getattr(self, name)] for name in fields]
-        return f"Stability\n{aligned([['  verdict', Verdict.said(self.verdict)], *rows])}"
+        text = f"Stability\n{aligned([['  verdict', Verdict.said(self.verdict)], *rows])}"
+        if isinstance(self.verdict, jax.core.Tracer) or jnp.ndim(self.verdict):
+            return text
+        if not self.converged:
+            text += "\n  Arnoldi has not converged: the spectral radius may be larger."
+        return text + not_at_rest(self.residual)
 
 
 @at("games.stability")
@@ -92,14 +101,15 @@ def stability(
         equilibrium: z*, a tuple of one pytree a player.
         step_size: η, one number or one a player.
         tolerance: Distance of a modulus from 1 that counts as none. Default: what rounding makes of
-            each eigenvalue, from its condition number, at most ε^0.4; matrix-free, the residual of
-            the eigenvalue.
+            each eigenvalue, from its condition number, at most ε^0.4; matrix-free, the residual r
+            of the eigenvalue, rounding included, times its condition number, at most r^0.4.
         method: ``"dense"``, ``"arnoldi"`` (matrix-free), or ``"auto"``: dense up to 512 unknowns.
         key: Of Arnoldi's random start vector. Default: a fixed one.
 
     Returns:
-        The verdict and what it rests on. Matrix-free, Jordan blocks are not looked for and the
-        numbers are constants of differentiation.
+        The verdict and what it rests on. Matrix-free, Jordan blocks are not looked for, the numbers
+        are constants of differentiation, and an iteration that has not converged says neutral
+        rather than converging. On an edge of a projection, derivatives are those of its inner side.
 
     Raises:
         TypeError: If a player is not real and floating-point, or ``rule`` is no rule.
@@ -127,17 +137,20 @@ def _judged(
     point: _Point, tolerance: float | Array | None, key: PRNGKeyArray | None, method: str
 ) -> Stability:
     tangent, here, image = linearization(*point)
-    moved = step_residual(here, image, point.eta)
+    moved = step_residual(point.dynamics, point.players, here, image, point.eta)
     if _is_matrix_free(method, here.size):
-        eigenvalue, slack = _dominant(point, key)
+        eigenvalue, slack, converged = _dominant(point, key)
         slack = slack if tolerance is None else jnp.full_like(slack, tolerance)
         size = jnp.abs(eigenvalue)
         verdict = jnp.where(
             jnp.abs(size - 1) <= slack, NEUTRAL, jnp.where(size > 1, DIVERGES, CONVERGES)
         )
+        # A larger eigenvalue may be yet to come.
+        verdict = jnp.where(~converged & (verdict == CONVERGES), NEUTRAL, verdict)
         known = jnp.isfinite(size) & ~jnp.isnan(slack)
         defective = jnp.zeros((), bool)
     else:
+        converged = jnp.ones((), bool)
         matrix = dense_matrix(tangent, here.size, here.dtype)
         values, vectors = jnp.linalg.eig(jax.lax.stop_gradient(matrix))
         sizes = jnp.abs(values)
@@ -153,8 +166,8 @@ def _judged(
         known = jnp.all(jnp.isfinite(sizes)) & ~jnp.any(jnp.isnan(slacks))
         eigenvalue = leading_eigenvalue(matrix, values, vectors)
         size, slack = jnp.abs(eigenvalue), slacks[leading(values)]
-    verdict = _where_known(verdict, known, image)
-    return Stability(verdict, size, eigenvalue, slack, defective, moved)
+    verdict = _where_known(verdict, known & ~jnp.isnan(moved), image)
+    return Stability(verdict, size, eigenvalue, slack, defective, moved, converged)
 
 
 @at("games.spectral_radius")
@@ -219,7 +232,7 @@ def _radius(point: _Point, key: PRNGKeyArray | None, method: str) -> Array:
 def _point(game: Game, rule: Rule, equilibrium: Players, step_size: StepSize) -> _Point:
     check_rule(rule)
     players = checked_players(game, equilibrium, "equilibrium")
-    return _Point(dynamics(game, rule, players), players, typed_steps(step_size, players))
+    return _Point(held_dynamics(game, rule, players), players, typed_steps(step_size, players))
 
 
 def _where_known(verdict: Array, known: Array, image: Array) -> Array:
@@ -231,9 +244,12 @@ def _is_matrix_free(method: str, size: int) -> bool:
     return method == "arnoldi" or (method == "auto" and size > DENSE_LIMIT)
 
 
-def _dominant(point: _Point, key: PRNGKeyArray | None) -> tuple[Array, Array]:
-    """The leading eigenvalue by Arnoldi, and the residual that bounds its error if M is normal."""
+def _dominant(point: _Point, key: PRNGKeyArray | None) -> tuple[Array, Array, Array]:
+    """The leading eigenvalue by Arnoldi, how far it can be off, and whether it was found."""
     tangent, here, _ = linearization(*jax.lax.stop_gradient(point))  # the iteration has none
     key = jax.random.key(0) if key is None else key
     found = arnoldi(tangent, here, key, num=min(2, here.size))
-    return found.values[0], found.residuals[0].astype(here.dtype)
+    residual, condition = found.residuals[0], found.conditions[0]
+    # A Jordan block turns a residual into its root.
+    slack = jnp.minimum(residual * condition, residual**0.4)
+    return found.values[0], slack.astype(here.dtype), found.converged[0]

@@ -87,7 +87,7 @@ def update_map(
 
 def settled(dynamics: Dynamics, players: Players, eta: Steps) -> State:
     """The initial state, with flags as after one step and step counts at their limit."""
-    start = dynamics.begin(players, eta)
+    start = dynamics.begin(dynamics.inside(players), eta)
     if all(jnp.issubdtype(leaf.dtype, jnp.floating) for leaf in jax.tree.leaves(start)):
         return start
     later = dynamics.step(start, eta)

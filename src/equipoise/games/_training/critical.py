@@ -1,0 +1,364 @@
+"""The critical learning rate of training: any loss, any optimizer, no matrix."""
+
+import functools
+from collections.abc import Callable
+from typing import NamedTuple, TypeAlias
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.flatten_util import ravel_pytree
+
+from equipoise._check import (
+    at,
+    choice,
+    floating_tree,
+    is_traced,
+    positive_integer,
+    type_error,
+    value_error,
+)
+from equipoise._jax.traced import Traced, traced
+from equipoise._types import Array, PyTree, Scalar
+from equipoise.games._optimizers.anatomy import Anatomy, anatomy
+from equipoise.games._optimizers.held import Held, hold
+from equipoise.games._optimizers.optimizer import (
+    Optimizer,
+    check_optimizer,
+    checked_state,
+    traced_optimizer,
+)
+from equipoise.games._rules.dynamics import typed
+from equipoise.games._rules.numerics import DENSE_LIMIT, rounding
+from equipoise.games._rules.rule import checked_step_size
+from equipoise.games._spectrum.arnoldi import arnoldi
+from equipoise.games._training.crossing import first_loss
+from equipoise.games._training.lanczos import Largest, inner, largest_eigenvalue, scaled
+from equipoise.games._training.response import (
+    Compressed,
+    answers,
+    compressed,
+    linear_update,
+    widened,
+)
+from equipoise.games._training.result import CriticalLearningRate
+
+_METHODS = ("auto", "dense", "matrix_free")
+_Product: TypeAlias = Callable[..., PyTree]
+
+
+class _Search(NamedTuple):
+    """How the largest eigenvalue is looked for; all static."""
+
+    parts: Anatomy
+    is_dense: bool
+    subspace: int
+    tolerance: float
+    max_products: int
+
+
+class _Found(NamedTuple):
+    """What the compiled program says."""
+
+    top: Largest
+    slope: Array
+    sharpness: Array
+    direction: PyTree[Array]
+    update: Compressed
+    counts: Array
+    bend: Array
+    finite: list[Array]
+    moves: Array
+
+
+@at("games.critical_learning_rate")
+def critical_learning_rate(
+    loss: Callable[[PyTree[Array]], Scalar],
+    params: PyTree[Array],
+    optimizer: optax.GradientTransformation,
+    *,
+    optimizer_state: PyTree | None = None,
+    max_step_size: float | Array | None = None,
+    frozen: PyTree | None = None,
+    method: str = "auto",
+    tolerance: float = 1e-4,
+    subspace: int = 20,
+    max_products: int = 2000,
+) -> CriticalLearningRate:
+    r"""The learning rate at which training leaves the point that it has reached.
+
+    .. math::
+
+        \eta^* = \frac{2}{\lambda_{\max}(\tau H + \delta)}, \qquad
+        u_t = -(\tau g_t + \delta x_t) \quad \text{where } (g_{t+1}, x_{t+1}) = -(g_t, x_t)
+
+    with H the Hessian of the loss and u the update that the optimizer makes, at rate 1, of a
+    gradient and a position that turn their sign each step: τ is 1 for gradient descent, 1/(1 + β)
+    for momentum, and (1 − β₁)/(1 + β₁) over √ν + ε for Adam; δ comes from decoupled weight decay.
+    Whether a pair of eigenvalues reaches the unit circle before is seen from the update on the
+    direction that is lost. Directions of negative or no curvature are left out: small steps do not
+    attract them.
+
+    Slow memory, a second moment above all, is held at ``optimizer_state``: take it from training.
+    By default it is what a constant gradient, the one at ``params``, leads to: for Adam its square,
+    so that the answer is for an optimizer started there, not for one that has seen noise.
+
+    Args:
+        loss: A differentiable function of ``params`` to a scalar; data are closed over.
+        params: Where training stands, a pytree of real arrays. No equilibrium is needed.
+        optimizer: An optax optimizer at rate 1, such as ``optax.adam(1.0)``. The answer multiplies
+            what it returns, and schedules inside it.
+        optimizer_state: The optimizer's state. A step count of 0 in it stands for its limit.
+        max_step_size: A critical rate beyond it is not lost. Default: no limit.
+        frozen: Which leaves of the state are held, where the function is not to find out: booleans
+            in the structure of the state, or of the upper part of it.
+        method: ``"dense"`` (the matrix of all directions, which are then counted),
+            ``"matrix_free"``, or ``"auto"``: dense up to 512 parameters.
+        tolerance: Of the relative error at which the iteration ends, at least 4ε of the dtype.
+        subspace: How many vectors like ``params`` the iteration keeps, ≥ 4.
+        max_products: How many products with the Hessian it takes at most.
+
+    Returns:
+        :class:`CriticalLearningRate`. The learning rate differentiates by all that the loss closes
+        over, the parameters and the state, as a simple eigenvalue does; the rest are constants.
+        Where the loss or its gradient is not finite under ``jit``, NaN.
+
+    Raises:
+        TypeError: If a parameter is not real and floating-point, the optimizer is no
+            ``optax.GradientTransformation`` or closes over traced values.
+        ValueError: If the loss is not a scalar, or it or its gradient is known and not finite; if
+            the state does not fit the optimizer; if the optimizer needs more than gradient, state
+            and parameters, acts in turns of several steps, or answers a small push of the gradient
+            out of proportion, as Lion and all that goes by signs.
+
+    Cost: some dozens of products with the Hessian, each about two gradients; ``subspace`` + 5
+    vectors like the parameters. One compiled program for losses and optimizers that compute alike.
+
+    Examples:
+        >>> import optax
+        >>> loss = lambda x: 2 * x[0] ** 2 + 0.5 * x[1] ** 2
+        >>> found = games.critical_learning_rate(loss, jnp.ones(3), optax.sgd(1.0, momentum=0.9))
+        >>> print(f"{found.learning_rate:.3f} {found.sharpness:.1f} {found.num_flat}")
+        0.950 4.0 1
+
+    References:
+        :cite:t:`cohen2021`; :cite:t:`cohen2022`
+    """
+    method = choice("method", method, _METHODS)
+    subspace = positive_integer("subspace", subspace, minimum=4)
+    max_products = positive_integer("max_products", max_products)
+    params = floating_tree("params", params)
+    known_loss = _checked_loss(loss, params)
+    check_optimizer("optimizer", optimizer)
+    known, shapes = traced_optimizer("optimizer", optimizer, params)
+    if optimizer_state is not None:
+        optimizer_state = checked_state("optimizer_state", optimizer_state, shapes.state)
+    parts = anatomy("optimizer", known, shapes, frozen)
+    if parts.period > 1:
+        raise value_error(
+            "optimizer",
+            "must act alike in every step",
+            f"one that acts in turns of {parts.period} steps",
+            "Give the optimizer that it wraps: the same threshold holds for its full steps.",
+        )
+    num = sum(leaf.size for leaf in jax.tree.leaves(params))
+    is_dense = method == "dense" or (method == "auto" and num <= DENSE_LIMIT)
+    search = _Search(parts, is_dense, subspace, float(tolerance), max_products)
+    found = _found(known_loss, known, params, optimizer_state, search)
+    _check_finite(found.finite, params)
+    if not is_traced(found.moves) and not found.moves:
+        raise value_error(
+            "optimizer",
+            "must move the parameters at its state",
+            "one whose update is 0 there",
+            "Give the state that a schedule is to be taken at.",
+        )
+    limit = checked_step_size("max_step_size", np.inf if max_step_size is None else max_step_size)
+    top = jax.lax.stop_gradient(found.top)
+    limit = typed(limit, top.value.dtype)
+    lost = first_loss(*_known((jax.lax.stop_gradient(found.update), top.value, limit)))
+    # The rate goes like 1/κ.
+    relative = found.slope / jnp.where(top.value > 0, jax.lax.stop_gradient(found.slope), 1)
+    rate = jnp.where(top.value > 0, lost.learning_rate / relative, lost.learning_rate)
+    return CriticalLearningRate(
+        learning_rate=rate,
+        sharpness=found.sharpness,
+        direction=found.direction,
+        kind=jnp.asarray(lost.kind),
+        eigenvalue=jnp.asarray(lost.eigenvalue),
+        error=top.error,
+        converged=top.error <= max(tolerance, 4 * rounding(top.error.dtype)),
+        num_flat=found.counts[0],
+        num_repelling=found.counts[1],
+        bend=found.bend,
+        num_products=top.num_products,
+    )
+
+
+def _known(tree: PyTree) -> PyTree:
+    """On the host, where all is known."""
+    return tree if any(map(is_traced, jax.tree.leaves(tree))) else jax.tree.map(np.asarray, tree)
+
+
+def _checked_loss(loss: object, params: PyTree[Array]) -> Traced:
+    if not callable(loss):
+        raise type_error("loss", "must be a function of the parameters", loss)
+    value = jax.eval_shape(loss, params)
+    if not hasattr(value, "shape") or value.shape != ():
+        shapes = str(jax.tree.map(lambda leaf: leaf.shape, value))
+        raise value_error("loss", "must be a scalar", shapes, "Sum or average it.")
+    if not jnp.issubdtype(value.dtype, jnp.floating):
+        raise type_error("loss", "must be real", str(value.dtype))
+    return traced(loss, params)
+
+
+def _check_finite(finite: list[Array], params: PyTree[Array]) -> None:
+    """Reject a loss or a gradient that is known and not finite; the leaf is named."""
+    if any(map(is_traced, finite)):
+        return
+    paths = [path for path, _ in jax.tree_util.tree_leaves_with_path(params)]
+    for ok, path in zip(finite[1:], paths, strict=True):
+        if not ok:
+            name = f"params{jax.tree_util.keystr(path)}"
+            raise value_error("loss", f"must have a finite gradient by {name}", "NaN or infinity")
+    if not finite[0]:
+        raise value_error("loss", "must be finite at the parameters", "NaN or infinity")
+
+
+@functools.partial(jax.jit, static_argnames="search")
+def _found(
+    loss: Traced, optimizer: Optimizer, params: PyTree, state: PyTree, search: _Search
+) -> _Found:
+    value, gradient = jax.value_and_grad(loss)(params)
+    held = hold(optimizer, search.parts, params, gradient, state)
+    linear = linear_update(held, params)
+
+    def hessian(at: PyTree, v: PyTree) -> PyTree:
+        along = jax.tree.map(lambda x, y: y.astype(x.dtype), at, v)
+        return widened(jax.jvp(jax.grad(loss), (at,), (along,))[1])
+
+    turned = answers(linear, held, params, -1.0)
+    still = jax.lax.stop_gradient(params)
+    example = widened(params)
+    ones, none = jax.tree.map(jnp.ones_like, example), jax.tree.map(jnp.zeros_like, example)
+    if search.parts.is_diagonal:
+        gain, decay = turned(ones, none), turned(none, ones)
+        root = jax.tree.map(_root, gain)
+
+        def apply(at: PyTree, root: PyTree, decay: PyTree, y: PyTree) -> PyTree:
+            pushed = hessian(at, _times(root, y))
+            return jax.tree.map(lambda r, h, d, x: r * h + d * x, root, pushed, decay, y)
+
+        fixed = jax.lax.stop_gradient((still, root, decay))
+        top, counts = _top(functools.partial(_stopped(apply), *fixed), example, search)
+        slope = inner(top.vector, apply(params, root, decay, top.vector))
+        direction = _unit(_times(fixed[1], top.vector))
+    else:
+        top = _arnoldi_top(_stopped(lambda v: turned(hessian(still, v), v)), example, search)
+        counts = jnp.full(2, -1)
+        direction, slope = top.vector, top.value
+    direction = jax.lax.stop_gradient(direction)
+    bent = jax.lax.stop_gradient(hessian(still, direction))
+    weight = inner(direction, direction)
+    if any(search.parts.is_fed) and search.parts.is_diagonal:
+        steady = answers(linear, held, params, 1.0)(ones, none)
+        used = jax.tree.map(
+            lambda v, s: jnp.where(v == 0, 0, v / jnp.where(v == 0, 1, s)), direction, steady
+        )
+        weight = inner(direction, used)
+    update = compressed(linear, held, params, direction, bent)
+    finite = [jnp.all(jnp.isfinite(leaf)) for leaf in (value, *jax.tree.leaves(gradient))]
+    return _Found(
+        top._replace(error=top.error / jnp.where(top.value == 0, 1, jnp.abs(top.value))),
+        slope,
+        jax.lax.stop_gradient(inner(direction, bent) / weight),
+        direction,
+        update,
+        counts.astype(jnp.int32),
+        jax.lax.stop_gradient(_bend(held, linear, gradient, params)),
+        finite,
+        inner(*[turned(_random(example), none)] * 2) > 0,
+    )
+
+
+def _stopped(function: _Product) -> _Product:
+    """The function as a constant of differentiation, so that loops around it need no rule."""
+    return lambda *operands: jax.lax.stop_gradient(function(*operands))
+
+
+def _top(apply: _Product, example: PyTree, search: _Search) -> tuple[Largest, Array]:
+    """The largest eigenvalue, and how many are flat and negative where all are known."""
+    if not search.is_dense:
+        found = largest_eigenvalue(
+            apply,
+            _random(example),
+            subspace=search.subspace,
+            tolerance=search.tolerance,
+            max_products=search.max_products,
+        )
+        return found, jnp.full(2, -1)
+    flat, unravel = ravel_pytree(example)
+    rows = jnp.eye(flat.size, dtype=flat.dtype)
+    matrix = jax.lax.map(lambda row: ravel_pytree(apply(unravel(row)))[0], rows, batch_size=16)
+    values, vectors = jnp.linalg.eigh((matrix + matrix.T) / 2)
+    slack = rounding(values.dtype, 0.75) * jnp.max(jnp.abs(values))
+    counts = jnp.stack([jnp.sum(jnp.abs(values) <= slack), jnp.sum(values < -slack)])
+    error = flat.size * rounding(values.dtype) * jnp.max(jnp.abs(values))
+    vector = unravel(vectors[:, -1])
+    return Largest(values[-1], vector, error, jnp.asarray(flat.size)), counts
+
+
+def _arnoldi_top(apply: _Product, example: PyTree, search: _Search) -> Largest:
+    """The eigenvalue of largest real part of a map that is not symmetric, where that is real."""
+    flat, unravel = ravel_pytree(example)
+
+    def search_from(shift: Array) -> tuple[Array, Array, Array, Array]:
+        found = arnoldi(
+            lambda v: ravel_pytree(apply(unravel(v)))[0] + shift * v,
+            flat,
+            jax.random.key(0),
+            num=1,
+            subspace=max(search.subspace, 8),
+            tolerance=search.tolerance / 2,
+            max_restarts=max(1, search.max_products // search.subspace),
+        )
+        value = found.values[0].real - shift
+        return value, found.vectors[0].real, found.residuals[0], found.num_products
+
+    first = search_from(jnp.zeros((), flat.dtype))
+    # A negative one that is larger in modulus hides it; a shift by its size does not.
+    value, vector, residual, num = jax.lax.cond(
+        first[0] < 0, lambda: search_from(jnp.abs(first[0])), lambda: first
+    )
+    return Largest(value, _unit(unravel(vector)), residual, num)
+
+
+def _bend(held: Held, linear: Callable[..., PyTree], gradient: PyTree, params: PyTree) -> Array:
+    """How far the update of the gradient is from its linearization, as a part of it."""
+    none = jax.tree.map(jnp.zeros_like, gradient)
+    there, here = (held.update(g, held.still(), held.counts(), params)[0] for g in (gradient, none))
+    still = [jnp.zeros_like(f) for f in held.still()]
+    expected, _ = linear(gradient, still, none)
+    change = jax.tree.map(lambda a, b, e: widened(a) - widened(b) - e, there, here, expected)
+    size = jnp.sqrt(inner(expected, expected))
+    return jnp.where(size > 0, jnp.sqrt(inner(change, change)) / jnp.where(size > 0, size, 1), 0)
+
+
+def _random(example: PyTree) -> PyTree:
+    keys = jax.random.split(jax.random.key(0), len(jax.tree.leaves(example)))
+    keys = jax.tree.unflatten(jax.tree.structure(example), list(keys))
+    return jax.tree.map(lambda x, k: jax.random.normal(k, x.shape, x.dtype), example, keys)
+
+
+def _root(gain: Array) -> Array:
+    return jnp.where(gain > 0, jnp.sqrt(jnp.where(gain > 0, gain, 1)), 0)
+
+
+def _times(a: PyTree, b: PyTree) -> PyTree:
+    return jax.tree.map(jnp.multiply, a, b)
+
+
+def _unit(v: PyTree) -> PyTree:
+    size = jnp.sqrt(inner(v, v))
+    return scaled(1 / jnp.where(size > 0, size, 1), v)
