@@ -137,7 +137,7 @@ def linearized(problem: Noisy, q: Array, mean: Array, eta: Steps) -> tuple[Array
 
 def moments(problem: Noisy, rows: Array, eta: Steps) -> Moments:
     """Of a step, from the quadratic models of the rows (n, ·)."""
-    mean = jnp.mean(rows, axis=0)
+    mean, deviations = centered(rows)
 
     def phi(q: Array) -> Array:
         matrix, move = linearized(problem, q, mean, eta)
@@ -159,7 +159,7 @@ def moments(problem: Noisy, rows: Array, eta: Steps) -> Moments:
         factors = jax.lax.map(phi, jnp.asarray(mixtures, rows.dtype) @ rows)
         return Moments(factors, jnp.asarray(probabilities, rows.dtype))
     c2, c3, c4, c22 = batch_moments(n, size, replacement=replacement)
-    a, deviations = phi(mean)[None], rows - mean
+    a = phi(mean)[None]
     if c2 == 0:
         return Moments(a, jnp.ones((1,), a.dtype))
     directions = root(deviations / n**0.5)
@@ -174,8 +174,16 @@ def moments(problem: Noisy, rows: Array, eta: Steps) -> Moments:
     # E Φ⊗Φ, completed to squares.
     factors = [a + c2 * square, square, linears + c3 / c2 * squares, squares, pairs]
     in_all = [1.0, c22 - c2**2, *(c2 / n,) * n, *((c4 - c3**2 / c2) / n,) * n]
-    weights = jnp.concatenate([jnp.asarray(in_all, a.dtype), c22 * jnp.where(i == j, 2, 4)])
-    return Moments(jnp.concatenate(factors), weights.astype(a.dtype))
+    weights = jnp.concatenate(
+        [jnp.asarray(in_all, a.dtype), jnp.where(i == j, 2 * c22, 4 * c22).astype(a.dtype)]
+    )
+    return Moments(jnp.concatenate(factors), weights)
+
+
+def centered(rows: Array) -> tuple[Array, Array]:
+    """The mean of the rows, and what each differs from it."""
+    mean = jnp.mean(rows, axis=0)
+    return mean, rows - mean[None]
 
 
 def root(rows: Array) -> Array:

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from equipoise._types import Array, Float
 from equipoise.games._noise.batches import batch_moments
-from equipoise.games._noise.moments import Moments, Noisy, linearized, root
+from equipoise.games._noise.moments import Moments, Noisy, centered, linearized, root
 from equipoise.games._rules.numerics import rounding
 
 # Up to this many coordinates of the state the map is formed as a matrix.
@@ -116,13 +116,13 @@ def flat_directions(problem: Noisy, rows: Array) -> Flat:
     n, size, replacement = problem.plan
     rows, local = jax.lax.stop_gradient(rows), problem.example()
     c2 = batch_moments(n, size, replacement=replacement).c2
-    mean = jnp.mean(rows, axis=0)
-    seen = jnp.concatenate([mean[None], root((rows - mean) * (c2 / n) ** 0.5)])
+    mean, deviations = centered(rows)
+    seen = jnp.concatenate([mean[None], root(deviations * (c2 / n) ** 0.5)])
     hessians = jax.vmap(lambda q: local.like(q).hessians)(seen)
     stacked = hessians.reshape(-1, hessians.shape[-1])
     _, sizes, directions = jnp.linalg.svd(jnp.linalg.qr(stacked, mode="r"))
     is_flat = sizes <= 10 * len(directions) * rounding(rows.dtype) * sizes[0]
-    flats = (directions.T * is_flat) @ directions
+    flats = jnp.where(is_flat[None], directions.T, 0) @ directions
     # What a rule moves by itself, as weight decay does, is not flat.
     scale = 1 / sizes[0]
     matrix, _ = linearized(problem, mean, mean, (scale,) * len(problem.players))
