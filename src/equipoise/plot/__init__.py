@@ -21,6 +21,9 @@ from equipoise.plot._games import (
     eigenvalue_paths,
     step_rates,
 )
+from equipoise.plot._games_noise import (
+    noise_floors,
+)
 from equipoise.plot._games_states import (
     basins,
     orbit_diagram,
@@ -47,6 +50,7 @@ __all__ = [  # noqa: RUF022
     "step_rates",
     "critical_steps",
     "eigenvalue_paths",
+    "noise_floors",
     "orbit_diagram",
     "basins",
     "attention_weights",
