@@ -48,6 +48,14 @@ def test_mean_square_critical_step_size_is_where_the_radius_over_all_batches_is_
     assert radius(make, name, batch_size, replacement, 1.01 * eta) > 1
 
 
+def test_mean_square_critical_step_size_of_extragradient_on_one_batch():
+    # |λ|² = (1 − η²σ²)² + η²σ² of mean 1; the variance of σ is four times its squared mean.
+    sigma = np.array([-1.0, 3.0])
+    game = games.sampled(lambda x, y, s: s * x * y, sigma, batch_size=1)
+    found = lost(game, games.extragradient(), (0.0, 0.0)).step_size
+    np.testing.assert_allclose(found, np.sqrt(np.mean(sigma**2) / np.mean(sigma**4)), rtol=1e-12)
+
+
 @pytest.mark.parametrize("name", RULES)
 def test_mean_square_critical_step_size_of_all_rows_is_the_critical_step_size(name):
     game, at = saddle(7, False)
@@ -84,7 +92,9 @@ def _with(rule, batch_size):
 def test_mean_square_critical_step_size_rejects_rules_without_moments():
     rows = jnp.linspace(1.0, 2.0, 30)
     game = games.sampled(lambda x, h: h * x**2 / 2, rows, batch_size=10)
-    with pytest.raises(ValueError, match="proximal_point, on 3e.07 different batches of 10 of 30"):
+    with pytest.raises(
+        ValueError, match=r"proximal_point, on 3e\+07 different batches of 10 of 30"
+    ):
         lost(game, games.proximal_point(), (0.0,))
     with pytest.raises(TypeError, match="`game` must be a sampled game"):
         lost(games.general_sum(lambda x: x**2), games.simultaneous(), (0.0,))

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 
-class BatchMoments(NamedTuple):
+class _BatchMoments(NamedTuple):
     r"""How the moments of a batch's mean follow from those of the rows.
 
     With the rows' deviations δᵢ from their mean and the batch's Δ, and m_k the mean of δᵢ to the
@@ -21,11 +21,11 @@ class BatchMoments(NamedTuple):
     c22: float
 
 
-def batch_moments(n: int, size: int, *, replacement: bool) -> BatchMoments:
+def batch_moments(n: int, size: int, *, replacement: bool) -> _BatchMoments:
     """The coefficients for batches of so many of n rows."""
     if replacement:
         b = float(size)
-        return BatchMoments(1 / b, 1 / b**2, 1 / b**3, (b - 1) / b**3)
+        return _BatchMoments(1 / b, 1 / b**2, 1 / b**3, (b - 1) / b**3)
 
     def together(k: int) -> Fraction:
         """The probability that k given rows are in the batch."""
@@ -40,7 +40,7 @@ def batch_moments(n: int, size: int, *, replacement: bool) -> BatchMoments:
         (p1 - 7 * p2 + 12 * p3 - 6 * p4) * n / size**4,
         (p2 - 2 * p3 + p4) * n**2 / size**4,
     )
-    return BatchMoments(*map(float, exact))
+    return _BatchMoments(*map(float, exact))
 
 
 def num_batches(n: int, size: int, *, replacement: bool) -> int:

@@ -1,12 +1,15 @@
 """A sampled game near a point: the quadratic model of each row, and of any mixture of rows."""
 
+from collections.abc import Callable
 from typing import Self
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.flatten_util import ravel_pytree
 
 from equipoise._types import Array, Float, PyTree, record, static_field
+from equipoise.games._rules.dynamics import common_dtype
 from equipoise.games._rules.game import Game, Players
 from equipoise.games._sampled.drawn import Rows
 
@@ -32,17 +35,17 @@ class LocalGame:
     def again(self) -> Game:
         """The game of these losses."""
 
-        def loss(which: int, sign: int, *players: PyTree[Array]) -> Array:
-            delta = ravel_pytree(players)[0] - ravel_pytree(self.center)[0]
-            g, h = self.gradients[which], self.hessians[which]
-            return sign * (g @ delta + delta @ (h @ delta) / 2)
+        def loss(which: int, sign: int) -> Callable[..., Array]:
+            def model(*players: PyTree[Array]) -> Array:
+                delta = ravel_pytree(players)[0] - ravel_pytree(self.center)[0]
+                g, h = self.gradients[which], self.hessians[which]
+                return sign * (g @ delta + delta @ (h @ delta) / 2)
 
-        signed = [(0, 1), (0, -1)] if self.is_zero_sum else [(i, 1) for i in range(self._num())]
-        losses = tuple(jax.tree_util.Partial(loss, which, sign) for which, sign in signed)
-        return Game(losses, self.is_zero_sum)
+            return model
 
-    def _num(self) -> int:
-        return self.gradients.shape[0]
+        if self.is_zero_sum:
+            return Game((loss(0, 1), loss(0, -1)), is_zero_sum=True)
+        return Game(tuple(loss(which, 1) for which in range(len(self.gradients))))
 
     def like(self, flat: Array) -> Self:
         """The game of other gradients and Hessians, given as one vector."""
@@ -72,6 +75,8 @@ def models(rows: Rows, players: Players) -> Array:
 
 def example(rows: Rows, players: Players) -> LocalGame:
     """A game of the models' shapes."""
-    flat, num = ravel_pytree(players)[0], len(rows.payoffs)
-    zeros = jnp.zeros((num, flat.size), flat.dtype), jnp.zeros((num, *flat.shape * 2), flat.dtype)
-    return LocalGame(*zeros, players, rows.is_zero_sum)
+    num, n = len(rows.payoffs), sum(leaf.size for leaf in jax.tree.leaves(players))
+    dtype = common_dtype(players)
+    gradients: PyTree = np.zeros((num, n), dtype)
+    hessians: PyTree = np.zeros((num, n, n), dtype)
+    return LocalGame(gradients, hessians, players, rows.is_zero_sum)

@@ -142,7 +142,7 @@ class _Search(NamedTuple):
     high_value: Array
     eta: Array
     decayed: Array
-    count: Array
+    rounds: Array
     done: Array
 
 
@@ -160,26 +160,26 @@ def _found(problem: Noisy, factors: Factors, limit: Array) -> MeanSquareCritical
     def advance(now: _Search) -> _Search:
         decays, value = measure(now.eta)
         # An end that stays a second time counts half, so that both ends close in (Illinois).
-        again = jnp.where((now.count > 0) & (decays == now.decayed), 0.5, 1).astype(value.dtype)
+        again = jnp.where((now.rounds > 0) & (decays == now.decayed), 0.5, 1).astype(value.dtype)
         low, high = jnp.where(decays, now.eta, now.low), jnp.where(decays, now.high, now.eta)
         low_value = jnp.where(decays, value, now.low_value * again)
         high_value = jnp.where(decays, now.high_value * again, value)
         secant = low + (high - low) * low_value / (low_value - high_value)
-        usable = (high_value < 0) & (secant > low) & (secant < high) & (now.count % 4 != 3)
+        usable = (high_value < 0) & (secant > low) & (secant < high) & (now.rounds % 4 != 3)
         inside = jnp.where(usable, secant, (low + high) / 2)
         is_bracketed = jnp.isfinite(high)
         following = jnp.where(is_bracketed, inside, jnp.minimum(now.eta * ratio, limit))
         arrived = (high - low <= 4 * rounding(high.dtype) * high) | (low == 0)
         done = jnp.where(is_bracketed, arrived, now.eta >= limit)
-        count = now.count + 1
-        return _Search(low, high, low_value, high_value, following, decays, count, done)
+        rounds = now.rounds + 1
+        return _Search(low, high, low_value, high_value, following, decays, rounds, done)
 
     def unfinished(now: _Search) -> Array:
-        return ~now.done & (now.count < _MOST_STEPS)
+        return ~now.done & (now.rounds < _MOST_STEPS)
 
     zero, no = jnp.zeros_like(limit), jnp.zeros((), bool)
-    count = jnp.zeros((), jnp.int32)
-    start = _Search(zero, zero + jnp.inf, zero, zero, first, no, count, no)
+    rounds = jnp.zeros((), jnp.int32)
+    start = _Search(zero, zero + jnp.inf, zero, zero, first, no, rounds, no)
     end = jax.lax.while_loop(unfinished, advance, start)
     found = jnp.where(jnp.isfinite(end.high), (end.low + end.high) / 2, jnp.inf)
     found = jnp.where(jnp.all(jnp.isfinite(rows)), jnp.where(end.low > 0, found, 0), jnp.nan)

@@ -13,6 +13,7 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.flatten_util import ravel_pytree
 
 from equipoise._check import value_error
@@ -80,7 +81,7 @@ def noisy(game: Game, rule: Rule, equilibrium: Players) -> Noisy:
     local = example(rows, players)
     dynamics = traced_dynamics(local, held_rule(game, rule, players), players)
     plan = batches.num_rows, batches.size, batches.replacement
-    eta = tuple(jnp.ones((), local.gradients.dtype) for _ in players)
+    eta = tuple(np.ones((), local.gradients.dtype) for _ in players)
 
     def moved(local: LocalGame, rest: LocalGame, eta: Steps) -> tuple[Array, Array]:
         state, at = _rest(dataclasses.replace(dynamics, game=rest), players, eta)
@@ -165,8 +166,8 @@ def moments(problem: Noisy, rows: Array, eta: Steps) -> Moments:
     directions = root(deviations / n**0.5)
     if problem.degree == 1:
         linears = jax.vmap(linear)(directions)
-        weights = [1.0, *(c2,) * len(directions)]
-        return Moments(jnp.concatenate([a, linears]), jnp.asarray(weights, a.dtype))
+        ones = jnp.ones((len(directions),), a.dtype)
+        return Moments(jnp.concatenate([a, linears]), jnp.concatenate([ones[:1], c2 * ones]))
     linears, squares = jax.vmap(linear)(deviations), jax.vmap(bilinear)(deviations, deviations)
     square = jnp.mean(squares, axis=0, keepdims=True)
     i, j = jnp.triu_indices(len(directions))

@@ -118,7 +118,7 @@ def _floor(problem: Noisy, eta: Steps) -> NoiseFloor:
     decays, _ = settles(jax.lax.stop_gradient(step))
     n, n_z = len(step.mean), ravel_pytree(problem.players)[0].size
 
-    def where_it_settles(number: Array, otherwise: Array) -> Array:
+    def where_it_settles(number: Array | int, otherwise: Array | float) -> Array:
         return jnp.where(decays, number, otherwise)
 
     # A step that does not settle is exchanged for one that does, for the sake of derivatives.

@@ -13,11 +13,11 @@ from equipoise.games._rules.numerics import rounding
 
 # Up to this many coordinates of the state the map is formed as a matrix.
 _DENSE = 32
-# 2 to this power steps of the mean dynamics are summed.
+# 2 to this power steps of the mean dynamics are _summed.
 _DOUBLINGS = 40
 
 
-class Step(NamedTuple):
+class _Step(NamedTuple):
     """A step on a batch: s -> Φ s + u, by E[Φ M Φᵀ] = Σ w F M Fᵀ and likewise for what F moves."""
 
     factors: Float[Array, "k n n"]
@@ -30,21 +30,21 @@ class Step(NamedTuple):
         """E[Φ M Φᵀ]."""
         return jnp.einsum("k,kab,bc,kdc->ad", self.weights, self.factors, m, self.factors)
 
-    def adjoint(self) -> "Step":
+    def adjoint(self) -> "_Step":
         """The step whose second moment is M -> E[Φᵀ M Φ]."""
         return self._replace(factors=jnp.swapaxes(self.factors, 1, 2), mean=self.mean.T)
 
 
-def step_on(moments: Moments, flat: "Flat") -> Step:
+def step_on(moments: Moments, flat: "_Flat") -> _Step:
     """The step on the coordinates beside the flat ones."""
     factors, moves = moments.factors[:, :-1, :-1], moments.factors[:, :-1, -1]
     counts = moments.weights * moments.factors[:, -1, -1]
     factors, moves = flat.kept @ factors @ flat.kept, moves @ flat.kept
     mean, move = jnp.einsum("k,kab->ab", counts, factors), counts @ moves
-    return Step(factors, moves, moments.weights, mean, move)
+    return _Step(factors, moves, moments.weights, mean, move)
 
 
-def resolvent(step: Step, source: Array) -> Array:
+def resolvent(step: _Step, source: Array) -> Array:
     """M with M − E[Φ M Φᵀ] = source; its solution without meaning where none is positive."""
     n = len(source)
     if n <= _DENSE:
@@ -56,7 +56,7 @@ def resolvent(step: Step, source: Array) -> Array:
     # (1 − S N) M = S source, where N is what noise adds to the mean dynamics and S sums those up:
     # N is small at small steps, where the map itself is nearly the identity.
     def noise_gain(m: Array) -> Array:
-        return summed(step.mean, step.second(m) - step.mean @ m @ step.mean.T)
+        return _summed(step.mean, step.second(m) - step.mean @ m @ step.mean.T)
 
     def solve(matvec: Callable[[Array], Array], b: Array) -> Array:
         return jax.scipy.sparse.linalg.gmres(  # type: ignore[no-untyped-call]
@@ -68,11 +68,11 @@ def resolvent(step: Step, source: Array) -> Array:
             solve_method="incremental",
         )[0]
 
-    right = summed(step.mean, source)
+    right = _summed(step.mean, source)
     return jax.lax.custom_linear_solve(lambda m: m - noise_gain(m), right, solve, solve)
 
 
-def summed(a: Array, source: Array) -> Array:
+def _summed(a: Array, source: Array) -> Array:
     """Σ_t Aᵗ M Aᵗᵀ by doubling; infinite or NaN where it diverges."""
 
     def double(carry: tuple[Array, Array], _: None) -> tuple[tuple[Array, Array], None]:
@@ -82,7 +82,7 @@ def summed(a: Array, source: Array) -> Array:
     return jax.lax.scan(double, (a, source), None, length=_DOUBLINGS)[0][1]
 
 
-def settles(step: Step) -> tuple[Array, Array]:
+def settles(step: _Step) -> tuple[Array, Array]:
     """Whether the second moment of play decays, and the sum of its decay from 1, Σ_t E[Φᵗ Φᵗᵀ].
 
     It decays where a positive definite M has M − E[Φ M Φᵀ] positive definite, and the resolvent of
@@ -97,7 +97,7 @@ def settles(step: Step) -> tuple[Array, Array]:
     return exact & (jnp.linalg.eigvalsh(known)[0] > 0), total
 
 
-class Flat(NamedTuple):
+class _Flat(NamedTuple):
     """Directions in which no batch has curvature and play stays, and the natural step beside them.
 
     Attributes:
@@ -111,7 +111,7 @@ class Flat(NamedTuple):
     scale: Array
 
 
-def flat_directions(problem: Noisy, rows: Array) -> Flat:
+def flat_directions(problem: Noisy, rows: Array) -> _Flat:
     """From the quadratic models of the rows."""
     n, size, replacement = problem.plan
     rows, local = jax.lax.stop_gradient(rows), problem.example()
@@ -129,4 +129,4 @@ def flat_directions(problem: Noisy, rows: Array) -> Flat:
     inside = jnp.zeros_like(matrix).at[: len(flats), : len(flats)].set(flats)
     stays = jnp.max(jnp.abs(matrix @ inside - inside)) <= rounding(rows.dtype, 0.6)
     kept = jnp.eye(len(matrix), dtype=rows.dtype) - jnp.where(stays, inside, 0)
-    return Flat(kept, jnp.where(stays, jnp.sum(is_flat), 0), scale)
+    return _Flat(kept, jnp.where(stays, jnp.sum(is_flat), 0), scale)

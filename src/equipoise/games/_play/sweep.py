@@ -133,7 +133,8 @@ class Runs:
         """Where the distance of a state is measured from; None is the state before."""
         if self.has_twins:
             return twin_players
-        return None if self.equilibrium is None else lambda state: self.equilibrium
+        equilibrium = self.equilibrium
+        return None if equilibrium is None else lambda state: equilibrium
 
 
 def runs_of(

@@ -1,8 +1,11 @@
 """Play on batches that a key draws, and the twin run under the same batches."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 
 from equipoise._check import type_error, value_error
 from equipoise._jax.traced import Traced, traced
@@ -39,7 +42,8 @@ class Rows:
 def rows_of(game: Game, players: Players, *, is_long: bool = False) -> Rows:
     """The rows of a sampled game, for players of these shapes."""
     batches = batches_of(game)
-    datum = jax.tree.map(lambda leaf: leaf[0], batches.data)
+    structure: Callable[..., PyTree] = jax.ShapeDtypeStruct  # it is left untyped
+    datum = jax.tree.map(lambda leaf: structure(leaf.shape[1:], leaf.dtype), batches.data)
     payoffs = tuple(
         traced(payoff, *players, datum, kept=lambda number: is_long) for payoff in batches.payoffs
     )
@@ -73,7 +77,7 @@ def drawn_dynamics(
             "a key",
             "Make a sampled game: games.sampled(payoff, data, batch_size=...).",
         )
-    if not jax.dtypes.issubdtype(getattr(key, "dtype", None), jax.dtypes.prng_key) or key.ndim:
+    if not jnp.issubdtype(getattr(key, "dtype", np.dtype(bool)), jax.dtypes.prng_key) or key.ndim:
         raise type_error("key", "must be one key", key, "Make it: jax.random.key(0).")
     rows = rows_of(game, players, is_long=is_long)
     return traced_dynamics(rows, _drawing(rule, key), players, is_long=is_long)
