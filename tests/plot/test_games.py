@@ -1,5 +1,6 @@
 """The figures of games say what the numbers say."""
 
+import jax
 import jax.numpy as jnp
 import matplotlib.pyplot as plt
 import numpy as np

@@ -60,7 +60,7 @@ class NoiseFloor:
 
 @at("games.noise_floor")
 def noise_floor(game: Game, rule: Rule, equilibrium: Players, *, step_size: StepSize) -> NoiseFloor:
-    r"""Where play on batches settles: its stationary covariance and expected excess loss.
+    r"""Where play on batches settles: stationary covariance and expected excess loss.
 
     .. math::
 

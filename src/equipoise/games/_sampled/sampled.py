@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from equipoise._check import at, describe, positive_integer, type_error, value_error
 from equipoise._types import Array, PRNGKeyArray, PyTree, Scalar
@@ -152,7 +153,9 @@ def _payoffs(payoff: _Payoff | Sequence[_Payoff]) -> tuple[tuple[_Payoff, ...], 
 
 def _rows(data: PyTree[Array]) -> tuple[int, PyTree[Array]]:
     """The number of rows, and the data as arrays."""
-    data = jax.tree.map(jnp.asarray, data)
+    data = jax.tree.map(
+        lambda leaf: leaf if isinstance(leaf, jax.Array) else jax.device_put(np.asarray(leaf)), data
+    )
     leaves = jax.tree_util.tree_leaves_with_path(data)
     if not leaves:
         raise value_error("data", "must have at least one array leaf", "an empty pytree")
