@@ -123,6 +123,6 @@ def test_noise_floors_end_where_the_variance_grows():
     critical = games.mean_square_critical_step_size(game, rule, at, max_step_size=5.0)
     ax = plot.noise_floors(floors, step_sizes=etas, critical=critical, played=floors.distance)
     np.testing.assert_allclose(ax.lines[0].get_xdata(), [0.5, 1.0, 1.5])
-    assert ax.get_title() == "The variance grows from η = 2 on"
+    assert ax.get_title(loc="left") == "The variance grows from η = 2 on"
     with pytest.raises(ValueError, match="`floors` must be one a step size"):
         plot.noise_floors(floors, step_sizes=etas[:2])
