@@ -187,6 +187,19 @@ CASES: dict = {
         why="runs in a loop of unknown length",
     ),
     "SimulatedCriticalStep": Pytree(lambda: games.SimulatedCriticalStep(*jnp.ones(4))),
+    "critical_learning_rate": Case(
+        lambda mu, sigma: (
+            games.critical_learning_rate(
+                lambda x: mu * x[0] ** 2 + sigma * x[1] ** 4,
+                jnp.ones(2),
+                optax.sgd(1.0, momentum=0.9),
+            ).learning_rate
+        ),
+        (MU, SIGMA),
+    ),
+    "CriticalLearningRate": Pytree(
+        lambda: games.critical_learning_rate(lambda x: x @ x, jnp.ones(2), optax.sgd(1.0))
+    ),
     "Kind": ENUM,
     **dict.fromkeys(["NOT_LOST", "FOLD", "FLIP", "NEIMARK_SACKER"], CONSTANT),
     "period": Case(

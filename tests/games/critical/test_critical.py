@@ -191,11 +191,58 @@ def test_critical_step_size_with_adam_is_that_of_momentum_over_epsilon():
     np.testing.assert_allclose(lost.step_size, 2 * 19 / 4 * (1e-4 + 1e-6), rtol=TOLERANCE)
 
 
-def test_critical_step_size_is_nan_where_the_update_has_no_derivative():
+def test_critical_step_size_with_adam_holds_its_second_moment():
+    """At an equilibrium it is 0 by default: P = ε."""
+    game, adam = games.general_sum(lambda x: 2 * x**2), optax.adam(1.0)
     with jax.numpy_dtype_promotion("standard"):
-        lost = critical(
-            games.from_optax(optax.adam(1.0)), games.general_sum(lambda x: 2 * x**2), ORIGIN[:1]
-        )
+        lost = critical(games.from_optax(adam), game, ORIGIN[:1])
+        # 1e-16, the root of what stands for 0, is 1e-8 of ε.
+        np.testing.assert_allclose(lost.step_size, 38 / 4 * 1e-8, rtol=2e-8)
+        first, *rest = adam.init(ORIGIN[0])
+        for state in ((first._replace(nu=jnp.asarray(4.0)), *rest),):
+            given = games.from_optax(adam, state=state)
+            lost = critical(given, game, ORIGIN[:1])
+            np.testing.assert_allclose(lost.step_size, 38 / 4 * (2 + 1e-8), rtol=TOLERANCE)
+            assert int(lost.kind) == games.FLIP
+
+
+def test_critical_step_size_holds_hyperparameters_and_runs_over_the_turns_of_counts():
+    game = games.general_sum(lambda x: 2 * x**2)
+    injected = optax.inject_hyperparams(optax.sgd)(learning_rate=1.0, momentum=0.9)
+    turns = optax.MultiSteps(optax.sgd(1.0), 2).gradient_transformation()
+    with jax.numpy_dtype_promotion("standard"):
+        lost = critical(games.from_optax(injected), game, ORIGIN[:1])
+        np.testing.assert_allclose(lost.step_size, 3.8 / 4, rtol=TOLERANCE)
+        lost = critical(games.from_optax(turns), game, ORIGIN[:1])
+        np.testing.assert_allclose(lost.step_size, 2 / 4, rtol=TOLERANCE)
+
+
+def test_critical_step_size_holds_what_is_frozen():
+    """A momentum that is held at rest is no momentum."""
+    game, heavy = games.general_sum(lambda x: 2 * x**2), optax.sgd(1.0, momentum=0.9)
+    lost = critical(games.from_optax(heavy, frozen=True), game, ORIGIN[:1])
+    np.testing.assert_allclose(lost.step_size, 2 / 4, rtol=TOLERANCE)
+    lost = critical(games.from_optax(heavy, frozen=False), game, ORIGIN[:1])
+    np.testing.assert_allclose(lost.step_size, 3.8 / 4, rtol=TOLERANCE)
+
+
+@pytest.mark.parametrize("optimizer", [optax.lion(1.0), optax.sign_sgd(1.0)])
+def test_critical_step_size_rejects_optimizers_that_go_by_signs(optimizer):
+    with (
+        jax.numpy_dtype_promotion("standard"),
+        pytest.raises(ValueError, match="a small push of the gradient in proportion"),
+    ):
+        critical(games.from_optax(optimizer), games.general_sum(lambda x: 2 * x**2), ORIGIN[:1])
+
+
+def test_critical_step_size_is_nan_where_the_update_has_no_derivative():
+    kink = optax.stateless(lambda g, x: jax.tree.map(lambda u: -jnp.sqrt(u * u), g))
+
+    def step(game, state, step_size):
+        return games.State((state.players[0] + kink.update(state.players[0], ())[0],), ())
+
+    rule = games.Rule("kink", games.simultaneous().init, step)
+    lost = critical(rule, games.general_sum(lambda x: 2 * x**2), ORIGIN[:1])
     assert np.isnan(lost.step_size)
     assert lost.kind == games.NOT_LOST
 

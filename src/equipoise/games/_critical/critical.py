@@ -20,6 +20,7 @@ from equipoise.games._critical.critical_step import (
 from equipoise.games._critical.crossing import BATCH, Measure, explore, polish
 from equipoise.games._critical.derivative import with_derivative
 from equipoise.games._critical.directions import Directions, moving
+from equipoise.games._critical.matrix_free import is_matrix_free, searched
 from equipoise.games._rules.dynamics import common_dtype, typed
 from equipoise.games._rules.game import Game, Players
 from equipoise.games._rules.numerics import rounding
@@ -43,6 +44,7 @@ def critical_step_size(
     max_step_size: float | Array,
     step_ratios: Ratios | None = None,
     num_evaluations: int = 128,
+    method: str = "auto",
 ) -> CriticalStep:
     r"""Smallest step size at which an equilibrium stops attracting, from the spectrum.
 
@@ -66,6 +68,10 @@ def critical_step_size(
         step_ratios: Factors rᵢ of the common step, one a player: player i moves with rᵢ·η.
             Default: 1 for everybody.
         num_evaluations: How many spectra are taken, rounded up to a multiple of 16, ≥ 32.
+        method: ``"dense"``, ``"matrix_free"``, or ``"auto"``: dense up to 512 coordinates of the
+            players. Without a matrix the same search runs on a few directions: the eigenvectors
+            that Arnoldi finds at ``max_step_size`` and then at the step found so far, until it
+            stays; each is taken apart by player and memory.
 
     Returns:
         The critical step and how it is lost; see ``CriticalStep``. The step sizes differentiate
@@ -74,7 +80,8 @@ def critical_step_size(
         constants of differentiation. Where several eigenvalues meet (``simple`` is false) the
         derivative is that of their mean. All are NaN where the update has no derivative at the
         equilibrium, and a step size is NaN where a spectrum on the way to it is. On an edge of a
-        projection, derivatives are those of its inner side.
+        projection, derivatives are those of its inner side. Without a matrix all fields are
+        constants of differentiation, and directions are counted among those looked at alone.
 
         A direction is flat where abs(∂λ/∂η) is at most √ε of ‖∂M/∂η‖ at small η: equilibria are
         found to √ε, and their spectra are known no better. A direction that comes back into the
@@ -83,11 +90,14 @@ def critical_step_size(
     Raises:
         TypeError: If a player is not real and floating-point, or ``rule`` is no rule.
         ValueError: If the players do not fit the game or the rule, a step size or ratio is negative
-            or NaN, or ``num_evaluations`` < 32.
+            or NaN, ``num_evaluations`` < 32, or ``method`` is none of the three; without a
+            matrix, if a value is traced; dense, if the matrices of one batch cannot fit.
 
     Cost: ``num_evaluations`` N×N matrices (N tangents of a step each) and their eigenvalues, N the
     size of the full state. The matrices are one program, found again by what game and rule compute;
-    the search runs on the host, or in the program of a caller that is traced.
+    the search runs on the host, or in the program of a caller that is traced. Without a matrix some
+    hundreds of tangents for each Arnoldi search, as many as directions for each spectrum, and
+    memory of about 60 states.
 
     Examples:
         Extragradient on p·q is lost at η = 1, with a rotation by a quarter turn.
@@ -113,6 +123,8 @@ def critical_step_size(
     family = family_of(game, rule, equilibrium, step_ratios)
     limit = checked_step_size("max_step_size", max_step_size)
     limit = typed(limit, common_dtype(family.players))
+    if is_matrix_free(method, family):
+        return searched(family, limit, num, _search)
     found, lost = _found(*jax.lax.stop_gradient((family, limit)), num)
     steps = found.step_size, found.neutral_step_size, found.attracted_step_size
     step_size, neutral, attracted = with_derivative(family, lost, steps)

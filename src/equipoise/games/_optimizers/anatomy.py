@@ -40,6 +40,7 @@ class Anatomy(NamedTuple):
         is_fed: Whether a slow leaf is fed by gradients, as a second moment is.
         is_diagonal: Whether each coordinate answers its own gradient alone, and downhill.
         is_common: Whether, but for a factor, all coordinates answer alike.
+        is_late: Whether a coordinate goes down a gradient that stays, and up one that alternates.
     """
 
     moves: tuple[bool, ...]
@@ -47,6 +48,7 @@ class Anatomy(NamedTuple):
     is_fed: tuple[bool, ...]
     is_diagonal: bool
     is_common: bool
+    is_late: bool
 
 
 def split(state: PyTree, moves: Sequence[bool]) -> tuple[list[Array], list[Array]]:
@@ -67,6 +69,11 @@ def joined(
 def is_float(leaf: Array) -> bool:
     """Whether it is an array of real numbers."""
     return bool(jnp.issubdtype(leaf.dtype, jnp.floating))
+
+
+def wide(dtype: np.dtype) -> np.dtype:
+    """The dtype, float32 at least."""
+    return dtype if dtype.itemsize >= 4 else np.dtype(np.float32)
 
 
 def lifted(leaf: Array) -> Array:
@@ -101,7 +108,7 @@ def anatomy(
         leaves = zip(jax.tree.leaves(flags), jax.tree.leaves(shapes.state), strict=True)
         moves = tuple(not held and is_float(leaf) for held, leaf in leaves)
     *found, fed = _evaluated(_pushed, optimizer, static, moves, period)
-    answer, finite, bent, crossed, uneven, uphill = map(float, found)
+    answer, finite, bent, crossed, uneven, uphill, is_late = map(float, found)
     advice = "Its linearization says nothing of what a push does."
     if not finite:
         raise value_error(
@@ -118,7 +125,8 @@ def anatomy(
         raise value_error(argument, "must move the parameters", "one whose update is 0", advice)
     near = 1e-3
     is_diagonal = crossed < near and not uphill
-    return Anatomy(moves, period, tuple(map(bool, fed)), is_diagonal, is_diagonal and uneven < near)
+    is_common = is_diagonal and uneven < near
+    return Anatomy(moves, period, tuple(map(bool, fed)), is_diagonal, is_common, bool(is_late))
 
 
 def _evaluated(function: Callable[..., PyTree], *args: Any) -> PyTree:
@@ -231,7 +239,7 @@ def _tangents_at(
     def floats(state: PyTree) -> list[Array]:
         return split(state, real)[0]
 
-    def one(carry: tuple[PyTree, list[Array]], _: None) -> tuple[tuple[PyTree, list[Array]], Array]:
+    def one(carry: Any, _: None) -> tuple[Any, Array]:
         state, moved = carry
         _, rest = split(state, real)
 
@@ -259,7 +267,7 @@ def _pushed(
 
     How large the answer is, whether it is finite, how much of it the derivative misses; how much
     coordinates answer to each other, how differently they answer to their own gradient, whether
-    any goes uphill; and which leaves of slow memory are fed.
+    any goes uphill, and only where it alternates; and which leaves of slow memory are fed.
     """
     like = static.shapes.params
     params, start = _begun(optimizer, static.shapes)
@@ -307,24 +315,25 @@ def _pushed(
     missed = jnp.linalg.norm(up - down - 2 * _PUSH * by_signs)
     answer = jnp.maximum(jnp.linalg.norm(up - down) / (2 * _PUSH), size)
     bent = jnp.maximum(missed - noise, 0) / jnp.maximum(2 * _PUSH * size, 1e-30)
-    mask = _flat(signs)
+    mask = _flat(signs)[None]
     whole = jnp.maximum(jnp.abs(by_ones), jnp.abs(by_signs))
     crossed = _part(by_signs - by_ones * mask, whole) + _part(shifted - all_shifted * mask, whole)
-    first = jnp.max(jnp.abs(by_ones), axis=0)
+    first = jnp.max(jnp.abs(by_ones), axis=0, keepdims=True)
     shape = by_ones / jnp.where(first > 0, first, 1)
     uneven = _part(shape - shape[:, :1], shape) + _part(all_shifted - all_shifted[:, :1], by_ones)
     finite = jnp.all(jnp.isfinite(by_signs)) & jnp.all(jnp.isfinite(up))
     # To a gradient that stays, and to one that alternates.
     turns = jnp.where(jnp.arange(len(by_ones)) % 2 == 0, 1, -1)[:, None].astype(by_ones.dtype)
     uphill = jnp.any(jnp.sum(by_ones, axis=0) > 0) | jnp.any(jnp.sum(turns * by_ones, axis=0) > 0)
+    is_late = jnp.any((jnp.sum(by_ones, axis=0) < 0) & (jnp.sum(turns * by_ones, axis=0) > 0))
     fed_leaves = jnp.stack(is_fed) if is_fed else jnp.zeros(0, bool)
-    return answer, finite, bent, crossed, uneven, uphill, fed_leaves
+    return answer, finite, bent, crossed, uneven, uphill, is_late, fed_leaves
 
 
 def _flat(tree: PyTree) -> Array:
     """The first coordinates of each leaf; they stand for the others."""
     leaves = jax.tree.leaves(tree)
-    dtype = jnp.result_type(jnp.float32, *(leaf.dtype for leaf in leaves))
+    dtype = max((wide(leaf.dtype) for leaf in leaves), key=lambda d: d.itemsize)
     return jnp.concatenate([leaf.ravel()[:_SAMPLE].astype(dtype) for leaf in leaves])
 
 

@@ -162,6 +162,13 @@ def critical_learning_rate(
             f"one that acts in turns of {parts.period} steps",
             "Give the optimizer that it wraps: the same threshold holds for its full steps.",
         )
+    if parts.is_late:
+        raise value_error(
+            "optimizer",
+            "must go down a gradient that alternates",
+            "one that goes up, as delayed gradients do",
+            "Ask games.critical_step_size with games.from_optax: it looks at all eigenvalues.",
+        )
     num = sum(leaf.size for leaf in jax.tree.leaves(params))
     is_dense = method == "dense" or (method == "auto" and num <= DENSE_LIMIT)
     search = _Search(parts, is_dense, subspace, float(tolerance), max_products)

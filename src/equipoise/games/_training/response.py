@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from equipoise._types import Array, PyTree
+from equipoise.games._optimizers.anatomy import wide
 from equipoise.games._optimizers.held import Held
 from equipoise.games._training.lanczos import combined, inner, rest_of, scaled
 
@@ -56,7 +57,7 @@ def linear_update(held: Held, params: _Tree) -> Linear:
 
 def widened(tree: _Tree) -> _Tree:
     """In float32 at least."""
-    return jax.tree.map(lambda x: x.astype(jnp.result_type(x.dtype, jnp.float32)), tree)
+    return jax.tree.map(lambda x: x.astype(wide(x.dtype)), tree)
 
 
 def _like(tree: _Tree, example: _Tree) -> _Tree:
