@@ -126,6 +126,22 @@ def test_mean_square_critical_step_size_leaves_flat_directions_out():
     np.testing.assert_allclose(found.step_size, other.step_size, rtol=1e-10)
 
 
+@pytest.mark.slow
+def test_mean_square_critical_step_size_of_many_coordinates_is_that_of_the_few_in_use():
+    # Above 32 coordinates the resolvent is GMRES's, below a matrix's; four rows span four of them.
+    x = np.random.default_rng(2).normal(size=(4, 33))
+    basis = np.linalg.svd(x, full_matrices=False)[2]
+
+    def loss(w, row):
+        return (row @ w) ** 2 / 2
+
+    many, few = (games.sampled(loss, rows, batch_size=2) for rows in (x, x @ basis.T))
+    found = lost(many, games.simultaneous(), (jnp.zeros(33),))
+    assert found.num_flat == 29
+    dense = lost(few, games.simultaneous(), (jnp.zeros(4),)).step_size
+    np.testing.assert_allclose(found.step_size, dense, rtol=1e-9)
+
+
 def test_mean_square_critical_step_size_differentiates():
     def step(scale, beta):
         return lost(gaussian(scale), games.momentum(beta), (jnp.zeros(2),)).step_size
