@@ -3,11 +3,27 @@
 from collections.abc import Callable, Sequence
 
 import jax
+import jax.numpy as jnp
 
-from equipoise._jax.programs import SCAN, Equation, Program, called, run, scan
+from equipoise._jax.programs import (
+    SCAN,
+    Equation,
+    Program,
+    aval,
+    called,
+    is_array,
+    run,
+    scan,
+)
 from equipoise._types import PyTree
 
 _MARK = object()  # stands for a value that depends on what is asked about
+# Steps whose derivative is 0 wherever there is one, so that derivatives do not show them.
+_JUMPS = ("sign", "floor", "ceil", "round", "nextafter")
+
+
+class _Jump(Exception):
+    """The function is no polynomial, as it jumps or branches by the value asked about."""
 
 
 def degree(function: Callable[..., PyTree], at: PyTree, *others: PyTree, most: int) -> int | None:
@@ -23,10 +39,13 @@ def degree(function: Callable[..., PyTree], at: PyTree, *others: PyTree, most: i
         return function(x, *rest)
 
     current: Callable[..., PyTree] = first
-    for d in range(most + 1):
-        if not _depends(current, at, others):
-            return d
-        current = derivative(current)
+    try:
+        for d in range(most + 1):
+            if not _depends(current, at, others):
+                return d
+            current = derivative(current)
+    except _Jump:
+        pass
     return None
 
 
@@ -48,6 +67,10 @@ def _marks(program: Program, operands: Sequence[object]) -> list[object]:
             return _marks(inner, marks)
         if equation.primitive.name == SCAN:
             return _of_scan(equation, marks)
+        kinds = [aval(atom).dtype for atom in equation.outvars if is_array(atom)]
+        floating = all(jnp.issubdtype(kind, jnp.floating) for kind in kinds)
+        if not floating or equation.primitive.name in _JUMPS:
+            raise _Jump
         return [_MARK] * len(equation.outvars)
 
     found = run(program, operands, apply)
