@@ -15,6 +15,16 @@ def quadratic(mu, sigma):
     return games.zero_sum(lambda x, y: mu / 2 * x**2 + sigma * x * y - mu / 2 * y**2)
 
 
+def noisy(mu, sigma):
+    """The quadratic game on batches of two of three rows, which differ in coupling and in pull."""
+
+    def payoff(x, y, d):
+        return mu / 2 * x**2 + d[0] * sigma * x * y - mu / 2 * y**2 + d[1] * (x + y)
+
+    rows = jnp.array([[1.0, 1.0], [0.5, -2.0], [1.5, 1.0]]).astype(mu.dtype)
+    return games.sampled(payoff, rows, batch_size=2)
+
+
 def cubic(c):
     """A nonlinear zero-sum game on vectors."""
     return games.zero_sum(lambda x, y: jnp.sum(x * y + c * x**3 - c * y**4))
@@ -57,6 +67,11 @@ ENUM = Static("an enumeration of integers, each with a word and a sentence")
 CASES: dict = {
     "zero_sum": built(cubic),
     "general_sum": built(lambda c: games.general_sum(lambda x, y: c * x @ y, lambda x, y: y @ y)),
+    "sampled": built(
+        lambda c: games.sampled(
+            lambda x, y, d: jnp.sum(d * x * y + c * x**3), jnp.array([0.5, 1.5]), batch_size=1
+        )
+    ),
     "Game": Pytree(lambda: cubic(0.2)),
     "vector_field": built(cubic),
     "Rule": Pytree(lambda: games.simultaneous()),
@@ -265,6 +280,32 @@ CASES: dict = {
         lambda: games.basins(
             lambda x: x / 2, [jnp.linspace(-1, 1, 3)], embed=lambda x: x, num_steps=60
         )
+    ),
+    "mean_square_critical_step_size": Case(
+        lambda mu, sigma: (
+            games.mean_square_critical_step_size(
+                noisy(mu, sigma), games.simultaneous(), ORIGIN, max_step_size=4.0
+            ).step_size
+        ),
+        (MU, SIGMA),
+        rtol=1e-11,
+    ),
+    "MeanSquareCriticalStep": Pytree(
+        lambda: games.mean_square_critical_step_size(
+            noisy(MU, SIGMA), games.simultaneous(), ORIGIN, max_step_size=4.0
+        )
+    ),
+    "noise_floor": Case(
+        lambda mu, sigma: (
+            games.noise_floor(
+                noisy(mu, sigma), games.alternating(), ORIGIN, step_size=0.1
+            ).covariance
+        ),
+        (MU, SIGMA),
+        rtol=1e-11,
+    ),
+    "NoiseFloor": Pytree(
+        lambda: games.noise_floor(noisy(MU, SIGMA), games.alternating(), ORIGIN, step_size=0.1)
     ),
     "compare": Case(
         lambda mu, sigma: (

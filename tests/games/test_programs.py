@@ -42,6 +42,14 @@ def array(a):
     return games.zero_sum(lambda x, y: weights @ weights * x * y - y**2)
 
 
+def sampled(game):
+    """The game with a pull and a curvature that differ between the rows."""
+    payoff = game.losses[0]
+    return games.sampled(
+        lambda x, y, d: payoff(x, y) + d * (x + y + x**2 / 3), VECTOR - 0.55, batch_size=2
+    )
+
+
 def logistic(a):
     return lambda x: (3 + a) * x * (1 - x)
 
@@ -83,6 +91,18 @@ QUESTIONS = {
         game, EXTRAGRADIENT(), START, max_step_size=3.0, num_steps=64, num_rounds=2
     ),
     "find_equilibrium": lambda game: games.find_equilibrium(game, START),
+    "simulate on batches": lambda game: games.simulate(
+        sampled(game), EXTRAGRADIENT(), START, step_size=0.1, num_steps=8, key=KEY
+    ),
+    "sweep on batches": lambda game: games.sweep(
+        sampled(game), EXTRAGRADIENT(), START, step_sizes=ETAS, num_steps=64, key=KEY
+    ),
+    "mean_square_critical_step_size": lambda game: games.mean_square_critical_step_size(
+        sampled(game), EXTRAGRADIENT(), ORIGIN, max_step_size=3.0
+    ),
+    "noise_floor": lambda game: games.noise_floor(
+        sampled(game), games.momentum(-0.2), ORIGIN, step_size=0.1
+    ),
     "vector_field": lambda game: games.vector_field(game, START),
 }
 MAPS = {

@@ -1,5 +1,6 @@
 """The figures of games say what the numbers say."""
 
+import jax
 import jax.numpy as jnp
 import matplotlib.pyplot as plt
 import numpy as np
@@ -147,3 +148,15 @@ def test_basins_legend_has_the_shares():
 def test_figures_draw_on_given_axes(comparison):
     _, ax = plt.subplots()
     assert plot.critical_steps(comparison, ax=ax) is ax
+
+
+def test_noise_floors_end_where_the_variance_grows():
+    game = games.sampled(lambda x, d: (x - d) ** 2 / 2, jnp.array([1.0, 3.0]), batch_size=1)
+    rule, at, etas = games.simultaneous(), (2.0,), jnp.array([0.5, 1.0, 1.5, 2.5])
+    floors = jax.vmap(lambda eta: games.noise_floor(game, rule, at, step_size=eta))(etas)
+    critical = games.mean_square_critical_step_size(game, rule, at, max_step_size=5.0)
+    ax = plot.noise_floors(floors, step_sizes=etas, critical=critical, played=floors.distance)
+    np.testing.assert_allclose(ax.lines[0].get_xdata(), [0.5, 1.0, 1.5])
+    assert ax.get_title(loc="left") == "The variance grows from η = 2 on"
+    with pytest.raises(ValueError, match="`floors` must be one a step size"):
+        plot.noise_floors(floors, step_sizes=etas[:2])

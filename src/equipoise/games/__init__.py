@@ -31,6 +31,11 @@ from equipoise.games._maps.cycle import Cycle, cycle
 from equipoise.games._maps.diagram import OrbitDiagram, orbit_diagram
 from equipoise.games._maps.lyapunov import LyapunovExponents, lyapunov_exponents
 from equipoise.games._maps.orbits import period, rotation_number
+from equipoise.games._noise.mean_square import (
+    MeanSquareCriticalStep,
+    mean_square_critical_step_size,
+)
+from equipoise.games._noise.noise_floor import NoiseFloor, noise_floor
 from equipoise.games._optimizers.from_optax import from_optax
 from equipoise.games._play.simulate import simulate
 from equipoise.games._play.sweep import sweep
@@ -49,6 +54,7 @@ from equipoise.games._rules.implicit import competitive, proximal_point
 from equipoise.games._rules.rule import Rule, State
 from equipoise.games._rules.verdict import CONVERGES, DIVERGES, NEUTRAL, UNDEFINED, Verdict
 from equipoise.games._rules.wrapped import lookahead
+from equipoise.games._sampled.sampled import sampled
 from equipoise.games._spectrum.arnoldi import DominantEigenvalues
 from equipoise.games._spectrum.dominant import dominant_eigenvalues
 from equipoise.games._spectrum.equilibrium import Equilibrium, find_equilibrium
@@ -61,6 +67,7 @@ from equipoise.games._training.result import CriticalLearningRate
 __all__ = [  # noqa: RUF022
     "zero_sum",
     "general_sum",
+    "sampled",
     "Game",
     "vector_field",
     "find_equilibrium",
@@ -100,6 +107,10 @@ __all__ = [  # noqa: RUF022
     "CriticalStep",
     "simulated_critical_step_size",
     "SimulatedCriticalStep",
+    "mean_square_critical_step_size",
+    "MeanSquareCriticalStep",
+    "noise_floor",
+    "NoiseFloor",
     "critical_learning_rate",
     "CriticalLearningRate",
     "stable_step_sizes",

@@ -21,10 +21,8 @@ from equipoise.plot._games import (
     eigenvalue_paths,
     step_rates,
 )
-from equipoise.plot._games_beyond import (
-    cycle_amplitude,
-    stable_steps,
-)
+from equipoise.plot._games_beyond import cycle_amplitude, stable_steps
+from equipoise.plot._games_noise import noise_floors
 from equipoise.plot._games_states import (
     basins,
     orbit_diagram,
@@ -53,6 +51,7 @@ __all__ = [  # noqa: RUF022
     "eigenvalue_paths",
     "stable_steps",
     "cycle_amplitude",
+    "noise_floors",
     "orbit_diagram",
     "basins",
     "attention_weights",

@@ -38,7 +38,7 @@ def play_lanes(
     advance: Callable[[State, Steps], State],
     start: State,
     etas: Steps,
-    origin: Players | None,
+    origin: Callable[[State], Players] | None,
     gradient: Callable[[Players], Array],
     *,
     num_steps: int,
@@ -53,7 +53,8 @@ def play_lanes(
     def one(state: State) -> tuple[State, Array]:
         def lane(state: State, eta: Steps) -> tuple[State, Array]:
             after = advance(state, eta)
-            return after, _square_distance(after.players, origin or state.players)
+            before = origin(after) if origin else state.players
+            return after, _square_distance(after.players, before)
 
         return jax.vmap(lane)(state, etas)
 
@@ -71,7 +72,7 @@ def play_lanes(
         # The last distance, carried through the loop, would cost a pass over memory a step.
         if origin:
             state, recent = repeated(step, length, (state, recent))
-            last = distance(state.players, origin)
+            last = distance(state.players, jax.vmap(origin)(state))
         else:
             state, recent = repeated(step, length - 1, (state, recent))
             state, last = one(state)
@@ -85,8 +86,8 @@ def play_lanes(
         c, _, lane = carry
         return (c < NUM_PARTS) & jnp.any(lane.verdict == NEUTRAL)
 
-    distance = jax.vmap(_square_distance, (0, None if origin else 0))
-    first = distance(start.players, origin or one(start)[0].players)
+    distance = jax.vmap(_square_distance)
+    first = distance(start.players, jax.vmap(origin)(start) if origin else one(start)[0].players)
     zero = jnp.zeros(first.shape, jnp.int32)
     none = jnp.zeros_like(first)
     state, peak = repeated(step, rest, (start, none)) if rest else (start, none)

@@ -6,14 +6,22 @@ import jax
 import jax.numpy as jnp
 
 from equipoise._check import at, positive_integer
-from equipoise.games._rules.dynamics import Dynamics, dynamics, typed_steps
+from equipoise._types import PRNGKeyArray
+from equipoise.games._rules.dynamics import Dynamics, typed_steps
 from equipoise.games._rules.game import Game, Players, checked_players
 from equipoise.games._rules.rule import Rule, State, Steps, StepSize, check_rule
+from equipoise.games._sampled.drawn import drawn_dynamics
 
 
 @at("games.simulate")
 def simulate(
-    game: Game, rule: Rule, players: Players, *, step_size: StepSize, num_steps: int
+    game: Game,
+    rule: Rule,
+    players: Players,
+    *,
+    step_size: StepSize,
+    num_steps: int,
+    key: PRNGKeyArray | None = None,
 ) -> Players:
     r"""The trajectory of play, the start included.
 
@@ -27,16 +35,18 @@ def simulate(
         players: z₀, a tuple of one pytree of real arrays a player.
         step_size: η, one number or one a player.
         num_steps: T, the number of steps, ≥ 0 and static.
+        key: Draws the batches of a sampled game, one a step. Without one every game is
+            deterministic, and a sampled game is played on all of its data.
 
     Returns:
         z₀ … z_T with the structure of ``players``; every leaf has a new leading axis of length
         T + 1. A trajectory that overflows holds infinities and then NaNs from there on.
 
     Raises:
-        TypeError: If a player is not real and floating-point, or ``num_steps`` is no Python
-            integer.
-        ValueError: If the players do not fit the game or the rule, or a step size is negative or
-            NaN.
+        TypeError: If a player is not real and floating-point, ``num_steps`` is no Python integer,
+            or ``key`` is not one key.
+        ValueError: If the players do not fit the game or the rule, a step size is negative or NaN,
+            or there is a key and the game is not sampled.
 
     Cost: T steps of the rule; memory of T + 1 positions.
 
@@ -54,7 +64,7 @@ def simulate(
     num_steps = positive_integer("num_steps", num_steps, minimum=0)
     players = checked_players(game, players)
     eta = typed_steps(step_size, players)
-    return _path(dynamics(game, rule, players), players, eta, num_steps)
+    return _path(drawn_dynamics(game, rule, players, key), players, eta, num_steps)
 
 
 @functools.partial(jax.jit, static_argnums=3)

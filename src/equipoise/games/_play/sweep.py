@@ -1,12 +1,13 @@
 """What play does at each of many step sizes."""
 
 import functools
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 
 from equipoise._check import at, floating_array, is_traced, positive_integer
-from equipoise._types import Array, record
+from equipoise._types import Array, PRNGKeyArray, record, static_field
 from equipoise.games._play.lanes import NUM_PARTS, play_lanes
 from equipoise.games._play.sweep_result import Sweep
 from equipoise.games._rules.dynamics import (
@@ -14,12 +15,12 @@ from equipoise.games._rules.dynamics import (
     Factors,
     checked_ratios,
     common_dtype,
-    dynamics,
     each_player,
 )
 from equipoise.games._rules.game import Game, Players, checked_players, field
 from equipoise.games._rules.rule import Ratios, Rule, State, check_not_negative, check_rule
 from equipoise.games._rules.verdict import UNDEFINED
+from equipoise.games._sampled.drawn import drawn_dynamics, twin_players, twins
 
 # States of so many bytes are swept at once, so that what a step reads and writes stays in a cache.
 _BLOCK_BYTES = 2**21
@@ -39,6 +40,7 @@ def sweep(
     equilibrium: Players | None = None,
     tolerance: float = 0.05,
     max_period: int = 24,
+    key: PRNGKeyArray | None = None,
 ) -> Sweep:
     r"""Whether play converges, stays or diverges at many step sizes, and how fast.
 
@@ -53,6 +55,11 @@ def sweep(
     said to converge where it comes to rest, wherever that is. Its ``gradient`` tells whether the
     players are content there.
 
+    In a sampled game with a key, z* or z_{t−1} is the place of a twin run under the same batches,
+    which begins at the equilibrium or one step ahead. The noise that both share drops out of the
+    distance, so that a run that settles to its noise floor, however high, is said to converge: it
+    has forgotten where it began. ``noise_floor`` says how high that is.
+
     Args:
         game: The game.
         rule: The update rule.
@@ -65,6 +72,9 @@ def sweep(
         tolerance: The relative change between the two spans that counts as none. The verdict then
             resolves rates that differ from 1 by about 4·tolerance/T.
         max_period: The longest cycle that is recognized, ≥ 1.
+        key: Draws the batches of a sampled game, the same for all step sizes. Without one it is
+            played on all of its data. One run shows what is typical: above
+            ``mean_square_critical_step_size`` it may converge while the variance of many grows.
 
     Returns:
         A verdict and what it rests on for each step size; see ``Sweep``. A run ends early, at a
@@ -75,10 +85,10 @@ def sweep(
         count as exact to √ε of their extent.
 
     Raises:
-        TypeError: If a player is not real and floating-point, ``rule`` is no rule, or ``num_steps``
-            no Python integer.
+        TypeError: If a player is not real and floating-point, ``rule`` is no rule, ``num_steps`` no
+            Python integer, or ``key`` not one key.
         ValueError: If the players do not fit the game or the rule, a step size is negative or NaN,
-            ``num_steps`` < 16 or ``max_period`` < 1.
+            ``num_steps`` < 16, ``max_period`` < 1, or there is a key and the game is not sampled.
 
     Cost: T + 2·``max_period`` steps for each step size at most, in blocks of 2 MiB of states
     that end as soon as all their lanes are judged; memory of a few states a step size of a block
@@ -102,7 +112,9 @@ def sweep(
     num_steps = positive_integer("num_steps", num_steps, minimum=NUM_PARTS)
     max_period = positive_integer("max_period", max_period)
     is_long = step_sizes.size * num_steps > LONG
-    runs = runs_of(game, rule, players, step_ratios, equilibrium, tolerance, is_long=is_long)
+    runs = runs_of(
+        game, rule, players, step_ratios, equilibrium, tolerance, is_long=is_long, key=key
+    )
     return _sweep(runs, step_sizes, num_steps, max_period, _mesh_of(step_sizes))
 
 
@@ -115,6 +127,14 @@ class Runs:
     factors: Factors
     equilibrium: Players | None
     tolerance: float | Array
+    has_twins: bool = static_field()
+
+    def origin(self) -> Callable[[State], Players] | None:
+        """Where the distance of a state is measured from; None is the state before."""
+        if self.has_twins:
+            return twin_players
+        equilibrium = self.equilibrium
+        return None if equilibrium is None else lambda state: equilibrium
 
 
 def runs_of(
@@ -126,13 +146,16 @@ def runs_of(
     tolerance: float | Array,
     *,
     is_long: bool,
+    key: PRNGKeyArray | None = None,
 ) -> Runs:
     """Checked players under a rule, with what else a sweep needs."""
     factors = checked_ratios(step_ratios, players)
     if equilibrium is not None:
         equilibrium = checked_players(game, equilibrium, "equilibrium")
-    known = dynamics(game, rule, players, is_long=is_long)
-    return Runs(known, players, factors, equilibrium, tolerance)
+    has_twins = key is not None
+    rule = twins(rule, equilibrium) if has_twins else rule
+    known = drawn_dynamics(game, rule, players, key, is_long=is_long)
+    return Runs(known, players, factors, equilibrium, tolerance, has_twins)
 
 
 @functools.partial(jax.jit, static_argnums=(2, 3, 4))
@@ -174,7 +197,7 @@ def swept(runs: Runs, etas: Array, num_steps: int, max_period: int) -> Sweep:
             runs.dynamics.step,
             jax.vmap(begin)(etas),
             each_player(etas, runs.factors),
-            runs.equilibrium,
+            runs.origin(),
             gradient,
             num_steps=num_steps,
             tolerance=runs.tolerance,
@@ -194,7 +217,9 @@ def swept(runs: Runs, etas: Array, num_steps: int, max_period: int) -> Sweep:
     gradients = jnp.where(jnp.isfinite(gradients), gradients, jnp.inf)
     gradients = jnp.where(verdict == UNDEFINED, jnp.nan, gradients)
     is_movement = runs.equilibrium is None
-    return Sweep(etas, verdict, rate, period, distance, used, gradients, is_movement)
+    return Sweep(
+        etas, verdict, rate, period, distance, used, gradients, is_movement, runs.has_twins
+    )
 
 
 def _mesh_of(step_sizes: Array) -> jax.sharding.NamedSharding | None:

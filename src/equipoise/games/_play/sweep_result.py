@@ -31,6 +31,7 @@ class Sweep:
         gradient: The largest coordinate of the players' gradients at the end of the run; infinity
             after overflow, and NaN where undefined.
         is_movement: Whether no equilibrium was given, so that distances are between steps.
+        has_twins: Whether batches were drawn, so that distances are from a run under the same ones.
     """
 
     step_sizes: _Numbers
@@ -41,6 +42,7 @@ class Sweep:
     steps_used: _Integers
     gradient: _Numbers
     is_movement: bool = static_field()
+    has_twins: bool = static_field(default=False)
 
     def __str__(self) -> str:
         """The intervals of step sizes with the same verdict, in the order given."""
@@ -72,6 +74,8 @@ class Sweep:
 
     def _what_is_measured(self) -> str:
         """What a verdict without an equilibrium does not say, and where it misleads."""
+        if self.has_twins:
+            return "\n  Distances are those from a second run under the same batches."
         if not self.is_movement:
             return ""
         said = "\n  Distances are those between steps: no equilibrium was given."

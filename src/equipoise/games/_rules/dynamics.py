@@ -10,7 +10,7 @@ from jax.flatten_util import ravel_pytree
 from equipoise._check import is_traced, value_error
 from equipoise._jax.traced import Traced, traced
 from equipoise._types import Array, PyTree, Scalar, record
-from equipoise.games._rules.game import Game, Players, TracedGame, traced_game
+from equipoise.games._rules.game import Game, Players, traced_game
 from equipoise.games._rules.numerics import rounding
 from equipoise.games._rules.rule import (
     Ratios,
@@ -32,7 +32,7 @@ class Dynamics:
     Two games or rules that compute alike share what is compiled for one of them.
     """
 
-    game: TracedGame
+    game: PyTree
     first: Traced
     following: Traced
     project: Traced | None
@@ -66,27 +66,39 @@ def dynamics(game: Game, rule: Rule, players: Players, *, is_long: bool = False)
 
     Numbers that the compiler knows make a step up to five times as fast, which pays in long runs.
     """
+    known = traced_game(game, players, is_long=is_long)
+    return traced_dynamics(known, rule, players, is_long=is_long)
 
-    def begin(game: TracedGame, players: Players, eta: Steps) -> State:
+
+def traced_dynamics(
+    game: PyTree, rule: Rule, players: Players, *, is_long: bool = False
+) -> Dynamics:
+    """The rule in a game of any form of which ``game.again()`` makes a ``Game``."""
+
+    def begin(game: PyTree, players: Players, eta: Steps) -> State:
         return rule.init(game.again(), players, eta)
 
-    def step(game: TracedGame, state: State, eta: Steps) -> State:
+    def step(game: PyTree, state: State, eta: Steps) -> State:
         return rule.step(game.again(), state, eta)
 
     def kept(number: float) -> bool:
         return is_long or number in (-1, 0, 1)  # derivation writes these, compilers drop them
 
-    known = traced_game(game, players, is_long=is_long)
     eta = tuple(np.ones((), common_dtype(players)) for _ in players)
-    first = traced(begin, known, players, eta, kept=kept)
-    state = jax.eval_shape(first, known, players, eta)
+    first = traced(begin, game, players, eta, kept=kept)
+    state = jax.eval_shape(first, game, players, eta)
     project = None if rule.project is None else traced(rule.project, players)
-    return Dynamics(known, first, traced(step, known, state, eta, kept=kept), project)
+    return Dynamics(game, first, traced(step, game, state, eta, kept=kept), project)
 
 
 def held_dynamics(game: Game, rule: Rule, players: Players) -> Dynamics:
     """The dynamics whose step is linearized at the players: slow memory stays where it is."""
-    return dynamics(game, rule if rule.held is None else rule.held(game, players), players)
+    return dynamics(game, held_rule(game, rule, players), players)
+
+
+def held_rule(game: Game, rule: Rule, players: Players) -> Rule:
+    """The rule with its slow memory held where it is at the players."""
+    return rule if rule.held is None else rule.held(game, players)
 
 
 def common_dtype(players: Players) -> np.dtype:

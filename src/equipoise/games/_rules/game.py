@@ -1,5 +1,6 @@
 """Games: the losses of their players, and the field that everybody goes down."""
 
+import dataclasses
 from collections.abc import Callable
 from typing import TypeAlias
 
@@ -13,22 +14,49 @@ from equipoise._types import Array, PyTree, Scalar, record, static_field
 Players: TypeAlias = tuple[PyTree[Array], ...]
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
+class Batches:
+    """What the losses of a sampled game are means of, and how much of it a step sees.
+
+    Attributes:
+        payoffs: Of all players in order and one row of the data; one alone for a zero-sum game.
+        data: A pytree with rows in front.
+        size: B, the rows of a batch.
+        replacement: Whether a batch may hold a row more than once.
+    """
+
+    payoffs: tuple[Callable[..., Scalar], ...]
+    data: PyTree[Array]
+    size: int
+    replacement: bool
+
+    @property
+    def num_rows(self) -> int:
+        """The number n of rows."""
+        return int(jax.tree.leaves(self.data)[0].shape[0])
+
+
 @record
 class Game:
-    """Losses of the players; made by ``zero_sum`` or ``general_sum``.
+    """Losses of the players; made by ``zero_sum``, ``general_sum`` or ``sampled``.
 
     Attributes:
         losses: One function a player, of all players in order, to a scalar.
         is_zero_sum: Whether there are two players and the second loss is minus the first.
+        batches: The data that a sampled game is played on; None for any other.
     """
 
     losses: tuple[Callable[..., Scalar], ...] = static_field()
     is_zero_sum: bool = static_field(default=False)
+    batches: Batches | None = static_field(default=None)
 
     def __str__(self) -> str:
-        """How many players there are, and whether one loses what the other gains."""
+        """How many players there are, whether one loses what the other gains, and the batches."""
         kind = "Zero-sum" if self.is_zero_sum else "General-sum"
-        return f"{kind} game, players: {len(self.losses)}"
+        text = f"{kind} game, players: {len(self.losses)}"
+        if self.batches is None:
+            return text
+        return f"{text}, batches of {self.batches.size} of {self.batches.num_rows} rows"
 
 
 @at("games.zero_sum")

@@ -1,0 +1,1 @@
+"""Games of minibatches, and play on the batches that a key draws."""
