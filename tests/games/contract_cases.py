@@ -64,6 +64,23 @@ def swept(x, y, c):
 
 CONSTANT = Static("an integer that stands for a verdict or a kind of loss")
 ENUM = Static("an enumeration of integers, each with a word and a sentence")
+
+
+def mean_square(mu, sigma):
+    return games.mean_square_critical_step_size(
+        noisy(mu, sigma), games.simultaneous(), ORIGIN, max_step_size=4.0
+    )
+
+
+def floor(mu, sigma):
+    return games.noise_floor(noisy(mu, sigma), games.alternating(), ORIGIN, step_size=0.1)
+
+
+def compared(mu, sigma):
+    rules = {"plain": games.simultaneous()}
+    return games.compare(rules, quadratic(mu, sigma), ORIGIN, max_step_size=3.0)
+
+
 CASES: dict = {
     "zero_sum": built(cubic),
     "general_sum": built(lambda c: games.general_sum(lambda x, y: c * x @ y, lambda x, y: y @ y)),
@@ -282,44 +299,16 @@ CASES: dict = {
         )
     ),
     "mean_square_critical_step_size": Case(
-        lambda mu, sigma: (
-            games.mean_square_critical_step_size(
-                noisy(mu, sigma), games.simultaneous(), ORIGIN, max_step_size=4.0
-            ).step_size
-        ),
-        (MU, SIGMA),
-        rtol=1e-11,
+        lambda mu, sigma: mean_square(mu, sigma).step_size, (MU, SIGMA), rtol=1e-11
     ),
-    "MeanSquareCriticalStep": Pytree(
-        lambda: games.mean_square_critical_step_size(
-            noisy(MU, SIGMA), games.simultaneous(), ORIGIN, max_step_size=4.0
-        )
-    ),
-    "noise_floor": Case(
-        lambda mu, sigma: (
-            games.noise_floor(
-                noisy(mu, sigma), games.alternating(), ORIGIN, step_size=0.1
-            ).covariance
-        ),
-        (MU, SIGMA),
-        rtol=1e-11,
-    ),
-    "NoiseFloor": Pytree(
-        lambda: games.noise_floor(noisy(MU, SIGMA), games.alternating(), ORIGIN, step_size=0.1)
-    ),
+    "MeanSquareCriticalStep": Pytree(lambda: mean_square(MU, SIGMA)),
+    "noise_floor": Case(lambda mu, sigma: floor(mu, sigma).covariance, (MU, SIGMA), rtol=1e-11),
+    "NoiseFloor": Pytree(lambda: floor(MU, SIGMA)),
     "compare": Case(
-        lambda mu, sigma: (
-            games.compare(
-                {"plain": games.simultaneous()}, quadratic(mu, sigma), ORIGIN, max_step_size=3.0
-            ).step_size
-        ),
+        lambda mu, sigma: compared(mu, sigma).step_size,
         (MU, SIGMA),
         grad=False,
         why="the derivative is that of critical_step_size, whose case holds it",
     ),
-    "Comparison": Pytree(
-        lambda: games.compare(
-            {"plain": games.simultaneous()}, quadratic(MU, SIGMA), ORIGIN, max_step_size=3.0
-        )
-    ),
+    "Comparison": Pytree(lambda: compared(MU, SIGMA)),
 }

@@ -9,7 +9,7 @@ import numpy as np
 
 from equipoise._check import at, floating_array, positive_integer, type_error, value_error
 from equipoise._jax.traced import Traced
-from equipoise._types import Array, PRNGKeyArray, PyTree, Scalar, result
+from equipoise._types import Array, PRNGKeyArray, Scalar, result
 from equipoise.vi._bounds.density import LogDensity, density_of, dtype_of
 from equipoise.vi._bounds.estimate import Estimate
 from equipoise.vi._bounds.kl import kl_divergence
@@ -99,23 +99,22 @@ def elbo_terms(
     options = Sampling(num_samples, gradient, draws, replications)
     family = completed(family)
     check_sampling(family, options)
-    log_p = density_of("log_likelihood", log_likelihood, family)
-    other, other_params, log_prior = None, None, None
+    densities = [density_of("log_likelihood", log_likelihood, family)]
+    other, other_params = None, None
     if _is_pair(prior) and _both_normal(family, prior[0]):
         other, other_params = prior
     else:
-        log_prior = density_of("prior", _log_prior(prior), family)
+        densities.append(density_of("prior", _log_prior(prior), family))
     scale = likelihood_scale if hasattr(likelihood_scale, "dtype") else np.asarray(likelihood_scale)
     found: ElboTerms = _terms(
-        log_p, log_prior, params, other_params, scale, key, family, other, options
+        tuple(densities), params, other_params, scale, key, family, other, options
     )
     return found
 
 
 @functools.partial(jax.jit, static_argnames=("family", "other", "options"))
 def _terms(
-    log_p: Traced,
-    log_prior: PyTree,
+    densities: tuple[Traced, ...],
     params: Params,
     other_params: Params,
     scale: Array,
@@ -124,13 +123,14 @@ def _terms(
     other: Family | None,
     options: Sampling,
 ) -> ElboTerms:
+    log_p, *log_prior = densities
     z = draw(family, params, key, options)
     reconstruction = z.credited(scale.astype(dtype_of(params)) * z.each(log_p))
     if other is not None:
         kl = kl_divergence(family, params, other, other_params)
         divergence, of_divergence = kl, Estimate(kl, jnp.zeros_like(kl))
     else:
-        divergence = z.credited(-z.entropy - z.each(log_prior))
+        divergence = z.credited(-z.entropy - z.each(*log_prior))
         of_divergence = estimate(divergence)
     whole = estimate(reconstruction - divergence)
     return ElboTerms(estimate(reconstruction), of_divergence, whole)

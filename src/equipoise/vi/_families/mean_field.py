@@ -67,10 +67,8 @@ def mean_field(example: PyTree, *, support: PyTree | Support | None = None) -> F
 
 @functools.lru_cache(maxsize=256)
 def _mean_field(shape: Layout) -> Family:
-    d = shape.size
-
     def init(key: PRNGKeyArray | None, center: Array, scale: Array) -> dict[str, Array]:
-        return {"mean": center, "log_scale": jnp.broadcast_to(jnp.log(scale), (d,))}
+        return {"mean": center, "log_scale": jnp.broadcast_to(jnp.log(scale), (shape.size,))}
 
     def transform(params: dict[str, Array], noise: Array) -> Array:
         return params["mean"] + jnp.exp(params["log_scale"]) * noise
@@ -85,8 +83,8 @@ def _mean_field(shape: Layout) -> Family:
     return assemble(
         Core(
             "mean_field",
-            d,
-            d,
+            shape.size,
+            shape.size,
             init,
             transform,
             log_prob,

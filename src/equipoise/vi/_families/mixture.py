@@ -66,13 +66,11 @@ def mixture(
 
 @functools.lru_cache(maxsize=256)
 def _mixture(shape: Layout, num_components: int) -> Family:
-    d = shape.size
-
     def init(key: PRNGKeyArray | None, center: Array, scale: Array) -> dict[str, Array]:
         key = jax.random.key(0) if key is None else key
-        size = (num_components, d)
+        size = (num_components, shape.size)
         spread = jax.random.normal(key, size, "float32").astype(shape.dtype)
-        scale = jnp.broadcast_to(scale.reshape(-1), (d,))
+        scale = jnp.broadcast_to(scale.reshape(-1), size[1:])
         centered = spread - jnp.mean(spread, axis=0, keepdims=True)
         return {
             "logits": jnp.zeros(num_components, shape.dtype),
@@ -103,7 +101,7 @@ def _mixture(shape: Layout, num_components: int) -> Family:
     def entropy_term(params: dict[str, Array], noise: Array) -> Scalar:
         """Entropy of the noise, in closed form, plus the log-determinant at this draw."""
         log_volume = normal_log_prob(noise) - log_prob(params, transform(params, noise))
-        return 0.5 * d * (1 + LOG_2PI) + log_volume
+        return 0.5 * shape.size * (1 + LOG_2PI) + log_volume
 
     def init_at_modes(key: PRNGKeyArray, means: Array, sds: Array) -> dict[str, Array]:
         """Components dealt out to the normals in turn."""
@@ -115,6 +113,15 @@ def _mixture(shape: Layout, num_components: int) -> Family:
         return jax.tree.map(deal, *around)
 
     return assemble(
-        Core("mixture", d, d, init, transform, log_prob, entropy_term, init_at_modes=init_at_modes),
+        Core(
+            "mixture",
+            shape.size,
+            shape.size,
+            init,
+            transform,
+            log_prob,
+            entropy_term,
+            init_at_modes=init_at_modes,
+        ),
         shape,
     )

@@ -92,23 +92,35 @@ def find_starts(
     return best
 
 
-class _Paths(NamedTuple):
-    """Newton paths, one a row: which they are, how damped, where, and what is known there.
+class _Known(NamedTuple):
+    """What is known at a point: the log density, and its bend and slope along directions.
 
     The columns of ``basis`` are directions in which the curvature is diagonal.
     """
 
-    path: np.ndarray
-    damping: np.ndarray
-    point: np.ndarray
     value: np.ndarray
     basis: np.ndarray
     bend: np.ndarray
     slope: np.ndarray
 
+    @property
+    def factor(self) -> np.ndarray:
+        """Of the covariance that the curvature gives."""
+        return self.basis * self.bend[:, None] ** -0.5
+
+
+class _Paths(NamedTuple):
+    """Newton paths, one a row: which they are, how damped, where, and what is known there."""
+
+    path: np.ndarray
+    damping: np.ndarray
+    point: np.ndarray
+    known: _Known
+
     def rows(self, chosen: np.ndarray) -> "_Paths":
         """Some of the paths."""
-        return _Paths(*(field[chosen] for field in self))
+        paths: _Paths = jax.tree.map(lambda field: field[chosen], self)
+        return paths
 
 
 def _newton_paths(
@@ -122,20 +134,22 @@ def _newton_paths(
     n = len(starts)
     arrived, sound = _arrive(target, np.arange(n), np.zeros(n), starts)
     here = arrived.rows(sound)
-    yield here.path, here.point, here.basis * here.bend[:, None] ** -0.5
+    yield here.path, here.point, here.known.factor
     for _ in range(_NUM_STEPS):
         if not len(here.path):
             return
-        step = np.einsum("pij,pj->pi", here.basis, here.slope / (here.bend + here.damping[:, None]))
+        now = here.known
+        step = np.einsum("pij,pj->pi", now.basis, now.slope / (now.bend + here.damping[:, None]))
         relaxed = np.where(here.damping > 1e-3, here.damping / 5, 0.0)
         there, sound = _arrive(target, here.path, relaxed, here.point + step)
-        accept = np.isfinite(there.value) & (there.value >= here.value - 4 * eps * abs(here.value))
-        gain = np.sum(here.slope**2 / here.bend, axis=1)
+        value = there.known.value
+        accept = np.isfinite(value) & (value >= now.value - 4 * eps * abs(now.value))
+        gain = np.sum(now.slope**2 / now.bend, axis=1)
         going = (gain >= eps**0.5) & (here.damping <= 1 / eps)
         moved, stays = there.rows(going & accept & sound), here.rows(going & ~accept)
-        yield moved.path, moved.point, moved.basis * moved.bend[:, None] ** -0.5
+        yield moved.path, moved.point, moved.known.factor
         damped = stays._replace(damping=np.maximum(stays.damping * 6, 1e-2))
-        here = _Paths(*map(np.concatenate, zip(damped, moved, strict=True)))
+        here = jax.tree.map(lambda *fields: np.concatenate(fields), damped, moved)
 
 
 def _arrive(
@@ -152,7 +166,7 @@ def _arrive(
     basis = axes / size[:, :, None]
     bend = np.maximum(np.abs(eigenvalues), point.shape[1] * float(np.finfo(target.dtype).eps))
     slope = np.einsum("pji,pj->pi", basis, gradient)
-    return _Paths(path, damping, point, value, basis, bend, slope), sound
+    return _Paths(path, damping, point, _Known(value, basis, bend, slope)), sound
 
 
 def normal_elbo(mean_log_p: np.ndarray, factor: np.ndarray) -> np.ndarray:
