@@ -47,6 +47,7 @@ ROOMS = {
         "_expression": set(),
         "_program": {"_expression"},
         "_count": {"_expression", "_program"},
+        "_memory": {"_expression", "_program", "_count"},
         "_reads": {"_expression", "_program"},
     },
     "layers": {},

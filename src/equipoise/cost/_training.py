@@ -7,7 +7,7 @@ import jax
 from equipoise._check import at
 from equipoise._jax.programs import OpenProgram, is_literal, opened
 from equipoise._types import PyTree, aligned, result, static_field
-from equipoise.cost._analyze import Cost, residual_bytes, summary, trip_counts
+from equipoise.cost._analyze import Cost, summary, trip_counts
 from equipoise.cost._count.control import ledger_of
 from equipoise.cost._count.depth import AT_START, EMPTY
 from equipoise.cost._count.place import together
@@ -15,6 +15,7 @@ from equipoise.cost._count.scope import Walked
 from equipoise.cost._count.walk import Ledger, walk, walk_whole
 from equipoise.cost._expression.expression import ZERO, Expression
 from equipoise.cost._expression.order import frontier
+from equipoise.cost._memory.residuals import known, of_pullback
 from equipoise.cost._program.arguments import structures
 from equipoise.cost._program.sizes import total_bytes
 from equipoise.cost._program.trace import Function, backward, forward
@@ -124,13 +125,14 @@ def _passes(
     first = walk_whole(ahead, ledger)
     results = len(jax.tree.leaves(result))
     second = _continued(first, results, back, ledger)
-    residual = residual_bytes(fn, shapes, traced, first, pullback, ledger)
+    residual, notes = of_pullback(fn, shapes, traced, first, pullback)
+    kept = known(residual, notes)
     both = _joined(ahead, first, back, second, results)
     ends = [*ahead.outvars[:results], *back.outvars]
     return (
-        summary(first, ledger, ahead, ahead.outvars, residual),
-        summary(second, ledger, back, back.outvars, ZERO, start=_BETWEEN),
-        summary(both, ledger, ahead, ends, residual),
+        summary(first, ledger, ahead, ahead.outvars, kept),
+        summary(second, ledger, back, back.outvars, known(ZERO, ()), start=_BETWEEN),
+        summary(both, ledger, ahead, ends, kept),
         residual,
     )
 
