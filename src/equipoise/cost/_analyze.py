@@ -15,6 +15,7 @@ from equipoise.cost._count.walk import Ledger, walk_whole
 from equipoise.cost._count.work import Work
 from equipoise.cost._expression.expression import Expression, from_terms
 from equipoise.cost._expression.extremes import largest
+from equipoise.cost._memory.peak import new_graph, peak_bytes
 from equipoise.cost._memory.residuals import Residuals
 from equipoise.cost._program.arguments import donated, structures
 from equipoise.cost._program.sizes import size_names, total_bytes
@@ -36,7 +37,9 @@ class Cost:
         log_depth: The same, with ⌈log₂ n⌉ steps for a reduction over n elements.
         bytes_read: Bytes that all operations read, none fused.
         bytes_written: Bytes that all operations write, none fused.
-        peak_bytes: Most bytes alive at once, arguments included.
+        peak_bytes: Most bytes alive at once, arguments and results included, where chains of
+            elementwise operations are computed in the loops that read them, as XLA compiles them.
+        unfused_peak_bytes: The same where every operation writes its result to memory.
         input_bytes: Bytes of all arguments.
         output_bytes: Bytes of the results.
         parameter_bytes: Bytes of the arrays that the function closes over.
@@ -57,6 +60,7 @@ class Cost:
     bytes_read: Expression = static_field()
     bytes_written: Expression = static_field()
     peak_bytes: Expression = static_field()
+    unfused_peak_bytes: Expression = static_field()
     input_bytes: Expression = static_field()
     output_bytes: Expression = static_field()
     parameter_bytes: Expression = static_field()
@@ -159,8 +163,15 @@ def analyze(
     shapes = structures(args, constraints)
     ledger = ledger_of(trip_counts(trips))
     program = trace(fn, shapes).program
-    walked = walk_whole(program, ledger, donated(donate, shapes, program))
-    return summary(walked, ledger, program, opened(program).outvars, Residuals(fn, shapes))
+    free = donated(donate, shapes, program)
+    walked = walk_whole(program, ledger, free)
+    graph = new_graph()
+    inputs = graph.arguments(opened(program).invars)
+    results = graph.run(program, inputs)
+    peak = peak_bytes(
+        graph, results, [v for v, is_free in zip(inputs, free, strict=True) if is_free]
+    )
+    return summary(walked, ledger, program, opened(program).outvars, Residuals(fn, shapes), peak)
 
 
 def trip_counts(trips: Sequence[int | str | Expression]) -> list[Expression]:
@@ -177,6 +188,7 @@ def summary(
     program: Program,
     results: Sequence[Atom],
     residuals: Residuals,
+    peak: Expression,
     *,
     start: int = START,
 ) -> Cost:
@@ -195,7 +207,8 @@ def summary(
         log_depth=largest(length for end in ends for length in end.log),
         bytes_read=work.read,
         bytes_written=work.written,
-        peak_bytes=inputs + parameters + largest(walked.extra),
+        peak_bytes=peak,
+        unfused_peak_bytes=inputs + parameters + largest(walked.extra),
         input_bytes=inputs,
         output_bytes=total_bytes(results),
         parameter_bytes=parameters,

@@ -15,6 +15,7 @@ from equipoise.cost._count.scope import Walked
 from equipoise.cost._count.walk import Ledger, walk, walk_whole
 from equipoise.cost._expression.expression import ZERO, Expression
 from equipoise.cost._expression.order import frontier
+from equipoise.cost._memory.peak import new_graph, peak_bytes
 from equipoise.cost._memory.residuals import known, of_pullback
 from equipoise.cost._program.arguments import structures
 from equipoise.cost._program.sizes import total_bytes
@@ -129,12 +130,27 @@ def _passes(
     kept = known(residual, notes)
     both = _joined(ahead, first, back, second, results)
     ends = [*ahead.outvars[:results], *back.outvars]
+    peaks = _peaks(ahead, back, results)
     return (
-        summary(first, ledger, ahead, ahead.outvars, kept),
-        summary(second, ledger, back, back.outvars, known(ZERO, ()), start=_BETWEEN),
-        summary(both, ledger, ahead, ends, kept),
+        summary(first, ledger, ahead, ahead.outvars, kept, peaks[0]),
+        summary(second, ledger, back, back.outvars, known(ZERO, ()), peaks[1], start=_BETWEEN),
+        summary(both, ledger, ahead, ends, kept, peaks[2]),
         residual,
     )
+
+
+def _peaks(ahead: OpenProgram, back: OpenProgram, results: int) -> list[Expression]:
+    """Bytes at the worst moment of the forward pass, of the backward pass, and of both in one."""
+    alone = []
+    for program in (ahead, back):
+        graph = new_graph()
+        alone.append(peak_bytes(graph, graph.run(program, graph.arguments(program.invars))))
+    graph = new_graph()
+    made = graph.run(ahead, graph.arguments(ahead.invars))
+    kept = made[results:]
+    cotangents = graph.arguments(back.invars[len(kept) :])
+    gradients = graph.run(back, [*kept, *cotangents])
+    return [*alone, peak_bytes(graph, [*made[:results], *gradients])]
 
 
 def _continued(first: Walked, results: int, back: OpenProgram, ledger: Ledger) -> Walked:

@@ -15,7 +15,7 @@ from equipoise.cost._program.sizes import array_bytes, total_bytes
 from equipoise.cost._program.trace import Function, Pullback, forward, with_numbers
 
 # The bytes where there is a derivative, and what is to be said of them.
-Kept = tuple[Expression | None, tuple[str, ...]]
+_Kept = tuple[Expression | None, tuple[str, ...]]
 
 
 class Residuals:
@@ -32,7 +32,7 @@ class Residuals:
         self._config = config.jax_enable_x64, config.jax_numpy_dtype_promotion
 
     @functools.cached_property
-    def found(self) -> Kept:
+    def found(self) -> _Kept:
         """The bytes, or None and the reason why."""
         precision, promotion = self._config
         with jax.enable_x64(precision), jax.numpy_dtype_promotion(promotion):
@@ -49,7 +49,7 @@ def known(kept: Expression | None, notes: Sequence[str]) -> Residuals:
     return made
 
 
-def _of_function(fn: Function, shapes: Sequence[PyTree]) -> Kept:
+def _of_function(fn: Function, shapes: Sequence[PyTree]) -> _Kept:
     try:
         program, (_, pullback) = forward(fn, shapes)
     except Exception as error:  # whatever JAX raises where a primitive has no such rule
