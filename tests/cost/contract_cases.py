@@ -14,6 +14,10 @@ CASES: dict = {
     "Breakdown": Pytree(lambda: SMALL.by("line")),
     "fits": Static("takes costs, not arrays; held by tests/cost/test_fits.py"),
     "Fits": Pytree(lambda: cost.fits(SMALL, "1 GB", n=2, d=3)),
+    "best_checkpoint": Static("takes a program; held by tests/cost/test_checkpoint.py"),
+    "Checkpoints": Pytree(
+        lambda: cost.best_checkpoint(lambda x: x @ x, "f32[n,n]", at_most="1 MB", n=3)
+    ),
     "analyze_training": Static(PROGRAM),
     "TrainingCost": Pytree(
         lambda: cost.analyze_training(lambda w, x: x @ w, "f32[d,d]", "f32[n,d]")

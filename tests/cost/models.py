@@ -24,6 +24,11 @@ def usual():
         yield
 
 
+def named(text):
+    """Arrays of 32-bit numbers, written as ``name:sizes``."""
+    return {name: f"f32[{sizes}]" for name, sizes in (w.split(":") for w in text.split())}
+
+
 def shapes(tree):
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, jnp.float32), tree)
 
@@ -96,13 +101,7 @@ def of_equinox(module):
     return lambda params, x: jax.vmap(equinox.combine(params, static))(x), shapes(arrays)
 
 
-LAYER = {
-    "qkv": "f32[64,192]",
-    "o": "f32[64,64]",
-    "up": "f32[64,256]",
-    "down": "f32[256,64]",
-    "scale": "f32[64]",
-}
+LAYER = named("qkv:64,192 o:64,64 up:64,256 down:256,64 scale:64")
 
 
 def normed(x, scale):
@@ -167,13 +166,7 @@ def unet(params, x):
     return convolved(both, params["out"])
 
 
-UNET = {
-    "in": "f32[3,3,3,32]",
-    "down": "f32[3,3,32,64]",
-    "middle": "f32[3,3,64,64]",
-    "up": "f32[3,3,64,32]",
-    "out": "f32[3,3,64,3]",
-}
+UNET = named("in:3,3,3,32 down:3,3,32,64 middle:3,3,64,64 up:3,3,64,32 out:3,3,64,3")
 
 
 def autoencoder(params, x):
@@ -186,13 +179,7 @@ def autoencoder(params, x):
     return jnp.sum(jax.nn.softplus(logits) - x * logits, -1) + kl
 
 
-VAE = {
-    "encode": "f32[784,256]",
-    "mean": "f32[256,32]",
-    "scale": "f32[256,32]",
-    "decode": "f32[32,256]",
-    "out": "f32[256,784]",
-}
+VAE = named("encode:784,256 mean:256,32 scale:256,32 decode:32,256 out:256,784")
 
 
 def differential_equation(params, x):

@@ -7,13 +7,15 @@ r"""Symbolic work, depth and memory of any JAX function.
 
 ``analyze`` reads a function without running it and counts in the sizes that you name;
 ``analyze_training`` counts the forward and the backward pass and the bytes kept between them.
-``fits`` says whether a device's memory holds a program, ``Cost.by`` which line costs what.
+``fits`` says whether a device's memory holds a program, ``best_checkpoint`` how training fits, and
+``Cost.by`` which line costs what.
 ``compare`` and ``crossover`` say from which size on one program costs more than another.
 ``dependencies`` and ``path_length`` say which outputs read which inputs, and over how long a path.
 """
 
 from equipoise.cost._analyze import Cost, analyze
 from equipoise.cost._breakdown import Breakdown
+from equipoise.cost._checkpoint import Checkpoints, best_checkpoint
 from equipoise.cost._compare import Comparison, compare
 from equipoise.cost._crossover import Crossover, crossover
 from equipoise.cost._dependencies import Dependencies, dependencies
@@ -33,6 +35,8 @@ __all__ = [  # noqa: RUF022
     "TrainingCost",
     "fits",
     "Fits",
+    "best_checkpoint",
+    "Checkpoints",
     "compare",
     "Comparison",
     "crossover",

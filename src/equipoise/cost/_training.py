@@ -106,17 +106,17 @@ def analyze_training(
     """
     shapes = structures(args, constraints)
     counts = trip_counts(trips)
-    ahead, back, total, residual = _passes(fn, shapes, counts)
+    ahead, back, total, residual = passes(fn, shapes, counts)
     return TrainingCost(
         forward=ahead,
         backward=back,
         total=total,
         residual_bytes=residual,
-        rematerialized=_passes(jax.checkpoint(fn, policy=policy), shapes, counts)[2],
+        rematerialized=passes(jax.checkpoint(fn, policy=policy), shapes, counts)[2],
     )
 
 
-def _passes(
+def passes(
     fn: Function, shapes: Sequence[PyTree], trips: Sequence[Expression]
 ) -> tuple[Cost, Cost, Cost, Expression]:
     """Forward, backward, both in one, and the residuals between them."""
