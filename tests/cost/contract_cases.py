@@ -8,10 +8,13 @@ SYMBOLIC = "takes symbolic expressions, no arrays; held by tests/cost/expression
 
 SMALL = cost.analyze(lambda w, x: x @ w, "f32[d,d]", "f32[n,d]")
 
+N = cost.Expression("n")
+
 CASES: dict = {
     "analyze": Static(PROGRAM),
     "Cost": Pytree(lambda: SMALL),
     "Breakdown": Pytree(lambda: SMALL.by("line")),
+    "Communication": Pytree(lambda: cost.Communication("all-reduce", ("x",), N, N)),
     "fits": Static("takes costs, not arrays; held by tests/cost/test_fits.py"),
     "Fits": Pytree(lambda: cost.fits(SMALL, "1 GB", n=2, d=3)),
     "best_checkpoint": Static("takes a program; held by tests/cost/test_checkpoint.py"),

@@ -16,6 +16,7 @@ r"""Symbolic work, depth and memory of any JAX function.
 from equipoise.cost._analyze import Cost, analyze
 from equipoise.cost._breakdown import Breakdown
 from equipoise.cost._checkpoint import Checkpoints, best_checkpoint
+from equipoise.cost._communication import Communication
 from equipoise.cost._compare import Comparison, compare
 from equipoise.cost._crossover import Crossover, crossover
 from equipoise.cost._dependencies import Dependencies, dependencies
@@ -30,6 +31,7 @@ __all__ = [  # noqa: RUF022
     "analyze",
     "Cost",
     "Breakdown",
+    "Communication",
     "Expression",
     "analyze_training",
     "TrainingCost",

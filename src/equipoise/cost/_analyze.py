@@ -7,6 +7,7 @@ from equipoise._check import at, type_error
 from equipoise._jax.programs import Atom, Program, opened
 from equipoise._types import PyTree, aligned, result, static_field
 from equipoise.cost._breakdown import Breakdown, by
+from equipoise.cost._communication import Communication, communication
 from equipoise.cost._count.control import ledger_of
 from equipoise.cost._count.depth import EMPTY, START
 from equipoise.cost._count.place import Place
@@ -83,6 +84,11 @@ class Cost:
         """What was assumed: primitives without a rule, loops of unknown length."""
         return (*self.notes, *self.residuals.found[1])
 
+    @property
+    def communication(self) -> tuple[Communication, ...]:
+        """What each device sends in collective operations, in the order of the program."""
+        return communication(self.parts)
+
     def __str__(self) -> str:
         names = [field.name for field in dataclasses.fields(self) if field.repr]
         names += ["residual_bytes", "assumptions"]
@@ -95,11 +101,11 @@ class Cost:
 
         A kind is ``"line"``, ``"function"``, ``"scope"`` (of ``jax.named_scope``), ``"primitive"``
         or ``"dtype"``; of several the parts are what agrees in all. ``measure`` is ``"flops"`` or
-        another field that counts operations, ``"bytes_read"`` or ``"bytes_written"``. Lines and
-        functions are those of your own files, the innermost that led to an operation; with
-        ``libraries`` also those of installed packages, JAX apart. A derivative counts at the line
-        that it differentiates. Of a ``cond`` without a branch that is largest in every measure, the
-        work counts at the line of the ``cond``. Raises ``ValueError`` for another kind or measure.
+        another field that counts operations, ``"bytes_read"``, ``"bytes_written"`` or
+        ``"bytes_sent"``. Lines and functions are those of your own files, the innermost that led
+        to an operation; with ``libraries`` also those of installed packages, JAX apart. A
+        derivative counts at the line that it differentiates. Of a ``cond`` without a branch that
+        is largest in every measure, the work counts at the line of the ``cond``. Raises ``ValueError`` for another kind or measure.
         """
         return by(self.parts, kinds, measure, libraries=libraries)
 

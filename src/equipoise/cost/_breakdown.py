@@ -15,9 +15,12 @@ from equipoise.cost._expression.expression import ZERO, Expression
 _Label: TypeAlias = str | tuple[str, ...]
 _KINDS = ("matmul", "elementwise", "transcendental", "reduction", "other")
 # The field of a cost, and that of the work at a place.
-_MEASURES = {"flops": "flops", "bytes_read": "read", "bytes_written": "written"} | {
-    f"{kind}_flops": kind for kind in _KINDS
-}
+_MEASURES = {
+    "flops": "flops",
+    "bytes_read": "read",
+    "bytes_written": "written",
+    "bytes_sent": "sent",
+} | {f"{kind}_flops": kind for kind in _KINDS}
 _NOT_YOURS = "outside your files"
 _SHOWN = 10
 _SIZE = 1024  # of every name, where parts are put in order
