@@ -49,6 +49,7 @@ ROOMS = {
         "_count": {"_expression", "_program"},
         "_memory": {"_expression", "_program", "_count"},
         "_reads": {"_expression", "_program"},
+        "_machine": set(),
     },
     "layers": {},
     "plot": {},

@@ -21,6 +21,10 @@ CASES: dict = {
     "Checkpoints": Pytree(
         lambda: cost.best_checkpoint(lambda x: x @ x, "f32[n,n]", at_most="1 MB", n=3)
     ),
+    "roofline": Static("takes costs, not arrays; held by tests/cost/test_roofline.py"),
+    "Roofline": Pytree(lambda: cost.roofline(SMALL, "H100", n=2, d=3)),
+    "Device": Pytree(lambda: cost.roofline(SMALL, "H100", n=2, d=3).device),
+    "measure_device": Static("measures the machine; held by tests/cost/test_roofline.py"),
     "analyze_training": Static(PROGRAM),
     "TrainingCost": Pytree(
         lambda: cost.analyze_training(lambda w, x: x @ w, "f32[d,d]", "f32[n,d]")

@@ -6,8 +6,7 @@ from collections.abc import Sequence
 from equipoise._check import at, type_error
 from equipoise._jax.programs import Atom, Program, opened
 from equipoise._types import PyTree, aligned, result, static_field
-from equipoise.cost._breakdown import Breakdown, by
-from equipoise.cost._communication import Communication, communication
+from equipoise.cost._breakdown import Breakdown, Communication, by, communication
 from equipoise.cost._count.control import ledger_of
 from equipoise.cost._count.depth import EMPTY, START
 from equipoise.cost._count.place import Place
@@ -105,7 +104,8 @@ class Cost:
         ``"bytes_sent"``. Lines and functions are those of your own files, the innermost that led
         to an operation; with ``libraries`` also those of installed packages, JAX apart. A
         derivative counts at the line that it differentiates. Of a ``cond`` without a branch that
-        is largest in every measure, the work counts at the line of the ``cond``. Raises ``ValueError`` for another kind or measure.
+        is largest in every measure, the work counts at the line of the ``cond``. Raises
+        ``ValueError`` for another kind or measure.
         """
         return by(self.parts, kinds, measure, libraries=libraries)
 
