@@ -64,7 +64,8 @@ def best_checkpoint(
         p^* = \operatorname{arg\,min}_{p :\, M(p) \le M_{\max}} W(p)
 
     Args:
-        fn: The function to differentiate, such as the loss of one layer or of a whole model.
+        fn: The function to differentiate. The policy is put around all of it, and what it
+            does not keep is computed again at once: of a deep model, ask for one layer.
         args: Arrays, :class:`jax.ShapeDtypeStruct` or strings, as for :func:`analyze`.
         at_most: The bound: bytes, or an amount such as ``"80 GB"``.
         sizes: A number for every size that ``args`` name.

@@ -1,9 +1,9 @@
 """What devices can do at best: published peaks, and those of the machine at hand.
 
 Peaks are dense, of one chip, and links count one direction: what a device sends, half of what data
-sheets print for both. TPUs: docs.cloud.google.com/tpu/docs/v5e, /v5p and /v6e, read in November 2026;
-8-bit numbers are integers there, as on the A100. GPUs: NVIDIA's data sheets of A100 (SXM, 80 GB),
-H100 (SXM) and H200, half of what they print with sparsity.
+sheets print for both. TPUs: docs.cloud.google.com/tpu/docs/v5e, /v5p and /v6e, read in November
+2026; 8-bit numbers are integers there, as on the A100. GPUs: NVIDIA's data sheets of A100 (SXM,
+80 GB), H100 (SXM) and H200, half of what they print with sparsity.
 """
 
 import time
