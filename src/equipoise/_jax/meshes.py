@@ -6,23 +6,16 @@ from equipoise._jax.programs import SHARD_MAP, Equation
 from equipoise._types import PyTree
 
 # The operation that a primitive is, by whatever name.
-_KINDS = {
-    "psum": "all-reduce",
-    "psum2": "all-reduce",
-    "psum_invariant": "all-reduce",
-    "pmax": "all-reduce",
-    "pmin": "all-reduce",
-    "all_gather": "all-gather",
-    "all_gather_invariant": "all-gather",
-    "all_gather_reduced": "all-gather",
-    "reduce_scatter": "reduce-scatter",
-    "psum_scatter": "reduce-scatter",
-    "unreduced_reduce_scatter": "reduce-scatter",
-    "all_to_all": "all-to-all",
-    "ppermute": "permute",
-    "sharding_constraint": "resharding",
-    "reshard": "resharding",
-}
+_NAMES = """
+all-reduce: psum psum2 psum_invariant pmax pmin
+all-gather: all_gather all_gather_invariant all_gather_reduced
+reduce-scatter: reduce_scatter psum_scatter unreduced_reduce_scatter
+all-to-all: all_to_all
+permute: ppermute
+resharding: sharding_constraint reshard
+"""
+_LINES = (line.split(": ") for line in _NAMES.strip().splitlines())
+_KINDS = {name: kind for kind, names in _LINES for name in names.split()}
 
 
 class Collective(NamedTuple):

@@ -14,7 +14,6 @@ class Roofline:
     """A lower bound of the time of a program, and the resource that sets it.
 
     Attributes:
-        seconds: The bound, the largest of the three that follow.
         bound_by: ``"matrix units"``, ``"memory"`` or ``"links"``.
         matmul_seconds: Products of matrices and convolutions at the peak of their types.
         memory_seconds: Arguments read and results written once, at the peak of the memory.
@@ -22,12 +21,16 @@ class Roofline:
         device: The device.
     """
 
-    seconds: float = static_field()
     bound_by: str = static_field()
     matmul_seconds: float = static_field()
     memory_seconds: float = static_field()
     communication_seconds: float = static_field()
     device: Device = static_field()
+
+    @property
+    def seconds(self) -> float:
+        """The bound in seconds, the largest of the three."""
+        return max(self.matmul_seconds, self.memory_seconds, self.communication_seconds)
 
 
 @at("cost.roofline")
@@ -86,10 +89,8 @@ def roofline(
         "memory": float(moved.evaluate(**sizes)) / chosen.bandwidth / share,
         "links": sent / chosen.links if chosen.links else float("inf") if sent else 0.0,
     }
-    bound_by = max(seconds, key=lambda name: seconds[name])
     return Roofline(
-        seconds=seconds[bound_by],
-        bound_by=bound_by,
+        bound_by=max(seconds, key=lambda name: seconds[name]),
         matmul_seconds=seconds["matrix units"],
         memory_seconds=seconds["memory"],
         communication_seconds=seconds["links"],

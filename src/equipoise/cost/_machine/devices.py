@@ -34,7 +34,7 @@ class Device:
     byte_flops: float = static_field()
     memory: float = static_field()
     bandwidth: float = static_field()
-    links: float = static_field()
+    links: float = static_field(default=0.0)
 
 
 # TFLOP/s, TFLOP/s of 8-bit numbers, GB, TB/s, GB/s sent.
@@ -110,7 +110,6 @@ def measure_device(size: int = 1024, *, repeats: int = 5) -> Device:
         byte_flops=flops,
         memory=float(stated.get("bytes_limit", 0)),
         bandwidth=bandwidth,
-        links=0.0,
     )
 
 
