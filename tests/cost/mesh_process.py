@@ -87,6 +87,16 @@ def sizes_in(text):
     return sum(BYTES[t] * math.prod(int(d) for d in dims.split(",") if d) for t, dims in found)
 
 
+def devices_in(line):
+    """How many devices take part in each group of a collective, by any of XLA's notations."""
+    if axes := re.search(r"replica_groups=mesh\[.*?\] \{(.*?)\}", line):
+        return math.prod(MESH.shape[axis] for axis in re.findall(r"\w+", axes[1]))
+    if numbers := re.search(r"replica_groups=\[\d+,(\d+)\]", line):
+        return int(numbers[1])
+    members = re.search(r"replica_groups=\{\{([\d,]+)\}", line)
+    return len(members[1].split(",")) if members else 1  # a permutation has pairs instead
+
+
 def compiled(fn, args, trips):
     """Bytes that a device sends by the collectives in the compiled program, by kind."""
     program, sums = fn.lower(*args).compile().as_text(), {}
@@ -95,8 +105,7 @@ def compiled(fn, args, trips):
         if match is None:
             continue
         made, kind, _ = match.groups()
-        groups = re.search(r"replica_groups=\[(\d+),(\d+)\]|replica_groups=\{\{([\d,]+)\}", line)
-        devices = 4 if groups is None else int(groups[2] or len((groups[3] or "").split(",")))
+        devices = devices_in(line)
         size = sizes_in(made)
         size = {"all-gather": size / devices, "reduce-scatter": size * devices}.get(kind, size)
         times = trips if "while" in line else 1

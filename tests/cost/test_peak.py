@@ -36,11 +36,17 @@ def ratio(name):
     return found / (taken - memory.alias_size_in_bytes + memory.temp_size_in_bytes)
 
 
+# XLA of earlier versions has no such libraries on the CPU, and fuses otherwise.
+from_0_10 = pytest.mark.skipif(jax.__version_info__ < (0, 10), reason="another XLA")
+
+
+@from_0_10
 @pytest.mark.parametrize("name", QUICK)
 def test_analyze_peak_bytes_are_near_those_of_xla(name):
     assert 0.95 <= ratio(name) <= 1.25
 
 
+@from_0_10
 @pytest.mark.slow
 def test_analyze_peak_bytes_are_near_those_of_xla_for_all_models():
     ratios = {name: ratio(name) for name in CASES}
