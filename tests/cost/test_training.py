@@ -1,4 +1,5 @@
 import functools
+import pickle
 
 import jax
 import jax.numpy as jnp
@@ -138,3 +139,17 @@ def test_analyze_training_of_twelve_layers_is_twelve_times_one_whatever_the_size
         programs.loss(stack), *programs.with_sizes((stacked, "f32[b,n,d]"), sizes)
     )
     assert numbers.total.flops.evaluate() == twelve.total.flops.evaluate(**sizes)
+
+
+def test_analyze_residual_bytes_are_found_when_asked_for_as_when_analyzed():
+    calls = []
+
+    def f(x):
+        calls.append(x.dtype)
+        return jnp.sin(x) * jnp.arange(3.0)
+
+    with jax.enable_x64(False):
+        found = cost.analyze(f, "f32[3]")
+    assert len(calls) == 1
+    assert pickle.loads(pickle.dumps(found)).residual_bytes == found.residual_bytes == 24
+    assert len(calls) == 2

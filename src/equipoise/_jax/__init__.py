@@ -13,7 +13,7 @@ adapter         imports                                       seen to work on ja
 ``zeros``       ``jax.custom_derivatives``: SymbolicZero      0.9.0, 0.10.2, 0.12.0.1
 ==============  ============================================  ========================
 
-``ahead``, ``pruned``, ``reads`` and ``traced`` are written in terms of ``programs``. The table is
-held by ``tests/test_imports.py``, as nothing else imports from these places, and
+``ahead``, ``meshes``, ``pruned``, ``reads`` and ``traced`` are written in terms of ``programs``.
+``tests/test_imports.py`` holds the table, as nothing else imports from these places, and
 ``tests/test_jax_programs.py`` holds what the adapters say on each version that CI runs.
 """

@@ -3,12 +3,10 @@
 import dataclasses
 from collections.abc import Sequence
 
-import jax
-
 from equipoise._check import at, type_error
-from equipoise._jax.programs import Atom, ClosedProgram, Program, opened
-from equipoise._types import PyTree, result, static_field
-from equipoise.cost._breakdown import Breakdown, by
+from equipoise._jax.programs import Atom, Program, opened
+from equipoise._types import PyTree, aligned, result, static_field
+from equipoise.cost._breakdown import Breakdown, Communication, by, communication
 from equipoise.cost._count.control import ledger_of
 from equipoise.cost._count.depth import EMPTY, START
 from equipoise.cost._count.place import Place
@@ -17,9 +15,11 @@ from equipoise.cost._count.walk import Ledger, walk_whole
 from equipoise.cost._count.work import Work
 from equipoise.cost._expression.expression import Expression, from_terms
 from equipoise.cost._expression.extremes import largest
+from equipoise.cost._memory.peak import new_graph, peak_bytes
+from equipoise.cost._memory.residuals import Residuals
 from equipoise.cost._program.arguments import donated, structures
-from equipoise.cost._program.sizes import array_bytes, size_names, total_bytes
-from equipoise.cost._program.trace import Function, Pullback, forward, trace, with_numbers
+from equipoise.cost._program.sizes import size_names, total_bytes
+from equipoise.cost._program.trace import Function, trace
 
 
 @result
@@ -37,15 +37,16 @@ class Cost:
         log_depth: The same, with ⌈log₂ n⌉ steps for a reduction over n elements.
         bytes_read: Bytes that all operations read, none fused.
         bytes_written: Bytes that all operations write, none fused.
-        peak_bytes: Most bytes alive at once, arguments included.
-        residual_bytes: Bytes that :func:`jax.vjp` keeps for the backward pass; None where the
-            function has no reverse derivative, and ``assumptions`` says why.
+        peak_bytes: Most bytes alive at once, arguments and results included, where chains of
+            elementwise operations are computed in the loops that read them, as XLA compiles them.
+        unfused_peak_bytes: The same where every operation writes its result to memory.
         input_bytes: Bytes of all arguments.
         output_bytes: Bytes of the results.
         parameter_bytes: Bytes of the arrays that the function closes over.
         branches: Operations of each branch of each ``cond``, in the order of the program.
-        assumptions: What was assumed: primitives without a rule, loops of unknown length.
         parts: Work by place in the code; :meth:`by` sums it.
+        notes: What was assumed while counting.
+        residuals: Of the function's derivative, found when it is asked for.
     """
 
     flops: Expression = static_field()
@@ -59,13 +60,39 @@ class Cost:
     bytes_read: Expression = static_field()
     bytes_written: Expression = static_field()
     peak_bytes: Expression = static_field()
-    residual_bytes: Expression | None = static_field()
+    unfused_peak_bytes: Expression = static_field()
     input_bytes: Expression = static_field()
     output_bytes: Expression = static_field()
     parameter_bytes: Expression = static_field()
     branches: tuple[tuple[Expression, ...], ...] = static_field()
-    assumptions: tuple[str, ...] = static_field()
     parts: tuple[tuple[Place, Work], ...] = static_field(repr=False)
+    notes: tuple[str, ...] = static_field(repr=False)
+    residuals: Residuals = static_field(repr=False, compare=False)
+
+    @property
+    def residual_bytes(self) -> Expression | None:
+        """Bytes that :func:`jax.vjp` keeps for the backward pass.
+
+        None where the function has no reverse derivative, and ``assumptions`` says why. Of what
+        ``analyze`` returned, this traces the derivative when it is first asked for.
+        """
+        return self.residuals.found[0]
+
+    @property
+    def assumptions(self) -> tuple[str, ...]:
+        """What was assumed: primitives without a rule, loops of unknown length."""
+        return (*self.notes, *self.residuals.found[1])
+
+    @property
+    def communication(self) -> tuple[Communication, ...]:
+        """What each device sends in collective operations, in the order of the program."""
+        return communication(self.parts)
+
+    def __str__(self) -> str:
+        names = [field.name for field in dataclasses.fields(self) if field.repr]
+        names += ["residual_bytes", "assumptions"]
+        rows: list[list[object]] = [[f"  {name}", getattr(self, name)] for name in names]
+        return f"Cost\n{aligned(rows)}"
 
     @at("cost.Cost.by")
     def by(self, *kinds: str, measure: str = "flops", libraries: bool = False) -> Breakdown:
@@ -73,11 +100,12 @@ class Cost:
 
         A kind is ``"line"``, ``"function"``, ``"scope"`` (of ``jax.named_scope``), ``"primitive"``
         or ``"dtype"``; of several the parts are what agrees in all. ``measure`` is ``"flops"`` or
-        another field that counts operations, ``"bytes_read"`` or ``"bytes_written"``. Lines and
-        functions are those of your own files, the innermost that led to an operation; with
-        ``libraries`` also those of installed packages, JAX apart. A derivative counts at the line
-        that it differentiates. Of a ``cond`` without a branch that is largest in every measure, the
-        work counts at the line of the ``cond``. Raises ``ValueError`` for another kind or measure.
+        another field that counts operations, ``"bytes_read"``, ``"bytes_written"`` or
+        ``"bytes_sent"``. Lines and functions are those of your own files, the innermost that led
+        to an operation; with ``libraries`` also those of installed packages, JAX apart. A
+        derivative counts at the line that it differentiates. Of a ``cond`` without a branch that
+        is largest in every measure, the work counts at the line of the ``cond``. Raises
+        ``ValueError`` for another kind or measure.
         """
         return by(self.parts, kinds, measure, libraries=libraries)
 
@@ -122,7 +150,8 @@ def analyze(
             with named sizes; the message names the operation.
         TypeError: If an argument is neither an array nor a shape.
 
-    Cost: One trace and one walk, whatever the sizes; milliseconds for each hundred equations.
+    Cost: One trace and one walk, whatever the sizes; milliseconds for each hundred equations. The
+        first question for ``residual_bytes`` or ``assumptions`` traces the derivative as well.
 
     Examples:
         >>> found = cost.analyze(lambda w, x: jnp.tanh(x @ w), "f32[d,k]", "f32[n,d]")
@@ -140,9 +169,15 @@ def analyze(
     shapes = structures(args, constraints)
     ledger = ledger_of(trip_counts(trips))
     program = trace(fn, shapes).program
-    walked = walk_whole(program, ledger, donated(donate, shapes, program))
-    residual = _residual_bytes(fn, shapes, ledger)
-    return summary(walked, ledger, program, opened(program).outvars, residual)
+    free = donated(donate, shapes, program)
+    walked = walk_whole(program, ledger, free)
+    graph = new_graph()
+    inputs = graph.arguments(opened(program).invars)
+    results = graph.run(program, inputs)
+    peak = peak_bytes(
+        graph, results, [v for v, is_free in zip(inputs, free, strict=True) if is_free]
+    )
+    return summary(walked, ledger, program, opened(program).outvars, Residuals(fn, shapes), peak)
 
 
 def trip_counts(trips: Sequence[int | str | Expression]) -> list[Expression]:
@@ -158,7 +193,8 @@ def summary(
     ledger: Ledger,
     program: Program,
     results: Sequence[Atom],
-    residual: Expression | None,
+    residuals: Residuals,
+    peak: Expression,
     *,
     start: int = START,
 ) -> Cost:
@@ -177,14 +213,15 @@ def summary(
         log_depth=largest(length for end in ends for length in end.log),
         bytes_read=work.read,
         bytes_written=work.written,
-        peak_bytes=inputs + parameters + largest(walked.extra),
-        residual_bytes=residual,
+        peak_bytes=peak,
+        unfused_peak_bytes=inputs + parameters + largest(walked.extra),
         input_bytes=inputs,
         output_bytes=total_bytes(results),
         parameter_bytes=parameters,
         branches=tuple(ledger.branches),
-        assumptions=tuple(ledger.notes),
         parts=tuple(walked.parts.items()),
+        notes=tuple(ledger.notes),
+        residuals=residuals,
     )
     names = size_names(body.invars).union(work.flops.names)
     scoped: dict[str, PyTree] = {
@@ -193,45 +230,3 @@ def summary(
         if isinstance(value := getattr(found, field.name), Expression)
     }
     return dataclasses.replace(found, **scoped)
-
-
-def _residual_bytes(fn: Function, shapes: Sequence[PyTree], ledger: Ledger) -> Expression | None:
-    """Bytes that the function's vjp holds, or None and the reason why among the assumptions."""
-    try:
-        program, (_, pullback) = forward(fn, shapes)
-    except Exception as error:  # whatever JAX raises where a primitive has no such rule
-        reason = next(iter(str(error).splitlines()), type(error).__name__)
-        ledger.note(f"no residual bytes, as there is no reverse derivative: {reason}")
-        return None
-    walked = walk_whole(program, ledger_of([]))
-    return residual_bytes(fn, shapes, program, walked, pullback, ledger)
-
-
-def residual_bytes(
-    fn: Function,
-    shapes: Sequence[PyTree],
-    program: ClosedProgram,
-    walked: Walked,
-    pullback: Pullback,
-    ledger: Ledger,
-) -> Expression:
-    """Bytes of the last results of a forward program, which are the leaves of its pullback.
-
-    Scalars that follow from sizes alone are constants in a program with numbers for sizes; JAX
-    keeps some and folds others away, so how many bytes it keeps is read off such a program. A
-    function that closes over named sizes has none: each of these scalars then counts as kept, and
-    a note says so.
-    """
-    results, count = opened(program).outvars, len(jax.tree.leaves(pullback))
-    first = len(results) - count
-    pairs = list(zip(results[first:], walked.known[first:], strict=True))
-    arrays = total_bytes(v for v, known in pairs if known is None)
-    if all(known is None for _, known in pairs):
-        return arrays
-    sizes, numbers = with_numbers(shapes)
-    try:
-        kept = jax.eval_shape(lambda *xs: jax.vjp(fn, *xs)[1], *numbers)
-    except (TypeError, ValueError):
-        ledger.note("scalars that follow from sizes alone: all counted as residuals")
-        return total_bytes(v for v, _ in pairs)
-    return arrays + array_bytes(*jax.tree.leaves(kept)) - arrays.at(sizes)

@@ -1,4 +1,4 @@
-"""Where in the code the work is asked for: the parts of a cost by line, scope or operation."""
+"""The parts of a cost: by line, scope or operation, and what devices send each other."""
 
 import linecache
 import os
@@ -15,9 +15,12 @@ from equipoise.cost._expression.expression import ZERO, Expression
 _Label: TypeAlias = str | tuple[str, ...]
 _KINDS = ("matmul", "elementwise", "transcendental", "reduction", "other")
 # The field of a cost, and that of the work at a place.
-_MEASURES = {"flops": "flops", "bytes_read": "read", "bytes_written": "written"} | {
-    f"{kind}_flops": kind for kind in _KINDS
-}
+_MEASURES = {
+    "flops": "flops",
+    "bytes_read": "read",
+    "bytes_written": "written",
+    "bytes_sent": "sent",
+} | {f"{kind}_flops": kind for kind in _KINDS}
 _NOT_YOURS = "outside your files"
 _SHOWN = 10
 _SIZE = 1024  # of every name, where parts are put in order
@@ -101,6 +104,38 @@ def by(
         labels=tuple(parts),
         expressions=tuple(parts.values()),
         code=tuple(code.values()) if "line" in kinds else (),
+    )
+
+
+@result
+class Communication:
+    """Bytes that a device sends in the collectives of one kind along some axes.
+
+    Attributes:
+        kind: ``"all-reduce"``, ``"all-gather"``, ``"reduce-scatter"``, ``"all-to-all"``,
+            ``"permute"``; or ``"resharding"``, where the partitioner decides what is sent and the
+            bytes are those at most.
+        axes: The axes of the mesh along which devices take part.
+        ring_bytes: Bytes that a device sends where pieces pass along a ring.
+        tree_bytes: The same by recursive doubling, in as few rounds as can be.
+    """
+
+    kind: str = static_field()
+    axes: tuple[str, ...] = static_field()
+    ring_bytes: Expression = static_field()
+    tree_bytes: Expression = static_field()
+
+
+def communication(parts: Sequence[tuple[Place, Work]]) -> tuple[Communication, ...]:
+    """The collectives among the parts of a cost, summed over equal kinds and axes."""
+    sums: dict[tuple[str, tuple[str, ...]], tuple[Expression, Expression]] = {}
+    for place, work in parts:
+        if place.collective is not None:
+            ring, tree = sums.get(place.collective, (ZERO, ZERO))
+            sums[place.collective] = (ring + work.sent, tree + work.sent_by_doubling)
+    return tuple(
+        Communication(kind=kind, axes=axes, ring_bytes=ring, tree_bytes=tree)
+        for (kind, axes), (ring, tree) in sums.items()
     )
 
 

@@ -9,8 +9,8 @@ from equipoise.cost._expression.expression import Expression
 from equipoise.cost._expression.polynomial import Number
 
 _MEASURES = ("flops", "depth", "log_depth", "peak_bytes", "residual_bytes")
-_NO_COLUMNS = ("branches", "assumptions", "parts")
-_COLUMNS = tuple(name for name in Cost.__annotations__ if name not in _NO_COLUMNS)
+_NO_COLUMNS = ("branches", "parts", "notes", "residuals")
+_COLUMNS = (*(n for n in Cost.__annotations__ if n not in _NO_COLUMNS), "residual_bytes")
 
 
 @result

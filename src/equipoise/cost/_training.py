@@ -7,7 +7,7 @@ import jax
 from equipoise._check import at
 from equipoise._jax.programs import OpenProgram, is_literal, opened
 from equipoise._types import PyTree, aligned, result, static_field
-from equipoise.cost._analyze import Cost, residual_bytes, summary, trip_counts
+from equipoise.cost._analyze import Cost, summary, trip_counts
 from equipoise.cost._count.control import ledger_of
 from equipoise.cost._count.depth import AT_START, EMPTY
 from equipoise.cost._count.place import together
@@ -15,6 +15,8 @@ from equipoise.cost._count.scope import Walked
 from equipoise.cost._count.walk import Ledger, walk, walk_whole
 from equipoise.cost._expression.expression import ZERO, Expression
 from equipoise.cost._expression.order import frontier
+from equipoise.cost._memory.peak import new_graph, peak_bytes
+from equipoise.cost._memory.residuals import known, of_pullback
 from equipoise.cost._program.arguments import structures
 from equipoise.cost._program.sizes import total_bytes
 from equipoise.cost._program.trace import Function, backward, forward
@@ -104,17 +106,17 @@ def analyze_training(
     """
     shapes = structures(args, constraints)
     counts = trip_counts(trips)
-    ahead, back, total, residual = _passes(fn, shapes, counts)
+    ahead, back, total, residual = passes(fn, shapes, counts)
     return TrainingCost(
         forward=ahead,
         backward=back,
         total=total,
         residual_bytes=residual,
-        rematerialized=_passes(jax.checkpoint(fn, policy=policy), shapes, counts)[2],
+        rematerialized=passes(jax.checkpoint(fn, policy=policy), shapes, counts)[2],
     )
 
 
-def _passes(
+def passes(
     fn: Function, shapes: Sequence[PyTree], trips: Sequence[Expression]
 ) -> tuple[Cost, Cost, Cost, Expression]:
     """Forward, backward, both in one, and the residuals between them."""
@@ -124,15 +126,31 @@ def _passes(
     first = walk_whole(ahead, ledger)
     results = len(jax.tree.leaves(result))
     second = _continued(first, results, back, ledger)
-    residual = residual_bytes(fn, shapes, traced, first, pullback, ledger)
+    residual, notes = of_pullback(fn, shapes, traced, first, pullback)
+    kept = known(residual, notes)
     both = _joined(ahead, first, back, second, results)
     ends = [*ahead.outvars[:results], *back.outvars]
+    peaks = _peaks(ahead, back, results)
     return (
-        summary(first, ledger, ahead, ahead.outvars, residual),
-        summary(second, ledger, back, back.outvars, ZERO, start=_BETWEEN),
-        summary(both, ledger, ahead, ends, residual),
+        summary(first, ledger, ahead, ahead.outvars, kept, peaks[0]),
+        summary(second, ledger, back, back.outvars, known(ZERO, ()), peaks[1], start=_BETWEEN),
+        summary(both, ledger, ahead, ends, kept, peaks[2]),
         residual,
     )
+
+
+def _peaks(ahead: OpenProgram, back: OpenProgram, results: int) -> list[Expression]:
+    """Bytes at the worst moment of the forward pass, of the backward pass, and of both in one."""
+    alone = []
+    for program in (ahead, back):
+        graph = new_graph()
+        alone.append(peak_bytes(graph, graph.run(program, graph.arguments(program.invars))))
+    graph = new_graph()
+    made = graph.run(ahead, graph.arguments(ahead.invars))
+    kept = made[results:]
+    cotangents = graph.arguments(back.invars[len(kept) :])
+    gradients = graph.run(back, [*kept, *cotangents])
+    return [*alone, peak_bytes(graph, [*made[:results], *gradients])]
 
 
 def _continued(first: Walked, results: int, back: OpenProgram, ledger: Ledger) -> Walked:

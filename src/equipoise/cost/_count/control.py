@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 
+from equipoise._jax.meshes import mesh_sizes
 from equipoise._jax.programs import (
     COND,
     KERNEL,
@@ -192,10 +193,12 @@ def _linear_solve(operands: Operands, ledger: Ledger) -> Walked:
 def _shard_map(operands: Operands, ledger: Ledger) -> Walked:
     """One device's program as often as there are devices; they run side by side."""
     ledger.note("shard_map: work and memory are those of all devices of the mesh together")
+    around, ledger.mesh = ledger.mesh, ledger.mesh | mesh_sizes(operands.equation)
     one = _call(operands._replace(dying=[False] * len(operands.dying)), ledger)
+    ledger.mesh = around
     devices = Expression(num_devices(operands.equation))
     return one._replace(
-        parts=repeated(one.parts, devices),
+        parts={place: work.on_each(devices) for place, work in one.parts.items()},
         extra=tuple(extra * devices for extra in one.extra),
     )
 

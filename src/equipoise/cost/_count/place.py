@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from equipoise._jax.meshes import Collective, collective
 from equipoise._jax.programs import Equation, Program, aval, is_array
 from equipoise._jax.source import Frame, frames, is_library, scopes, written_in_library
 from equipoise.cost._count.work import Work, either, total
@@ -20,6 +21,7 @@ class Place(NamedTuple):
         scope: The named scopes, outermost first.
         primitive: The operation.
         dtype: Of its first result.
+        collective: What devices send each other, and the axes of the mesh along which they do.
     """
 
     user: Frame
@@ -27,6 +29,7 @@ class Place(NamedTuple):
     scope: tuple[str, ...]
     primitive: str
     dtype: str
+    collective: Collective | None = None
 
 
 TOP = Place(_NOWHERE, _NOWHERE, (), "", "")
@@ -55,7 +58,8 @@ def place_of(equation: Equation, surroundings: _Surroundings) -> Place:
         library = next(iter(lines), library)
     arrays = [aval(v) for v in equation.outvars if is_array(v)]
     dtype = str(arrays[0].dtype) if arrays else ""
-    return Place(user, library, holder.scope + scopes(equation), equation.primitive.name, dtype)
+    scope, name = holder.scope + scopes(equation), equation.primitive.name
+    return Place(user, library, scope, name, dtype, collective(equation))
 
 
 def together(*several: Parts) -> Parts:

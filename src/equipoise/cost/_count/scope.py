@@ -106,7 +106,7 @@ class Scope:
             result = _fold(equation.primitive.name, [value.size for value in known])
         else:
             return False
-        if len(equation.outvars) != 1 or not _is_small(equation.outvars[0]):
+        if len(equation.outvars) != 1 or not is_small(equation.outvars[0]):
             return False
         self.known[equation.outvars[0]] = result
         self.depths[equation.outvars[0]] = {}
@@ -132,8 +132,8 @@ class Scope:
             self.current = self.current - self.held.pop(variable)
 
 
-def _is_small(variable: Atom) -> bool:
-    """A scalar, or the vector of integers that indexes an array."""
+def is_small(variable: Atom) -> bool:
+    """Whether it is a scalar, or the vector of integers that indexes an array."""
     found = aval(variable)
     if not found.shape:
         return True

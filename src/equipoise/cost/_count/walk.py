@@ -9,7 +9,9 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
+from equipoise._jax.meshes import mesh_sizes
 from equipoise._jax.programs import Program, is_literal, opened
+from equipoise.cost._count.collectives import sent
 from equipoise.cost._count.depth import AT_START, Depth, after, join
 from equipoise.cost._count.operation import operation
 from equipoise.cost._count.place import TOP, Parts, Place, around, place_of
@@ -30,6 +32,7 @@ class Ledger:
     branches: list[tuple[Expression, ...]] = dataclasses.field(default_factory=list)
     unknown_loops: int = 0
     place: Place = TOP  # of the equation at hand
+    mesh: dict[str, int] = dataclasses.field(default_factory=dict)  # devices along each axis
 
     def note(self, assumption: str) -> None:
         """Keep an assumption, once."""
@@ -44,6 +47,8 @@ class Ledger:
         self.note(f"a while loop runs {name} times")
         return Expression(name)
 
+
+_RESHARDED = "resharding: the partitioner decides what is sent; the bytes are those at most"
 
 Handler: TypeAlias = Callable[[Operands, Ledger], Walked]
 
@@ -100,5 +105,14 @@ def primitive(operands: Operands, ledger: Ledger) -> Walked:
     read, written = price.moved or (total_bytes(v for v, known in pairs if known is None), made)
     inputs = join(operands.depths) or AT_START
     depths = [after(inputs, price.chain)] * len(equation.outvars)
-    parts = {ledger.place: price.work.moving(read, written)}
+    work = price.work.moving(read, written)
+    found = ledger.place.collective
+    if found is not None:
+        mesh = ledger.mesh | mesh_sizes(equation)
+        size = total_bytes(v for v in equation.invars if not is_literal(v))
+        ring, doubling = sent(found, size, mesh)
+        work = work._replace(sent=ring, sent_by_doubling=doubling)
+        if found.kind == "resharding":
+            ledger.note(_RESHARDED)
+    parts = {ledger.place: work}
     return Walked(parts, depths, (made,), in_place=price.in_place)

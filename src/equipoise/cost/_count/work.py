@@ -8,7 +8,7 @@ from equipoise.cost._expression.extremes import largest
 
 
 class Work(NamedTuple):
-    """Operations in all and by kind, and bytes read and written."""
+    """Operations in all and by kind, bytes read and written, and bytes that a device sends."""
 
     flops: Expression = ZERO
     matmul: Expression = ZERO
@@ -18,6 +18,8 @@ class Work(NamedTuple):
     other: Expression = ZERO
     read: Expression = ZERO
     written: Expression = ZERO
+    sent: Expression = ZERO
+    sent_by_doubling: Expression = ZERO
 
     def then(self, other: "Work") -> "Work":
         """Both, one after the other."""
@@ -26,6 +28,11 @@ class Work(NamedTuple):
     def repeated(self, times: Expression) -> "Work":
         """The same, as often as that."""
         return Work(*(a * times for a in self))
+
+    def on_each(self, devices: Expression) -> "Work":
+        """The same on so many devices side by side; what one of them sends stays as it is."""
+        alone = {"sent": self.sent, "sent_by_doubling": self.sent_by_doubling}
+        return self.repeated(devices)._replace(**alone)
 
     def moving(self, read: Expression, written: Expression) -> "Work":
         """The same operations with these bytes moved."""

@@ -1,0 +1,120 @@
+"""Which checkpoint policy fits into memory at the least work."""
+
+import jax
+
+from equipoise._check import at, value_error
+from equipoise._types import PyTree, aligned, result, static_field
+from equipoise.cost._analyze import Cost
+from equipoise.cost._expression.amount import amount, in_bytes
+from equipoise.cost._expression.polynomial import Number
+from equipoise.cost._program.arguments import structures
+from equipoise.cost._program.sizes import parse
+from equipoise.cost._program.trace import Function
+from equipoise.cost._training import passes
+
+# From all that reverse mode keeps to nothing but the arguments.
+_POLICIES = (
+    "everything_saveable",
+    "dots_saveable",
+    "dots_with_no_batch_dims_saveable",
+    "nothing_saveable",
+)
+
+
+@result
+class Checkpoints:
+    """What each policy of :func:`jax.checkpoint` keeps and computes, a row each.
+
+    Attributes:
+        best: The policy that fits at the least work; None where none fits.
+        policies: Their names, in :data:`jax.checkpoint_policies`.
+        costs: Both passes of training under each.
+        peak_bytes: Bytes alive at the worst moment under each, at the given sizes.
+        residual_bytes: Bytes kept between the passes under each.
+        flops: Operations under each.
+    """
+
+    best: str | None = static_field()
+    policies: tuple[str, ...] = static_field()
+    costs: tuple[Cost, ...] = static_field(repr=False)
+    peak_bytes: tuple[Number, ...] = static_field()
+    residual_bytes: tuple[Number, ...] = static_field()
+    flops: tuple[Number, ...] = static_field()
+
+    def __str__(self) -> str:
+        columns = zip(self.policies, self.peak_bytes, self.residual_bytes, self.flops, strict=True)
+        rows: list[list[object]] = [
+            [f"{'*' if name == self.best else ' '} {name}", in_bytes(p), in_bytes(r), f"{w:.4g}"]
+            for name, p, r, w in ((n, p, r, float(w)) for n, p, r, w in columns)
+        ]
+        header = ["  policy", "peak_bytes", "residual_bytes", "flops"]
+        return f"Checkpoints: {self.best or 'none fits'}\n{aligned(rows, header=header)}"
+
+
+@at("cost.best_checkpoint")
+def best_checkpoint(
+    fn: Function, /, *args: PyTree, at_most: int | str, **sizes: int
+) -> Checkpoints:
+    r"""Policy of :func:`jax.checkpoint` that fits into memory at least work.
+
+    With W and M the work and the peak memory of both passes under the policy p,
+
+    .. math::
+
+        p^* = \operatorname{arg\,min}_{p :\, M(p) \le M_{\max}} W(p)
+
+    Args:
+        fn: The function to differentiate. The policy is put around all of it, and what it
+            does not keep is computed again at once: of a deep model, ask for one layer.
+        args: Arrays, :class:`jax.ShapeDtypeStruct` or strings, as for :func:`analyze`.
+        at_most: The bound: bytes, or an amount such as ``"80 GB"``.
+        sizes: A number for every size that ``args`` name.
+
+    Returns:
+        :class:`Checkpoints`: the best policy, and what all of them cost. Of policies with equal
+        work the first in the list is taken, which keeps most.
+
+    Raises:
+        ValueError: If a size is missing, ``at_most`` is no amount, or as for :func:`analyze`.
+        TypeError: If an argument is neither an array nor a shape.
+
+    Cost: A trace with its derivative and three walks for each of four policies.
+
+    Examples:
+        >>> def deep(x):
+        ...     for _ in range(8):
+        ...         x = jnp.sin(x) @ x
+        ...     return x
+        >>> found = cost.best_checkpoint(deep, "f32[n,n]", at_most="100 kB", n=64)
+        >>> print(found.best)
+        None
+        >>> cost.best_checkpoint(deep, "f32[n,n]", at_most="1 MB", n=64).best
+        'everything_saveable'
+
+    References:
+        :cite:t:`chen2016`.
+    """
+    bound = amount("at_most", at_most)
+    shapes = structures(args, ())
+    named = {
+        name
+        for leaf in jax.tree.leaves(shapes)
+        for size in getattr(leaf, "shape", ())
+        for name in parse(str(size)).names
+    }
+    if missing := sorted(named - set(sizes)):
+        raise value_error(missing[0], "must be given a size", f"sizes for {', '.join(sizes)}")
+    policies = [getattr(jax.checkpoint_policies, name) for name in _POLICIES]
+    costs = [passes(jax.checkpoint(fn, policy=policy), shapes, ())[2] for policy in policies]
+    peaks = [found.peak_bytes.evaluate(**sizes) for found in costs]
+    kept = [found.residual_bytes.evaluate(**sizes) for found in costs if found.residual_bytes]
+    work = [found.flops.evaluate(**sizes) for found in costs]
+    fitting = [i for i in range(len(costs)) if peaks[i] <= bound]
+    return Checkpoints(
+        best=_POLICIES[min(fitting, key=lambda i: work[i])] if fitting else None,
+        policies=_POLICIES,
+        costs=tuple(costs),
+        peak_bytes=tuple(peaks),
+        residual_bytes=tuple(kept),
+        flops=tuple(work),
+    )

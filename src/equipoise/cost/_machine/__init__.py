@@ -1,0 +1,1 @@
+"""What machines can do at best, published or measured."""
