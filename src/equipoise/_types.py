@@ -24,6 +24,7 @@ __all__ = [
     "result",
     "short",
     "static_field",
+    "static_result",
 ]
 
 Scalar: TypeAlias = Float[Array, ""]
@@ -44,10 +45,19 @@ def record(cls: type[_T]) -> type[_T]:
 @dataclass_transform(frozen_default=True, field_specifiers=(static_field, dataclasses.field))
 def result(cls: type[_T]) -> type[_T]:
     """A record that is the answer to a question: its ``str`` is an aligned summary."""
-    frozen = record(cls)
+    return _printed(record(cls))
+
+
+@dataclass_transform(frozen_default=True, field_specifiers=(dataclasses.field,))
+def static_result(cls: type[_T]) -> type[_T]:
+    """A result without arrays, which is part of a pytree's structure as a whole."""
+    return _printed(jax.tree_util.register_static(dataclasses.dataclass(frozen=True)(cls)))
+
+
+def _printed(cls: type[_T]) -> type[_T]:
     if "__str__" not in cls.__dict__:
-        frozen.__str__ = _summary  # type: ignore[method-assign]
-    return frozen
+        cls.__str__ = _summary  # type: ignore[method-assign]
+    return cls
 
 
 def short(value: object) -> str:

@@ -9,7 +9,7 @@ from jax.nn import initializers
 from jax.typing import DTypeLike
 
 from equipoise._check import at, floating_array, value_error
-from equipoise._types import Array, Bool, Float, Int, PRNGKeyArray, result, static_field
+from equipoise._types import Array, Bool, Float, Int, PRNGKeyArray, static_result
 from equipoise.attention._cache import (
     KVCache,
     append_to_cache,
@@ -44,7 +44,7 @@ def _normal(inputs: int | tuple[int, ...], outputs: int | tuple[int, ...]) -> In
     return initializers.variance_scaling(1.0, "fan_in", "normal", in_axis=inputs, out_axis=outputs)
 
 
-@result
+@static_result
 class MultiHeadAttention:
     """A layer's sizes, and the pure functions that initialize and apply it.
 
@@ -60,15 +60,15 @@ class MultiHeadAttention:
         logits_soft_cap: Bound on the scores, or None.
     """
 
-    model_size: Size = static_field()
-    num_heads: Size = static_field()
-    num_key_heads: Size = static_field()
-    head_size: Size = static_field()
-    value_size: Size = static_field()
-    rotary_base: float | None = static_field()
-    use_bias: bool = static_field()
-    local_window_size: Size | tuple[Size | None, Size | None] | None = static_field()
-    logits_soft_cap: float | None = static_field()
+    model_size: Size
+    num_heads: Size
+    num_key_heads: Size
+    head_size: Size
+    value_size: Size
+    rotary_base: float | None
+    use_bias: bool
+    local_window_size: Size | tuple[Size | None, Size | None] | None
+    logits_soft_cap: float | None
 
     @property
     def weights(self) -> dict[str, Weight]:

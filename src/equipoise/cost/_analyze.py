@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from equipoise._check import at, type_error
 from equipoise._jax.programs import Atom, Program, opened
-from equipoise._types import PyTree, aligned, result, static_field
+from equipoise._types import PyTree, aligned, static_result
 from equipoise.cost._breakdown import Breakdown, Communication, by, communication
 from equipoise.cost._count.control import ledger_of
 from equipoise.cost._count.depth import EMPTY, START
@@ -22,7 +22,7 @@ from equipoise.cost._program.sizes import size_names, total_bytes
 from equipoise.cost._program.trace import Function, trace
 
 
-@result
+@static_result
 class Cost:
     """Work, depth and memory of a function, as expressions in the named sizes.
 
@@ -49,25 +49,25 @@ class Cost:
         residuals: Of the function's derivative, found when it is asked for.
     """
 
-    flops: Expression = static_field()
-    matmul_flops: Expression = static_field()
-    elementwise_flops: Expression = static_field()
-    transcendental_flops: Expression = static_field()
-    reduction_flops: Expression = static_field()
-    other_flops: Expression = static_field()
-    depth: Expression = static_field()
-    log_depth: Expression = static_field()
-    bytes_read: Expression = static_field()
-    bytes_written: Expression = static_field()
-    peak_bytes: Expression = static_field()
-    unfused_peak_bytes: Expression = static_field()
-    input_bytes: Expression = static_field()
-    output_bytes: Expression = static_field()
-    parameter_bytes: Expression = static_field()
-    branches: tuple[tuple[Expression, ...], ...] = static_field()
-    parts: tuple[tuple[Place, Work], ...] = static_field(repr=False)
-    notes: tuple[str, ...] = static_field(repr=False)
-    residuals: Residuals = static_field(repr=False, compare=False)
+    flops: Expression
+    matmul_flops: Expression
+    elementwise_flops: Expression
+    transcendental_flops: Expression
+    reduction_flops: Expression
+    other_flops: Expression
+    depth: Expression
+    log_depth: Expression
+    bytes_read: Expression
+    bytes_written: Expression
+    peak_bytes: Expression
+    unfused_peak_bytes: Expression
+    input_bytes: Expression
+    output_bytes: Expression
+    parameter_bytes: Expression
+    branches: tuple[tuple[Expression, ...], ...]
+    parts: tuple[tuple[Place, Work], ...] = dataclasses.field(repr=False)
+    notes: tuple[str, ...] = dataclasses.field(repr=False)
+    residuals: Residuals = dataclasses.field(repr=False, compare=False)
 
     @property
     def residual_bytes(self) -> Expression | None:

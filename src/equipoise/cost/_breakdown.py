@@ -7,7 +7,7 @@ from typing import TypeAlias
 
 from equipoise._check import choice, value_error
 from equipoise._jax.source import Frame, is_library
-from equipoise._types import aligned, result, static_field
+from equipoise._types import aligned, static_result
 from equipoise.cost._count.place import Place
 from equipoise.cost._count.work import Work
 from equipoise.cost._expression.expression import ZERO, Expression
@@ -26,7 +26,7 @@ _SHOWN = 10
 _SIZE = 1024  # of every name, where parts are put in order
 
 
-@result
+@static_result
 class Breakdown(Mapping[_Label, Expression]):
     """Parts of a cost, which sum to the whole; a mapping from labels to expressions.
 
@@ -40,11 +40,11 @@ class Breakdown(Mapping[_Label, Expression]):
         code: The text of each line, where the parts are lines; otherwise empty.
     """
 
-    kinds: tuple[str, ...] = static_field()
-    measure: str = static_field()
-    labels: tuple[_Label, ...] = static_field()
-    expressions: tuple[Expression, ...] = static_field()
-    code: tuple[str, ...] = static_field()
+    kinds: tuple[str, ...]
+    measure: str
+    labels: tuple[_Label, ...]
+    expressions: tuple[Expression, ...]
+    code: tuple[str, ...]
 
     def __getitem__(self, label: _Label) -> Expression:
         if label not in self.labels:
@@ -107,7 +107,7 @@ def by(
     )
 
 
-@result
+@static_result
 class Communication:
     """Bytes that a device sends in the collectives of one kind along some axes.
 
@@ -120,10 +120,10 @@ class Communication:
         tree_bytes: The same by recursive doubling, in as few rounds as can be.
     """
 
-    kind: str = static_field()
-    axes: tuple[str, ...] = static_field()
-    ring_bytes: Expression = static_field()
-    tree_bytes: Expression = static_field()
+    kind: str
+    axes: tuple[str, ...]
+    ring_bytes: Expression
+    tree_bytes: Expression
 
 
 def communication(parts: Sequence[tuple[Place, Work]]) -> tuple[Communication, ...]:

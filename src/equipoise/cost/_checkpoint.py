@@ -1,9 +1,11 @@
 """Which checkpoint policy fits into memory at the least work."""
 
+import dataclasses
+
 import jax
 
 from equipoise._check import at, value_error
-from equipoise._types import PyTree, aligned, result, static_field
+from equipoise._types import PyTree, aligned, static_result
 from equipoise.cost._analyze import Cost
 from equipoise.cost._expression.amount import amount, in_bytes
 from equipoise.cost._expression.polynomial import Number
@@ -21,7 +23,7 @@ _POLICIES = (
 )
 
 
-@result
+@static_result
 class Checkpoints:
     """What each policy of :func:`jax.checkpoint` keeps and computes, a row each.
 
@@ -34,12 +36,12 @@ class Checkpoints:
         flops: Operations under each.
     """
 
-    best: str | None = static_field()
-    policies: tuple[str, ...] = static_field()
-    costs: tuple[Cost, ...] = static_field(repr=False)
-    peak_bytes: tuple[Number, ...] = static_field()
-    residual_bytes: tuple[Number, ...] = static_field()
-    flops: tuple[Number, ...] = static_field()
+    best: str | None
+    policies: tuple[str, ...]
+    costs: tuple[Cost, ...] = dataclasses.field(repr=False)
+    peak_bytes: tuple[Number, ...]
+    residual_bytes: tuple[Number, ...]
+    flops: tuple[Number, ...]
 
     def __str__(self) -> str:
         columns = zip(self.policies, self.peak_bytes, self.residual_bytes, self.flops, strict=True)

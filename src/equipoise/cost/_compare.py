@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 from equipoise._check import at, choice, value_error
-from equipoise._types import aligned, result, static_field
+from equipoise._types import aligned, static_result
 from equipoise.cost._analyze import Cost
 from equipoise.cost._expression.expression import Expression
 from equipoise.cost._expression.polynomial import Number
@@ -13,7 +13,7 @@ _NO_COLUMNS = ("branches", "parts", "notes", "residuals")
 _COLUMNS = (*(n for n in Cost.__annotations__ if n not in _NO_COLUMNS), "residual_bytes")
 
 
-@result
+@static_result
 class Comparison:
     """Costs side by side; printed as a table, a row a name.
 
@@ -27,10 +27,10 @@ class Comparison:
         values: Rows of numbers at the given sizes; empty if none were given.
     """
 
-    names: tuple[str, ...] = static_field()
-    measures: tuple[str, ...] = static_field()
-    expressions: tuple[tuple[Expression | None, ...], ...] = static_field()
-    values: tuple[tuple[Number | None, ...], ...] = static_field()
+    names: tuple[str, ...]
+    measures: tuple[str, ...]
+    expressions: tuple[tuple[Expression | None, ...], ...]
+    values: tuple[tuple[Number | None, ...], ...]
 
     def __getattr__(self, measure: str) -> tuple[Expression | Number | None, ...]:
         if measure not in _COLUMNS or measure not in self.measures:

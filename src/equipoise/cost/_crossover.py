@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from fractions import Fraction
 
 from equipoise._check import at, type_error, value_error
-from equipoise._types import result, static_field
+from equipoise._types import static_result
 from equipoise.cost._expression.expression import Expression, as_expression
 from equipoise.cost._expression.polynomial import Number
 from equipoise.cost._kinds import Larger
@@ -16,7 +16,7 @@ from equipoise.cost._kinds import Larger
 _EVERY_SIZE, _NUM_DOUBLINGS = 4096, 51
 
 
-@result
+@static_result
 class Crossover:
     """The sizes at which the order of two costs changes.
 
@@ -31,12 +31,12 @@ class Crossover:
         crossings: Each size at which the order is the opposite of what it was before.
     """
 
-    name: str = static_field()
-    exists: bool = static_field()
-    size: int | None = static_field()
-    root: float | None = static_field()
-    larger: Larger = static_field()
-    crossings: tuple[int, ...] = static_field()
+    name: str
+    exists: bool
+    size: int | None
+    root: float | None
+    larger: Larger
+    crossings: tuple[int, ...]
 
 
 @at("cost.crossover")

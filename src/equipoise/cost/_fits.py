@@ -1,14 +1,14 @@
 """Whether a program fits into the memory of a device, and what is left."""
 
 from equipoise._check import at, type_error
-from equipoise._types import aligned, result, static_field
+from equipoise._types import aligned, static_result
 from equipoise.cost._analyze import Cost
 from equipoise.cost._expression.amount import amount, in_bytes
 from equipoise.cost._expression.polynomial import Number
 from equipoise.cost._training import TrainingCost
 
 
-@result
+@static_result
 class Fits:
     """Whether a program fits into memory; true as a condition where it does.
 
@@ -19,10 +19,10 @@ class Fits:
         left: Bytes that are left at that moment; negative where it does not fit.
     """
 
-    fits: bool = static_field()
-    peak_bytes: Number = static_field()
-    memory: Number = static_field()
-    left: Number = static_field()
+    fits: bool
+    peak_bytes: Number
+    memory: Number
+    left: Number
 
     def __bool__(self) -> bool:
         return self.fits

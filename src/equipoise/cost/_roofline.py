@@ -3,13 +3,13 @@
 import jax.numpy as jnp
 
 from equipoise._check import at, positive_integer, type_error
-from equipoise._types import result, static_field
+from equipoise._types import static_result
 from equipoise.cost._analyze import Cost
 from equipoise.cost._machine.devices import Device, device_of
 from equipoise.cost._training import TrainingCost
 
 
-@result
+@static_result
 class Roofline:
     """A lower bound of the time of a program, and the resource that sets it.
 
@@ -21,11 +21,11 @@ class Roofline:
         device: The device.
     """
 
-    bound_by: str = static_field()
-    matmul_seconds: float = static_field()
-    memory_seconds: float = static_field()
-    communication_seconds: float = static_field()
-    device: Device = static_field()
+    bound_by: str
+    matmul_seconds: float
+    memory_seconds: float
+    communication_seconds: float
+    device: Device
 
     @property
     def seconds(self) -> float:

@@ -6,7 +6,7 @@ import jax
 
 from equipoise._check import at
 from equipoise._jax.programs import OpenProgram, is_literal, opened
-from equipoise._types import PyTree, aligned, result, static_field
+from equipoise._types import PyTree, aligned, static_result
 from equipoise.cost._analyze import Cost, summary, trip_counts
 from equipoise.cost._count.control import ledger_of
 from equipoise.cost._count.depth import AT_START, EMPTY
@@ -25,7 +25,7 @@ from equipoise.cost._program.trace import Function, backward, forward
 _BETWEEN = -2
 
 
-@result
+@static_result
 class TrainingCost:
     """Cost of the forward pass, of the backward pass, and of the memory between them.
 
@@ -39,11 +39,11 @@ class TrainingCost:
             its ``residual_bytes`` are those kept then.
     """
 
-    forward: Cost = static_field()
-    backward: Cost = static_field()
-    total: Cost = static_field()
-    residual_bytes: Expression = static_field()
-    rematerialized: Cost = static_field()
+    forward: Cost
+    backward: Cost
+    total: Cost
+    residual_bytes: Expression
+    rematerialized: Cost
 
     def __str__(self) -> str:
         """A row for each pass, and what is kept between them."""

@@ -13,10 +13,10 @@ import jax
 import jax.numpy as jnp
 
 from equipoise._check import at, choice, type_error
-from equipoise._types import Array, result, static_field
+from equipoise._types import Array, static_result
 
 
-@result
+@static_result
 class Device:
     """Peak rates of a device, and its memory.
 
@@ -29,12 +29,12 @@ class Device:
         links: Bytes a second that it can send to other devices; 0 where there are none.
     """
 
-    name: str = static_field()
-    flops: float = static_field()
-    byte_flops: float = static_field()
-    memory: float = static_field()
-    bandwidth: float = static_field()
-    links: float = static_field(default=0.0)
+    name: str
+    flops: float
+    byte_flops: float
+    memory: float
+    bandwidth: float
+    links: float = 0.0
 
 
 # TFLOP/s, TFLOP/s of 8-bit numbers, GB, TB/s, GB/s sent.
