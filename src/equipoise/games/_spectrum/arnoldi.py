@@ -20,7 +20,7 @@ class DominantEigenvalues:
         vectors: Unit Ritz vectors in the rows.
         residuals: ‖A v − λ v‖ of each, and not less than rounding makes of it, 8·√n·ε·‖A‖. A
             normal A has an eigenvalue within this of λ.
-        conditions: How many times its residual an eigenvalue of another A can be off: 1/|⟨u, v⟩|
+        conditions: How many times its residual an eigenvalue of another A can be off: 1/abs(⟨u, v⟩)
             with the left Ritz vector u.
         converged: Whether each residual is at most ``tolerance``·abs(λ), or rounding.
         num_products: How often A was applied.
