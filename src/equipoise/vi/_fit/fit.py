@@ -17,7 +17,7 @@ from equipoise.vi._fit.gradient import (
     fit_gradient,
     plan,
 )
-from equipoise.vi._fit.judge import judge
+from equipoise.vi._fit.judge import judge, judging
 from equipoise.vi._fit.natural import NORMAL_STEPS, fit_normal
 from equipoise.vi._fit.points import balanced, chance
 from equipoise.vi._fit.result import Fit
@@ -39,6 +39,7 @@ def fit(
     num_steps: int | None = None,
     num_samples: int | None = None,
     num_restarts: int = 4,
+    max_evaluations: int | None = None,
     gradient: str | None = None,
     draws: str | None = None,
     progress: Callable[[int, float], object] | None = None,
@@ -82,6 +83,11 @@ def fit(
         num_samples: Points of the ELBO that is maximized. Default: 512 at least, or 16 a step; 64
             where draws have no path.
         num_restarts: Number of Newton paths.
+        max_evaluations: Largest number of draws at which the log density is evaluated to judge q
+            and to find better ones, at least 100. They end at 8192 where q is good, and go on
+            while standard errors alone forbid to trust them. Default: ten seconds of work for one
+            core, at 10⁹ elementary operations a second as the density's equations count them;
+            but 163 840 at least, and no more draws than have 2²⁵ numbers.
         gradient: Estimator that an optimizer follows, as in :func:`elbo`. Default: of
             closed-form entropy and sticking the landing the one with the smaller variance,
             measured every 100 steps.
@@ -139,7 +145,7 @@ def fit(
         found = fit_gradient(
             target, family, optimizer, settings, random.step_key, state, num_steps, progress
         )
-    return judge(target, family, found, starts, random)
+    return judge(judging(target, family, random, max_evaluations), found, starts, center)
 
 
 def _check_options(
