@@ -24,6 +24,7 @@ from equipoise.vi._fit.result import Fit
 from equipoise.vi._fit.start import find_starts, starting_point
 from equipoise.vi._fit.target import MAX_CURVED, num_points, trace
 from equipoise.vi._supports.support import Support
+from equipoise.vi._weights.diagnose import MIN_DRAWS
 
 
 @at("vi.fit")
@@ -56,7 +57,9 @@ def fit(
     mean-field normal then takes the natural-gradient steps above on fixed points that integrate
     quadratics exactly; any other family, or any with an ``optimizer``, starts at that normal and
     follows gradients of the ELBO. Last, importance weights judge q; where they are uneven, an
-    adapted mixture of Student t gives better draws, and the verdict is about those.
+    adapted mixture of Student t gives better draws, and the verdict is about those. Where standard
+    errors alone are too large, more draws are made. A ``reason`` of no trust names the coordinate
+    by its path in the example, and what would help.
 
     The log density is compiled once for its equations and shapes, and once more within the steps
     of an optimizer; two or three small programs depend on the family alone. A density, family or
@@ -105,13 +108,14 @@ def fit(
 
     Raises:
         ValueError: If ``log_density`` does not return one number or is not finite at the start,
-            a number is below 1, ``support`` or ``start`` does not fit the example, or ``gradient``
+            a number is below 1 (100 for ``max_evaluations``), ``support`` or ``start`` does not fit the example, or ``gradient``
             needs a pathwise derivative that the family does not have.
         TypeError: If a leaf of the example is not floating-point, ``family`` makes none, or
             ``optimizer`` is none of optax.
 
     Cost: a few dozen gradients and Newton paths for each of ``num_samples`` points, then 8192
-        evaluations of ``log_density``, or up to 20 times as many where q is poor.
+        evaluations of ``log_density``; where q is poor or its draws are too few, up to
+        ``max_evaluations``. A verdict of no trust takes a few thousand more for its reason.
 
     Examples:
         >>> fit = vi.fit(lambda z: -0.5 * (z - 8) ** 2 / 0.04, jnp.zeros(()), jax.random.key(0))
@@ -121,7 +125,7 @@ def fit(
     References:
         :cite:t:`khan2023`, :cite:t:`zhang2022`, :cite:t:`vehtari2024`, :cite:t:`cappe2008`.
     """
-    _check_options(num_steps, num_samples, num_restarts, optimizer)
+    _check_options(num_steps, num_samples, num_restarts, max_evaluations, optimizer)
     family = _resolve(example, family, support)
     size = family.dimension
     small = size <= MAX_CURVED
@@ -152,12 +156,15 @@ def _check_options(
     num_steps: int | None,
     num_samples: int | None,
     num_restarts: int,
+    max_evaluations: int | None,
     optimizer: optax.GradientTransformation | None,
 ) -> None:
     for name, number in (("num_steps", num_steps), ("num_samples", num_samples)):
         if number is not None:
             positive_integer(name, number)
     positive_integer("num_restarts", num_restarts)
+    if max_evaluations is not None:
+        positive_integer("max_evaluations", max_evaluations, minimum=MIN_DRAWS)
     if optimizer is not None and not isinstance(optimizer, optax.GradientTransformation):
         raise type_error(
             "optimizer", "must be an optax optimizer", optimizer, "Try optax.adam(0.01)."

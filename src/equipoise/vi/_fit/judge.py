@@ -18,7 +18,7 @@ from equipoise.vi._fit.result import Fit, Source
 from equipoise.vi._fit.start import Local, lower_factor, no_modes, other_modes
 from equipoise.vi._fit.target import Target
 from equipoise.vi._weights.adapt import adapt, first_mixture
-from equipoise.vi._weights.diagnose import Diagnostics, flat_draws, summarize
+from equipoise.vi._weights.diagnose import MIN_DRAWS, Diagnostics, flat_draws, summarize
 from equipoise.vi._weights.growth import Draws, grown
 from equipoise.vi._weights.products import transported
 from equipoise.vi._weights.remedy import Case, explained
@@ -32,6 +32,7 @@ _ROUNDS, _FEW = 16, 4  # to adapt, the last for draws to use; and of those, wher
 _GOOD_KHAT = 0.5  # below it the weights have a finite variance
 _GOOD_EFFICIENCY = 0.25
 _CLOSE_MEAN, _CLOSE_SD = 0.05, 0.03
+_LEAST_ROUNDS = 8
 _LEAST = 20 * _NUM_DRAWS  # evaluations that a budget of ours has, however long one takes
 _SECONDS, _SPEED = 10.0, 1e9  # of work in it, at elementary operations a second
 _MAX_NUMBERS = 2**25  # of the draws that are held
@@ -107,14 +108,15 @@ class _Judging(NamedTuple):
 def judging(
     target: Target, family: Family, chance: Chance, max_evaluations: int | None
 ) -> _Judging:
-    """The means that a budget of evaluations allows, or some seconds of work by default."""
+    """The rounds of draws that a budget of evaluations allows, or some seconds of work."""
+    size, number = family.dimension, _NUM_DRAWS
     if max_evaluations is None:
-        size = family.dimension
         of_mixture = _COMPONENTS * size**2 if size <= _MAX_ADAPTED else size
         affordable = _SECONDS * _SPEED / (target.log_density.work + of_mixture)
-        held = _MAX_NUMBERS / size
-        max_evaluations = max(int(min(max(affordable, _LEAST), held)), _NUM_DRAWS)
-    number = min(max_evaluations, _NUM_DRAWS)
+        held = _MAX_NUMBERS // size
+        max_evaluations = max(int(min(max(affordable, _LEAST), held)), number)
+    else:  # a small budget has smaller rounds, some of which are left to find better draws
+        number = min(max(max_evaluations // _LEAST_ROUNDS, MIN_DRAWS), number)
     return _Judging(target, family, chance, number, max_evaluations // number)
 
 

@@ -60,6 +60,7 @@ class _Ascent(NamedTuple):
         return self.eps**0.5
 
 
+@np.errstate(all="ignore")  # a step to what is not finite is undone
 def fit_normal(
     target: Target,
     family: Family,

@@ -6,7 +6,7 @@ from typing import NamedTuple, TypeAlias
 import numpy as np
 
 from equipoise.vi._weights.diagnose import Diagnostics
-from equipoise.vi._weights.verdict import Doubt, Verdict, draws_needed, sentence, worst
+from equipoise.vi._weights.verdict import Doubt, Verdict, draws_needed, sentence, verdict, worst
 from equipoise.vi._weights.weighted import Weighted
 
 _TAIL = 0.01  # share of the draws, with the largest ratios, that show what q misses
@@ -63,14 +63,14 @@ def explained(
                 f"which a `support` for {where} would keep inside."
             )
         elif said is Verdict.HEAVY_TAIL:
-            place = path(_missed(case.of_q))
             place, remedy = path(_missed(case.of_q)), _ANOTHER
     elif said is Verdict.DISAGREEMENT:
         place, remedy = path(doubt.place), _ANOTHER
     elif said is not Verdict.TRUSTED:
         place = path(worst(said, case.weighted))
-        more = budget + draws_needed(found) - int(found.num_draws)
-        remedy = f"More draws would help: max_evaluations={_rounded(more):_}."
+    missing = draws_needed(found) - int(found.num_draws)
+    if said is verdict(found) and missing > 0:
+        remedy = f"More draws would help: max_evaluations={_rounded(budget + missing):_}."
     words = sentence(said, found, place, problem=problem, mean=doubt.mean, sd=doubt.sd)
     return _Explained(said, f"{words} {remedy}".rstrip())
 
