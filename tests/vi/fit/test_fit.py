@@ -177,5 +177,64 @@ def test_fit_rejects_gradients_that_a_family_does_not_have(key):
         vi.fit(standard_normal, jnp.zeros(1), key, family=vi.full_rank(jnp.zeros(2)))
 
 
+BAD_OPTIONS = {
+    "key": (0, TypeError, r"must be a key; got int 0. Make one: jax.random.key\(0\)"),
+    "progress": (True, TypeError, "must be a function of step and ELBO; got bool True. Try progr"),
+    "gradient": ("path", ValueError, "must be one of 'closed_form_entropy'"),
+    "draws": ("sobol", ValueError, "must be one of 'iid', 'antithetic', 'quasi_random'"),
+    "family": (3, TypeError, "must be a Family or make one; got int 3"),
+    "state": (3, ValueError, "must be that of a fit with the same family"),
+    "num_steps": (0, ValueError, "must be at least 1"),
+}
+
+
+@pytest.mark.parametrize("name", BAD_OPTIONS)
+def test_fit_checks_every_option_whether_it_is_used_or_not(name, key):
+    wrong, error, words = BAD_OPTIONS[name]
+    with pytest.raises(error, match=f"vi.fit: `{name}` {words}"):
+        vi.fit(standard_normal, jnp.zeros(1), **({"key": key} | {name: wrong}))
+
+
+def test_fit_rejects_the_state_of_another_fit(key):
+    natural = vi.fit(standard_normal, jnp.zeros(2), key).state
+    with pytest.raises(ValueError, match="`state` must be that of a fit with the same family"):
+        vi.fit(standard_normal, jnp.zeros(1), key, state=natural)
+    with pytest.raises(ValueError, match="`state` must be that of a fit with the same family"):
+        vi.fit(standard_normal, jnp.zeros(2), key, state=natural, optimizer=optax.adam(0.1))
+    with pytest.raises(ValueError, match="`key` must be one key"):
+        vi.fit(standard_normal, jnp.zeros(2), jax.random.split(key))
+
+
+def test_a_function_that_makes_families_is_no_family(key):
+    with pytest.raises(TypeError, match=r"vi.elbo: `family` must be a Family.*vi.full_rank\(exam"):
+        vi.elbo(standard_normal, vi.full_rank, {}, key, num_samples=2)
+    with pytest.raises(TypeError, match=r"vi.diagnose: `family` must be a Family.*vi.mean_field"):
+        vi.diagnose(standard_normal, vi.mean_field, {}, key)
+    q = vi.mean_field(jnp.zeros(1))
+    with pytest.raises(TypeError, match=r"vi.kl_divergence: `other` must be a Family"):
+        vi.kl_divergence(q, q.init(), vi.mean_field, q.init())
+    with pytest.raises(TypeError, match=r"vi.diagnose: `key` must be a key; got int 1"):
+        vi.diagnose(standard_normal, q, q.init(), 1)
+
+
+def test_fit_gives_supports_to_the_family_that_it_is_asked_for(key):
+    def log_density(z):
+        return jnp.log(z["rate"]) - z["rate"] - 0.5 * (z["shift"] - z["rate"]) ** 2
+
+    example, support = {"rate": 1.0, "shift": 0.0}, {"rate": vi.positive()}
+    fit = vi.fit(log_density, example, key, family=vi.mean_field, support=support)
+    assert fit.family == vi.mean_field(example, support=support)
+    # A gamma of shape 2; four errors of 2000 draws.
+    draws = vi.posterior_draws(fit, key, 4000)
+    np.testing.assert_allclose(draws["rate"].mean(), 2.0, atol=4 * (2 / 2000) ** 0.5)
+    assert (
+        vi.fit(log_density, example, key, family=fit.family, support=support).family is fit.family
+    )
+    with pytest.raises(ValueError, match="`family` must have the supports that `support` says"):
+        vi.fit(log_density, example, key, family=vi.full_rank(example), support=support)
+    with pytest.raises(ValueError, match="`family` must have the supports that `support` says"):
+        vi.fit(log_density, example, key, family=lambda e: vi.full_rank(e), support=support)
+
+
 def standard_normal(z):
     return -0.5 * jnp.sum(z**2)

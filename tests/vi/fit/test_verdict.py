@@ -79,13 +79,12 @@ def test_sd_error_names_the_coordinate_by_its_path(key):
 
 
 def test_heavy_tail_names_the_coordinate_that_q_misses(key):
-    def banana(z):
-        bent = norm.logpdf(z["v"], 0, 1) + norm.logpdf(z["w"], 1.3 * z["v"] ** 2, 0.5)
-        return bent - 0.5 * jnp.sum(z["x"] ** 2)
+    def target(z):
+        return -1.5 * jnp.sum(jnp.log1p(z["v"] ** 2 / 2)) - 0.5 * jnp.sum(z["x"] ** 2)
 
-    fit = vi.fit(banana, {"v": 0.0, "w": 0.0, "x": np.zeros(55)}, key)
+    fit = vi.fit(target, {"v": np.zeros(1), "x": np.zeros(55)}, key)
     assert fit.verdict is vi.Verdict.HEAVY_TAIL
-    assert re.search(r"at \['[vw]'\]\. Another parameterization", fit.reason), fit.reason
+    assert "at ['v'][0]. Another parameterization" in fit.reason, fit.reason
 
 
 def test_path_names_every_coordinate_of_every_support():

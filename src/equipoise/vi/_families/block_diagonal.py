@@ -37,7 +37,7 @@ def block_diagonal(
         blocks: Sizes of the blocks, consecutive flat coordinates in the order of
             ``jax.tree.leaves``. Default: one block for each leaf.
         support: Where each leaf lives: one support for all, or a pytree of supports like the
-            example. Default: all reals.
+            example; leaves that it leaves out are real. Default: all reals.
 
     Returns:
         A :class:`Family` with params ``{"mean": m, "log_scale": ℓ, "lower": (U_1, ...)}``, where

@@ -10,7 +10,7 @@ from typing import NamedTuple, TypeAlias
 import jax
 import jax.numpy as jnp
 
-from equipoise._check import at, positive_integer, value_error
+from equipoise._check import at, positive_integer, type_error, value_error
 from equipoise._types import Array, PRNGKeyArray, PyTree, Scalar, record, static_field
 from equipoise.vi._families.draws import independent
 from equipoise.vi._families.layout import Layout, layout
@@ -129,11 +129,21 @@ def check_params(family: Family, params: Params) -> None:
         )
 
 
+def check_family(argument: str, family: Family) -> None:
+    """Raises where something else comes, such as the function that makes a family."""
+    if not isinstance(family, Family):
+        name = getattr(family, "__name__", "full_rank")
+        raise type_error(
+            argument, "must be a Family", family, f"Make it of an example: vi.{name}(example)."
+        )
+
+
 def completed(family: Family) -> Family:
     """The family with what a user's own leaves to the library, in the flat space of its support.
 
     A family of discrete positions has no flat space, and stays as it is.
     """
+    check_family("family", family)
     wide = bool(jax.config.jax_enable_x64)  # type: ignore[attr-defined]
     return family if family.positions is not None else _completed(family, wide)
 

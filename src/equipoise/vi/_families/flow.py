@@ -43,7 +43,7 @@ def flow(
         num_layers: K, number of couplings.
         hidden_size: Units of the network of each coupling.
         support: Where each leaf lives: one support for all, or a pytree of supports like the
-            example. Default: all reals.
+            example; leaves that it leaves out are real. Default: all reals.
 
     Returns:
         A :class:`Family` with exact draws and densities; its entropy has no closed form. Params

@@ -29,7 +29,7 @@ def low_rank(example: PyTree, *, rank: int, support: PyTree | Support | None = N
             of one position; its values are not used.
         rank: Number of columns r of W. With r = d − 1 any covariance can be reached.
         support: Where each leaf lives: one support for all, or a pytree of supports like the
-            example. Default: all reals.
+            example; leaves that it leaves out are real. Default: all reals.
 
     Returns:
         A :class:`Family` with params ``{"mean": m, "log_scale": ℓ, "factor": W}``. Since W = 0 is

@@ -41,7 +41,7 @@ def mean_field(example: PyTree, *, support: PyTree | Support | None = None) -> F
         example: A pytree of floating-point arrays, or of ``jax.ShapeDtypeStruct``, with the shapes
             of one position; its values are not used.
         support: Where each leaf lives: one support for all, or a pytree of supports like the
-            example. Default: all reals.
+            example; leaves that it leaves out are real. Default: all reals.
 
     Returns:
         A :class:`Family` with params ``{"mean": m, "log_scale": ℓ}``, both of shape

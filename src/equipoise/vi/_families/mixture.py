@@ -35,7 +35,7 @@ def mixture(
             of one position; its values are not used.
         num_components: Number of normals K.
         support: Where each leaf lives: one support for all, or a pytree of supports like the
-            example. Default: all reals.
+            example; leaves that it leaves out are real. Default: all reals.
 
     Returns:
         A :class:`Family` with exact draws and densities; its entropy has no closed form. Params

@@ -9,7 +9,6 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from equipoise._check import value_error
 from equipoise._types import PRNGKeyArray, PyTree
 from equipoise.vi._weights.products import gram, rows_times
 
@@ -38,8 +37,6 @@ class Chance(NamedTuple):
 def chance(key: PRNGKeyArray) -> Chance:
     """The randomness that one key stands for."""
     data = np.asarray(jax.random.key_data(key))
-    if data.ndim != 1:
-        raise value_error("key", "must be one key", key)
     seed = np.random.SeedSequence(data.tolist())
     words: PyTree = seed.generate_state(2 * data.size).reshape(2, data.size)
     keys = [jax.random.wrap_key_data(w, impl=jax.random.key_impl(key)) for w in words]

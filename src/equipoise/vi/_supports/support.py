@@ -50,27 +50,33 @@ REAL = Support(
 
 
 def match(example: PyTree, support: PyTree | Support | None) -> tuple[Support, ...]:
-    """One support for each leaf of the example, in the order of its leaves."""
-    paths, structure = jax.tree_util.tree_flatten_with_path(example)
-    if support is None or isinstance(support, Support):
-        supports = [support or REAL] * len(paths)
-    else:
-        supports, given = jax.tree.flatten(support, is_leaf=lambda s: isinstance(s, Support))
-        if given != structure:  # type: ignore[operator]
+    """One support for each leaf of the example, in the order of its leaves.
+
+    A support stands for all leaves below its place; leaves without one are real.
+    """
+    leaves, structure = jax.tree_util.tree_flatten_with_path(example)
+    given = jax.tree_util.tree_leaves_with_path(support, is_leaf=lambda s: isinstance(s, Support))
+    found = [REAL] * len(leaves)
+    for place, one in given:
+        name = jax.tree_util.keystr(place)
+        below = [i for i, (path, _) in enumerate(leaves) if path[: len(place)] == place]
+        if not below:
             raise value_error(
                 "support",
-                f"must be one support or have the structure of `example`, {structure}",
-                str(given),
-                "Leaves without bounds are vi.real().",
+                f"must be one support or have the structure of `example`, {structure}, or a part",
+                f"{one.name if isinstance(one, Support) else one} at {name}",
+                "Leaves that are left out are real.",
             )
-    for (path, leaf), one in zip(paths, supports, strict=True):
-        name = jax.tree_util.keystr(path)
         if not isinstance(one, Support):
             raise value_error(f"support{name}", "must be a support", one, "Call it: vi.positive().")
+        for i in below:
+            found[i] = one
+    for (path, leaf), one in zip(leaves, found, strict=True):
         try:
             one.flat_shape(jnp.shape(leaf))
         except ValueError as error:
+            name = jax.tree_util.keystr(path)
             raise value_error(
                 f"example{name}", f"must fit vi.{one.name}: {error}", str(jnp.shape(leaf))
             ) from None
-    return tuple(supports)
+    return tuple(found)

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import jax
 
-from equipoise._check import at, positive_integer, value_error
+from equipoise._check import at, positive_integer, random_key, value_error
 from equipoise._jax.traced import Traced
 from equipoise._types import Array, PRNGKeyArray, PyTree, Scalar, result
 from equipoise.vi._bounds.density import density_of, dtype_of, flat_log_density
@@ -132,6 +132,7 @@ def diagnose(
         :cite:t:`vehtari2024`, section 3; :cite:t:`yao2018`.
     """
     positive_integer("num_samples", num_samples, minimum=MIN_DRAWS)
+    random_key("key", key)
     family = completed(family)
     if family.positions is None:
         raise value_error(
