@@ -1,6 +1,5 @@
 """Independent blocks of coordinates, each a normal with any covariance."""
 
-import functools
 import itertools
 import math
 from collections.abc import Sequence
@@ -10,7 +9,7 @@ import jax.numpy as jnp
 
 from equipoise._check import at, value_error
 from equipoise._types import Array, PRNGKeyArray, PyTree, Scalar
-from equipoise.vi._families.family import Core, Family, Params, assemble
+from equipoise.vi._families.family import Core, Family, Params, assemble, remembered
 from equipoise.vi._families.full_rank import from_scale_tril, scale_tril
 from equipoise.vi._families.layout import Layout, layout
 from equipoise.vi._families.mean_field import normal_entropy, normal_log_prob
@@ -69,7 +68,7 @@ def block_diagonal(
     return _block_diagonal(shape, sizes)
 
 
-@functools.lru_cache(maxsize=256)
+@remembered
 def _block_diagonal(shape: Layout, sizes: tuple[int, ...]) -> Family:
     d = shape.size
     bounds = list(itertools.pairwise([0, *itertools.accumulate(sizes)]))

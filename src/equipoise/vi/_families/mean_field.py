@@ -1,13 +1,11 @@
 """Independent normals, one for each coordinate."""
 
-import functools
-
 import jax.numpy as jnp
 import numpy as np
 
 from equipoise._check import at
 from equipoise._types import Array, PRNGKeyArray, PyTree, Scalar
-from equipoise.vi._families.family import Core, Family, Natural, assemble
+from equipoise.vi._families.family import Core, Family, Natural, assemble, remembered
 from equipoise.vi._families.layout import Layout, layout
 from equipoise.vi._supports.support import Support
 
@@ -65,7 +63,7 @@ def mean_field(example: PyTree, *, support: PyTree | Support | None = None) -> F
     return _mean_field(layout(example, support))
 
 
-@functools.lru_cache(maxsize=256)
+@remembered
 def _mean_field(shape: Layout) -> Family:
     d = shape.size
 

@@ -1,13 +1,11 @@
 """A mixture of normals whose draws are differentiable."""
 
-import functools
-
 import jax
 import jax.numpy as jnp
 
 from equipoise._check import at, positive_integer
 from equipoise._types import Array, PRNGKeyArray, PyTree, Scalar
-from equipoise.vi._families.family import Core, Family, assemble
+from equipoise.vi._families.family import Core, Family, assemble, remembered
 from equipoise.vi._families.layout import Layout, layout
 from equipoise.vi._families.mean_field import LOG_2PI, normal_log_prob
 from equipoise.vi._families.mixture_quantile import mixture_quantile
@@ -64,7 +62,7 @@ def mixture(
     return _mixture(layout(example, support), num_components)
 
 
-@functools.lru_cache(maxsize=256)
+@remembered
 def _mixture(shape: Layout, num_components: int) -> Family:
     d = shape.size
 

@@ -13,7 +13,7 @@ from equipoise._types import Array, PyTree
 class Support(NamedTuple):
     """A map of free numbers onto a set, with its log-determinant; on one leaf.
 
-    A support of your own is these six fields; make it once, since two supports are equal when
+    A support of your own is the first six fields; make it once, since two supports are equal when
     their functions are.
 
     Attributes:
@@ -24,6 +24,7 @@ class Support(NamedTuple):
         inverse: From the leaf to the free numbers.
         log_volume: Log of the volume factor of ``forward`` at the free numbers, summed over all.
         contains: Whether a leaf lies in the set, up to rounding; one boolean.
+        recipe: A function and its arguments that make the same support, for pickle; else None.
     """
 
     name: str
@@ -32,11 +33,22 @@ class Support(NamedTuple):
     inverse: Callable[[Array], Array]
     log_volume: Callable[[Array], Array]
     contains: Callable[[Array], Array]
+    recipe: PyTree = None
+
+    def __reduce__(self) -> tuple[Callable[..., "Support"], tuple[PyTree, ...]]:
+        # As of a family: unless it was changed, it is made again.
+        if self.recipe is not None and self.recipe[0](*self.recipe[1]) == self:
+            return self.recipe[0], self.recipe[1]
+        return Support, tuple(self)
 
 
 def same_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
     """The free numbers of a support that acts entry by entry."""
     return shape
+
+
+def _real() -> Support:
+    return REAL
 
 
 REAL = Support(
@@ -46,6 +58,7 @@ REAL = Support(
     lambda x: x,
     lambda u: jnp.zeros((), u.dtype),
     lambda x: jnp.all(jnp.isfinite(x)),
+    (_real, ()),
 )
 
 
