@@ -115,8 +115,9 @@ def judging(
         affordable = _SECONDS * _SPEED / (target.log_density.work + of_mixture)
         held = _MAX_NUMBERS // size
         max_evaluations = max(int(min(max(affordable, _LEAST), held)), number)
-    else:  # a small budget has smaller rounds, some of which are left to find better draws
+    elif size <= _MAX_ADAPTED:  # some rounds of a small budget are left to find better draws
         number = min(max(max_evaluations // _LEAST_ROUNDS, MIN_DRAWS), number)
+    number = min(max_evaluations, number)
     return _Judging(target, family, chance, number, max_evaluations // number)
 
 

@@ -28,11 +28,6 @@ def threshold(num_samples: int) -> float:
     return min(1 - 1 / math.log10(num_samples), 0.7)
 
 
-def khat_error(khat: float, num_samples: int) -> float:
-    """Standard error of k̂, (1 + k) / √m from a tail of m draws."""
-    return (1 + khat) / math.sqrt(_tail_length(num_samples))
-
-
 def _tail_length(num_samples: int) -> int:
     """How many of the largest weights the generalized Pareto is fitted to."""
     return math.ceil(min(num_samples / 5, 3 * math.sqrt(num_samples)))

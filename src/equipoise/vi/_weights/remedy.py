@@ -67,7 +67,7 @@ def explained(
     elif said is Verdict.DISAGREEMENT:
         place, remedy = path(doubt.place), _ANOTHER
     elif said is not Verdict.TRUSTED:
-        place = path(worst(said, case.weighted))
+        place, remedy = path(worst(said, case.weighted)), _ANOTHER
     missing = draws_needed(found) - int(found.num_draws)
     if said is verdict(found) and missing > 0:
         remedy = f"More draws would help: max_evaluations={_rounded(budget + missing):_}."

@@ -7,7 +7,6 @@ from typing import NamedTuple
 import numpy as np
 
 from equipoise.vi._weights.diagnose import Diagnostics
-from equipoise.vi._weights.psis import khat_error, threshold
 from equipoise.vi._weights.weighted import Weighted, moments
 
 _MIN_EFFECTIVE = 400.0  # Vehtari et al. 2021, section 4
@@ -15,7 +14,6 @@ _MAX_MEAN_ERROR = 0.05  # of an sd: five of these stay within a quarter of an sd
 _MAX_SD_ERROR = 0.025  # relative: four of these stay within a tenth
 _KHAT_ERROR = 0.1  # standard error of k̂ from the tail of 8192 draws, (1 + k) / √272
 _SAME_MEAN, _SAME_SD = 0.1, 0.05  # half of what a second opinion may find before it is a failure
-_DECISIVE = 4 * 8192  # draws from which k̂ is taken as it comes
 _MARGIN = 1.2  # on draws that should suffice, since an error is an estimate too
 
 
@@ -72,13 +70,12 @@ def verdict(found: Diagnostics) -> Verdict:
 def draws_needed(found: Diagnostics) -> int:
     """Draws whose errors should suffice; those that there are where more would change no verdict.
 
-    Errors fall with the square root of the number of draws. A tail too heavy stays so, unless it
-    is in doubt yet, with few draws and a k̂ that may as well be below the limit of many.
+    Errors fall with the square root of the number of draws. A tail too heavy stays so, and one
+    that may be, with k̂ within its error of the limit, has errors that are too small themselves.
     """
-    number, khat = int(found.num_draws), float(found.khat)
-    if verdict(found) is Verdict.HEAVY_TAIL and number < _DECISIVE:
-        doubtful = khat - khat_error(khat, number) <= threshold(_DECISIVE)
-        return 2 * number if doubtful else number
+    number = int(found.num_draws)
+    if not found.khat <= found.threshold - _KHAT_ERROR:
+        return number
     if verdict(found) not in (Verdict.FEW_DRAWS, Verdict.MEAN_ERROR, Verdict.SD_ERROR):
         return number
     excess = max(
