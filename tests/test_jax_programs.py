@@ -12,6 +12,7 @@ from jax import lax
 from equipoise._jax import programs
 from equipoise._jax.primitives import is_linear, is_zero, primitive
 from equipoise._jax.programs import SCAN, SHARD_MAP, SOLVE, WHILE, bind, opened, run
+from equipoise._jax.work import work
 from equipoise._jax.zeros import is_zero as is_symbolic_zero
 
 
@@ -255,3 +256,24 @@ def test_is_zero_knows_the_tangent_of_what_stands_still():
     product.defjvp(rule, symbolic_zeros=True)
     jax.jvp(lambda a: product(a, 2.0), (3.0,), (1.0,))
     assert seen == [[False, True]]
+
+
+def test_work_counts_products_loops_branches_and_factorizations():
+    a, b, square = jnp.ones((4, 5)), jnp.ones((5, 3)), jnp.eye(6)
+
+    def of(fn, *args):
+        return work(jax.make_jaxpr(fn)(*args))
+
+    assert of(jnp.dot, a, b) == 4 * 5 * 3
+    assert of(jnp.sin, a) == 20
+    assert of(jnp.sum, a) == 20
+    assert of(lambda x: lax.scan(lambda c, row: (c + row, None), x[0], x)[0], a) >= 4 * 5
+    long, short = (
+        of(lambda x, n=n: lax.fori_loop(0, n, lambda _, c: jnp.sin(c), x), a) for n in (9, 3)
+    )
+    assert long - short == 6 * (20 + 1)  # the counter takes one
+    both = of(lambda i, x: lax.cond(i, jnp.sin, lambda x: jnp.sin(jnp.cos(x)), x), True, a)
+    assert 40 <= both < 50
+    assert of(lambda x: lax.linalg.cholesky(x), square) >= 6**3
+    image, kernel = jnp.ones((1, 2, 8, 8)), jnp.ones((4, 2, 3, 3))
+    assert of(lambda x, k: lax.conv(x, k, (1, 1), "VALID"), image, kernel) == 4 * 6 * 6 * 2 * 9

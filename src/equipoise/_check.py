@@ -107,6 +107,18 @@ def positive_integer(argument: str, value: object, *, minimum: int = 1) -> int:
     return int(value)
 
 
+def random_key(argument: str, value: PyTree) -> PyTree:
+    """The value, one key of ``jax.random`` or the words of one."""
+    dtype = getattr(value, "dtype", None)
+    typed = dtype is not None and jnp.issubdtype(dtype, jax.dtypes.prng_key)
+    if not typed and dtype != np.uint32:
+        seed = int(value) if isinstance(value, (int, np.integer)) else 0
+        raise type_error(argument, "must be a key", value, f"Make one: jax.random.key({seed}).")
+    if value.ndim != (0 if typed else 1):
+        raise value_error(argument, "must be one key", value, "Several go through jax.vmap.")
+    return value
+
+
 def choice(argument: str, value: object, options: Collection[str]) -> str:
     """The value, one of the options."""
     if value not in options:

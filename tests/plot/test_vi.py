@@ -83,6 +83,13 @@ def test_trust_report_counts_the_trusted_fits():
     assert ax.patches[0].get_facecolor() != ax.patches[1].get_facecolor()
 
 
+def test_trust_report_takes_one_fit_or_several_in_order():
+    fit = vi.fit(standard_normal, jnp.zeros(2), jax.random.key(0))
+    assert title_of(plot.trust_report(fit)) == "1 of 1 fits are trusted"
+    labels = [label.get_text() for label in plot.trust_report([fit, fit]).get_yticklabels()]
+    assert labels == ["fit 0", "fit 1"]
+
+
 def test_latent_map_labels_each_class_at_its_median():
     means = np.array([[0.0, 0.0], [2.0, 2.0], [4.0, 1.0], [10.0, 10.0]])
     ax = plot.latent_map(means, np.array([0, 0, 0, 1]))

@@ -30,6 +30,7 @@ from equipoise._jax.programs import (
     own_rules,
     plain_call,
 )
+from equipoise._jax.work import work
 from equipoise._types import Array, PyTree, record, static_field
 
 _Key: TypeAlias = Hashable
@@ -71,6 +72,11 @@ class Traced:
         first, rest = ahead(self.shared.program, len(self.captured))
         found = as_function(first)(*self.captured)
         return Traced([*found, *self.captured], _Shared(rest, self.shared.out_tree))
+
+    @property
+    def work(self) -> float:
+        """About how many elementary operations a call is."""
+        return work(self.shared.program)
 
     def __call__(self, *args: PyTree) -> PyTree:
         """The function's results."""

@@ -1,6 +1,6 @@
 """Figures of variational inference: bounds, posteriors, gradient noise, trust, latent maps."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import jax
 import numpy as np
@@ -116,16 +116,22 @@ def gradient_noise(
     return ax
 
 
-def trust_report(fits: Mapping[str, vi.Fit], *, ax: Axes | None = None) -> Axes:
+def trust_report(
+    fits: Mapping[str, vi.Fit] | Sequence[vi.Fit] | vi.Fit, *, ax: Axes | None = None
+) -> Axes:
     """Checks of each fit's draws against their limits: bars beyond 1 fail.
 
     Args:
-        fits: Fits by name.
+        fits: Fits by name, several in order, or one.
         ax: Axes to draw on. Default: those of a new figure.
 
     Returns:
         The axes. Its title counts the trusted fits.
     """
+    if isinstance(fits, vi.Fit):
+        fits = {"fit": fits}
+    elif not isinstance(fits, Mapping):
+        fits = {f"fit {i}": fit for i, fit in enumerate(fits)}
     ax = new_axes(ax, size=(6.5, 1.2 + 0.5 * len(fits)))
     names = list(fits)
     ratios = np.array(

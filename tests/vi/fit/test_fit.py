@@ -1,6 +1,10 @@
 """The fit: closed forms, what it reports, and what it rejects."""
 
 import dataclasses
+import functools
+import pickle
+import subprocess
+import sys
 
 import chex
 import jax
@@ -68,6 +72,31 @@ def test_fit_of_a_normal_in_float32_is_trusted(key, rng, size):
     assert fit.diagnostics.khat == 0
     assert fit.source == "variational"
     assert fit.trusted
+
+
+def own_init(key):
+    return {"shift": jnp.zeros(2)}
+
+
+def own_transform(params, noise):
+    return jax.nn.softmax(jnp.append(params["shift"] + noise, 0.0))
+
+
+def own_sample(params, key, num_samples):
+    return jax.vmap(own_transform, (None, 0))(params, jax.random.normal(key, (num_samples, 2)))
+
+
+def own_log_prob(params, position):
+    flat = jnp.log(position[:2]) - jnp.log(position[2])
+    return jnp.sum(normal_log_prob(flat, params["shift"], 1.0)) - jnp.sum(jnp.log(position))
+
+
+def three_parts(position):
+    return 2 * jnp.sum(jnp.log(position))
+
+
+def simplex_and_more(z):
+    return three_parts(z["mix"]) + jnp.log(z["rate"]) - 2 * z["rate"]
 
 
 def test_posterior_draws_have_the_structure_of_the_example(key):
@@ -175,6 +204,124 @@ def test_fit_rejects_gradients_that_a_family_does_not_have(key):
         vi.fit(standard_normal, jnp.zeros(1), key, optimizer="adam")
     with pytest.raises(ValueError, match="`family` must have positions like `example`"):
         vi.fit(standard_normal, jnp.zeros(1), key, family=vi.full_rank(jnp.zeros(2)))
+
+
+BAD_OPTIONS = {
+    "key": (0, TypeError, r"must be a key; got int 0. Make one: jax.random.key\(0\)"),
+    "progress": (True, TypeError, "must be a function of step and ELBO; got bool True. Try progr"),
+    "gradient": ("path", ValueError, "must be one of 'closed_form_entropy'"),
+    "draws": ("sobol", ValueError, "must be one of 'iid', 'antithetic', 'quasi_random'"),
+    "family": (3, TypeError, "must be a Family or make one; got int 3"),
+    "state": (3, ValueError, "must be that of a fit with the same family"),
+    "num_steps": (0, ValueError, "must be at least 1"),
+}
+
+
+@pytest.mark.parametrize("name", BAD_OPTIONS)
+def test_fit_checks_every_option_whether_it_is_used_or_not(name, key):
+    wrong, error, words = BAD_OPTIONS[name]
+    with pytest.raises(error, match=f"vi.fit: `{name}` {words}"):
+        vi.fit(standard_normal, jnp.zeros(1), **({"key": key} | {name: wrong}))
+
+
+def test_fit_rejects_the_state_of_another_fit(key):
+    natural = vi.fit(standard_normal, jnp.zeros(2), key).state
+    with pytest.raises(ValueError, match="`state` must be that of a fit with the same family"):
+        vi.fit(standard_normal, jnp.zeros(1), key, state=natural)
+    with pytest.raises(ValueError, match="`state` must be that of a fit with the same family"):
+        vi.fit(standard_normal, jnp.zeros(2), key, state=natural, optimizer=optax.adam(0.1))
+    with pytest.raises(ValueError, match="`key` must be one key"):
+        vi.fit(standard_normal, jnp.zeros(2), jax.random.split(key))
+
+
+def test_a_function_that_makes_families_is_no_family(key):
+    with pytest.raises(TypeError, match=r"vi.elbo: `family` must be a Family.*vi.full_rank\(exam"):
+        vi.elbo(standard_normal, vi.full_rank, {}, key, num_samples=2)
+    with pytest.raises(TypeError, match=r"vi.diagnose: `family` must be a Family.*vi.mean_field"):
+        vi.diagnose(standard_normal, vi.mean_field, {}, key)
+    q = vi.mean_field(jnp.zeros(1))
+    with pytest.raises(TypeError, match=r"vi.kl_divergence: `other` must be a Family"):
+        vi.kl_divergence(q, q.init(), vi.mean_field, q.init())
+    with pytest.raises(TypeError, match=r"vi.diagnose: `key` must be a key; got int 1"):
+        vi.diagnose(standard_normal, q, q.init(), 1)
+
+
+SAVED = {
+    "natural": {},
+    "mean_field": {"family": vi.mean_field},
+    "flow": {"family": functools.partial(vi.flow, num_layers=2, hidden_size=3)},
+    "own": {
+        "family": vi.Family(
+            "own", own_init, own_sample, own_log_prob, transform=own_transform, support=vi.simplex()
+        )
+    },
+}
+
+
+@pytest.mark.parametrize("name", SAVED)
+def test_a_saved_fit_draws_and_resumes_to_the_same_bits(name, key):
+    options = SAVED[name] | ({"optimizer": optax.adam(0.05)} if name != "natural" else {})
+    target = simplex_and_more if name != "own" else three_parts
+    example = {"mix": jnp.ones(3) / 3, "rate": 1.0} if name != "own" else jnp.ones(3) / 3
+    support = {"mix": vi.simplex(), "rate": vi.positive()} if name != "own" else None
+    half = vi.fit(target, example, key, support=support, num_steps=3, **options)
+    saved = pickle.loads(pickle.dumps(half))
+    assert str(saved) == str(half)
+    chex.assert_trees_all_equal(*(vi.posterior_draws(f, key, 10) for f in (saved, half)))
+    options["family"] = saved.family
+    rest = vi.fit(target, example, key, support=support, num_steps=8, state=saved.state, **options)
+    whole = vi.fit(target, example, key, support=support, num_steps=8, **options)
+    chex.assert_trees_all_equal(rest.state, whole.state)
+    chex.assert_trees_all_equal(rest.weighted, whole.weighted)
+
+
+def test_a_saved_fit_opens_in_another_process(key, tmp_path):
+    fit = vi.fit(correlated, jnp.ones(2), key, family=vi.mean_field, support=vi.interval(-9.0, 9.0))
+    (tmp_path / "fit").write_bytes(pickle.dumps(fit))
+    code = """if True:
+        import sys, pickle, jax
+        jax.config.update("jax_enable_x64", True)
+        fit = pickle.loads(open(sys.argv[1], "rb").read())
+        from equipoise import vi
+        print(vi.posterior_draws(fit, jax.random.key(0), 3).sum())
+    """
+    words = [sys.executable, "-c", code, tmp_path / "fit"]
+    found = subprocess.run(words, capture_output=True, text=True, check=True)
+    # Another process may fuse other operations.
+    np.testing.assert_allclose(
+        float(found.stdout), vi.posterior_draws(fit, jax.random.key(0), 3).sum(), rtol=1e-12
+    )
+
+
+def test_a_family_that_was_changed_is_not_saved_as_what_it_was(key):
+    family = dataclasses.replace(vi.mean_field(jnp.zeros(1)), noise_size=7)
+    with pytest.raises((AttributeError, pickle.PicklingError), match="local"):
+        pickle.dumps(family)
+
+
+def test_repr_of_a_fit_is_its_summary(key):
+    fit = vi.fit(standard_normal, jnp.zeros(150), key)
+    assert repr(fit) == str(fit)
+    assert len(repr(fit)) < 1000
+    assert repr(fit.family) == "full_rank, 150 coordinates"
+
+
+def test_fit_gives_supports_to_the_family_that_it_is_asked_for(key):
+    def log_density(z):
+        return jnp.log(z["rate"]) - z["rate"] - 0.5 * (z["shift"] - z["rate"]) ** 2
+
+    example, support = {"rate": 1.0, "shift": 0.0}, {"rate": vi.positive()}
+    fit = vi.fit(log_density, example, key, family=vi.mean_field, support=support)
+    assert fit.family == vi.mean_field(example, support=support)
+    # A gamma of shape 2; four errors of 2000 draws.
+    draws = vi.posterior_draws(fit, key, 4000)
+    np.testing.assert_allclose(draws["rate"].mean(), 2.0, atol=4 * (2 / 2000) ** 0.5)
+    again = vi.fit(log_density, example, key, family=fit.family, support=support)
+    assert again.family == fit.family
+    with pytest.raises(ValueError, match="`family` must have the supports that `support` says"):
+        vi.fit(log_density, example, key, family=vi.full_rank(example), support=support)
+    with pytest.raises(ValueError, match="`family` must have the supports that `support` says"):
+        vi.fit(log_density, example, key, family=lambda e: vi.full_rank(e), support=support)
 
 
 def standard_normal(z):

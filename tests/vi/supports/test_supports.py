@@ -185,6 +185,20 @@ def test_families_reject_supports_that_do_not_fit(make, example, support, messag
         make(example, support=support)
 
 
+def test_families_take_supports_of_some_leaves_and_of_all_below_a_place():
+    example = {"a": {"x": np.ones(2), "y": np.ones(())}, "b": [np.ones(3), np.ones(1)]}
+    support = {"a": vi.positive(), "b": [None, vi.interval(0.0, 2.0)]}
+    spelled = {"a": {"x": vi.positive(), "y": vi.positive()}, "b": [vi.real(), vi.interval(0, 2)]}
+    family = vi.mean_field(example, support=support)
+    assert family is vi.mean_field(example, support=spelled)
+    assert vi.mean_field(example, support={"b": None}) is vi.mean_field(example)
+    position = family.unravel(jnp.full(family.dimension, -1.0))
+    assert jnp.all(position["a"]["x"] == jnp.exp(-1.0))
+    assert jnp.all(position["b"][0] == -1)
+    with pytest.raises(ValueError, match=r"got positive at \['c'\]\. Leaves that are left out"):
+        vi.mean_field(example, support={"c": vi.positive()})
+
+
 def test_families_on_equal_supports_are_one_object():
     first = vi.mean_field(jnp.ones(2), support=vi.interval(0.0, 2.0))
     assert vi.mean_field(jnp.zeros(2), support=vi.interval(0, 2)) is first

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from equipoise._check import at, value_error
 from equipoise._types import Array, Scalar
-from equipoise.vi._families.family import Family, Params
+from equipoise.vi._families.family import Family, Params, check_family
 
 
 @at("vi.kl_divergence")
@@ -46,6 +46,7 @@ def kl_divergence(family: Family, params: Params, other: Family, other_params: P
         :cite:t:`kingma2014`, appendix B.
     """
     for name, one in (("family", family), ("other", other)):
+        check_family(name, one)
         if one.moments is None:
             raise value_error(
                 name,

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from equipoise._check import choice, value_error
+from equipoise._check import choice, random_key, value_error
 from equipoise._types import Array, PRNGKeyArray
 from equipoise.vi._bounds.density import dtype_of
 from equipoise.vi._bounds.estimate import Estimate, standard_error
@@ -28,6 +28,7 @@ def draw(family: Family, params: Params, key: PRNGKeyArray, options: Sampling) -
     """Draws from q whose derivative is that of the chosen gradient estimator."""
     family = completed(family)
     check_params(family, params)
+    random_key("key", key)
     shape = check_sampling(family, options)
     noise = variates(family, key, shape, dtype_of(params), options.draws)
     return draws_from(family, params, noise, options.gradient)

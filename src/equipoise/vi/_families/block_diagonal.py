@@ -1,6 +1,5 @@
 """Independent blocks of coordinates, each a normal with any covariance."""
 
-import functools
 import itertools
 import math
 from collections.abc import Sequence
@@ -10,7 +9,7 @@ import jax.numpy as jnp
 
 from equipoise._check import at, value_error
 from equipoise._types import Array, PRNGKeyArray, PyTree, Scalar
-from equipoise.vi._families.family import Core, Family, Params, assemble
+from equipoise.vi._families.family import Core, Family, Params, assemble, remembered
 from equipoise.vi._families.full_rank import from_scale_tril, scale_tril
 from equipoise.vi._families.layout import Layout, layout
 from equipoise.vi._families.mean_field import normal_entropy, normal_log_prob
@@ -37,7 +36,7 @@ def block_diagonal(
         blocks: Sizes of the blocks, consecutive flat coordinates in the order of
             ``jax.tree.leaves``. Default: one block for each leaf.
         support: Where each leaf lives: one support for all, or a pytree of supports like the
-            example. Default: all reals.
+            example; leaves that it leaves out are real. Default: all reals.
 
     Returns:
         A :class:`Family` with params ``{"mean": m, "log_scale": ℓ, "lower": (U_1, ...)}``, where
@@ -69,7 +68,7 @@ def block_diagonal(
     return _block_diagonal(shape, sizes)
 
 
-@functools.lru_cache(maxsize=256)
+@remembered
 def _block_diagonal(shape: Layout, sizes: tuple[int, ...]) -> Family:
     d = shape.size
     bounds = list(itertools.pairwise([0, *itertools.accumulate(sizes)]))

@@ -1,13 +1,11 @@
 """A distribution over finitely many options, whose draws have no derivative."""
 
-import functools
-
 import jax
 import jax.numpy as jnp
 
 from equipoise._check import at, positive_integer, type_error
 from equipoise._types import Array, PRNGKeyArray, Scalar
-from equipoise.vi._families.family import Family
+from equipoise.vi._families.family import Family, remembered
 
 
 @at("vi.categorical")
@@ -50,7 +48,7 @@ def categorical(num_categories: int) -> Family:
     return _categorical(num_categories)
 
 
-@functools.lru_cache(maxsize=256)
+@remembered
 def _categorical(num_categories: int) -> Family:
     def init(key: PRNGKeyArray | None = None) -> dict[str, Array]:
         return {"logits": jnp.zeros(num_categories)}

@@ -11,7 +11,7 @@ import numpy as np
 from equipoise._check import choice, positive_integer, value_error
 from equipoise._types import Array, PRNGKeyArray, PyTree
 
-_DRAWS = ("iid", "antithetic", "quasi_random")
+DRAWS = ("iid", "antithetic", "quasi_random")
 _A = TypeVar("_A", Array, np.ndarray)
 AnyArray: TypeAlias = PyTree  # of JAX, or of NumPy on the host
 
@@ -37,7 +37,7 @@ def block_shape(num_samples: int, draws: str, replications: int) -> tuple[int, i
     """How many independent blocks of draws there are, and how many draws each of them has."""
     positive_integer("num_samples", num_samples)
     positive_integer("replications", replications)
-    choice("draws", draws, _DRAWS)
+    choice("draws", draws, DRAWS)
     if draws == "iid":
         return num_samples, 1
     blocks, advice = (

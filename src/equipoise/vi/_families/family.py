@@ -10,7 +10,7 @@ from typing import NamedTuple, TypeAlias
 import jax
 import jax.numpy as jnp
 
-from equipoise._check import at, positive_integer, value_error
+from equipoise._check import at, positive_integer, type_error, value_error
 from equipoise._types import Array, PRNGKeyArray, PyTree, Scalar, record, static_field
 from equipoise.vi._families.draws import independent
 from equipoise.vi._families.layout import Layout, layout
@@ -80,6 +80,7 @@ class Family:
         init_at_modes: ``init_at_modes(key, means, sds)`` gives params that cover several normals,
             one a row, of flat vectors; None where there is one center.
         placed: Whether ``init`` takes a position and a scale.
+        recipe: A function and its arguments that make the same family, for pickle; else None.
     """
 
     name: str = static_field()
@@ -107,9 +108,18 @@ class Family:
     natural: Natural | None = static_field(default=None)
     init_at_modes: _InitAtModes | None = static_field(default=None)
     placed: bool = static_field(default=False)
+    recipe: tuple[Callable[..., "Family"], tuple[PyTree, ...]] | None = static_field(default=None)
+
+    def __reduce__(self) -> tuple[Callable[..., "Family"], tuple[PyTree, ...]]:
+        # Closures fit into no file: unless the family was changed since, it is made again.
+        if self.recipe is not None and self.recipe[0](*self.recipe[1]) == self:
+            return self.recipe
+        return Family, tuple(getattr(self, field.name) for field in dataclasses.fields(self))
 
     def __str__(self) -> str:
         return self.name if self.dimension is None else f"{self.name}, {self.dimension} coordinates"
+
+    __repr__ = __str__
 
 
 def check_params(family: Family, params: Params) -> None:
@@ -129,16 +139,37 @@ def check_params(family: Family, params: Params) -> None:
         )
 
 
+def remembered(make: Callable[..., Family]) -> Callable[..., Family]:
+    """Makes one family for equal arguments, which knows how it was made."""
+
+    @functools.lru_cache(maxsize=256)
+    @functools.wraps(make)
+    def made(*arguments: PyTree) -> Family:
+        return dataclasses.replace(make(*arguments), recipe=(made, arguments))
+
+    return made
+
+
+def check_family(argument: str, family: Family) -> None:
+    """Raises where something else comes, such as the function that makes a family."""
+    if not isinstance(family, Family):
+        name = getattr(family, "__name__", "full_rank")
+        raise type_error(
+            argument, "must be a Family", family, f"Make it of an example: vi.{name}(example)."
+        )
+
+
 def completed(family: Family) -> Family:
     """The family with what a user's own leaves to the library, in the flat space of its support.
 
     A family of discrete positions has no flat space, and stays as it is.
     """
+    check_family("family", family)
     wide = bool(jax.config.jax_enable_x64)  # type: ignore[attr-defined]
     return family if family.positions is not None else _completed(family, wide)
 
 
-@functools.lru_cache(maxsize=256)
+@remembered
 def _completed(family: Family, wide: bool) -> Family:  # noqa: FBT001
     # `wide` is read by the cache alone: the dtype of draws depends on it.
 

@@ -1,14 +1,12 @@
 """A normalizing flow of affine couplings on top of a full-rank normal."""
 
-import functools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from equipoise._check import at, positive_integer
 from equipoise._types import Array, PRNGKeyArray, PyTree, Scalar
-from equipoise.vi._families.family import Core, Family, Params, assemble
+from equipoise.vi._families.family import Core, Family, Params, assemble, remembered
 from equipoise.vi._families.full_rank import from_scale_tril, scale_tril
 from equipoise.vi._families.layout import Layout, layout
 from equipoise.vi._families.mean_field import LOG_2PI, normal_log_prob
@@ -43,7 +41,7 @@ def flow(
         num_layers: K, number of couplings.
         hidden_size: Units of the network of each coupling.
         support: Where each leaf lives: one support for all, or a pytree of supports like the
-            example. Default: all reals.
+            example; leaves that it leaves out are real. Default: all reals.
 
     Returns:
         A :class:`Family` with exact draws and densities; its entropy has no closed form. Params
@@ -72,7 +70,7 @@ def flow(
     return _flow(layout(example, support), num_layers, hidden_size)
 
 
-@functools.lru_cache(maxsize=256)
+@remembered
 def _flow(shape: Layout, num_layers: int, hidden_size: int) -> Family:
     d = shape.size
     # Layers keep the even and the odd coordinates in turn. They are masked to equal shapes, so

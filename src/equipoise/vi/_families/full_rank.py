@@ -1,14 +1,12 @@
 """A normal with any covariance."""
 
-import functools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from equipoise._check import at
 from equipoise._types import Array, PRNGKeyArray, PyTree, Scalar
-from equipoise.vi._families.family import Core, Family, Natural, assemble
+from equipoise.vi._families.family import Core, Family, Natural, assemble, remembered
 from equipoise.vi._families.layout import Layout, layout
 from equipoise.vi._families.mean_field import normal_entropy, normal_log_prob
 from equipoise.vi._supports.support import Support
@@ -45,7 +43,7 @@ def full_rank(example: PyTree, *, support: PyTree | Support | None = None) -> Fa
         example: A pytree of floating-point arrays, or of ``jax.ShapeDtypeStruct``, with the shapes
             of one position; its values are not used.
         support: Where each leaf lives: one support for all, or a pytree of supports like the
-            example. Default: all reals.
+            example; leaves that it leaves out are real. Default: all reals.
 
     Returns:
         A :class:`Family` with params ``{"mean": m, "log_scale": ℓ, "lower": U}``, where ``lower``
@@ -70,7 +68,7 @@ def full_rank(example: PyTree, *, support: PyTree | Support | None = None) -> Fa
     return _full_rank(layout(example, support))
 
 
-@functools.lru_cache(maxsize=256)
+@remembered
 def _full_rank(shape: Layout) -> Family:
     d = shape.size
 

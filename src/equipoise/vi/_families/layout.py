@@ -63,6 +63,24 @@ class Layout(NamedTuple):
         """The flat vector of a position."""
         return self.join(self.leaves(position))
 
+    def path(self, index: int) -> str:
+        """Where in the example a flat coordinate is, as in ``['theta'][3]``.
+
+        Where a support has fewer free numbers than entries, the coordinate is one of them.
+        """
+        tree = jax.tree.unflatten(self.structure, range(self.structure.num_leaves))
+        names = [
+            jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path(tree)
+        ]
+        ends = np.cumsum([math.prod(shape) for shape in self.flat_shapes])
+        leaf = int(np.searchsorted(ends, index, side="right"))
+        shape = self.flat_shapes[leaf]
+        within = np.unravel_index(index - int(ends[leaf]) + math.prod(shape), shape)
+        name, entry = names[leaf] or "position", ", ".join(map(str, within))
+        if shape != self.shapes[leaf]:
+            return f"free number {entry} of {name}"
+        return name + (f"[{entry}]" if shape else "")
+
     def log_volume(self, flat: Array) -> Scalar:
         """Log of the volume factor of ``unravel``."""
         parts = zip(self.supports, self.free(flat), strict=True)

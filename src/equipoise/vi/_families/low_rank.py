@@ -1,13 +1,11 @@
 """A normal whose covariance is diagonal plus low rank."""
 
-import functools
-
 import jax
 import jax.numpy as jnp
 
 from equipoise._check import at, positive_integer
 from equipoise._types import Array, PRNGKeyArray, PyTree, Scalar
-from equipoise.vi._families.family import Core, Family, assemble
+from equipoise.vi._families.family import Core, Family, assemble, remembered
 from equipoise.vi._families.layout import Layout, layout
 from equipoise.vi._families.mean_field import LOG_2PI, normal_log_prob
 from equipoise.vi._supports.support import Support
@@ -29,7 +27,7 @@ def low_rank(example: PyTree, *, rank: int, support: PyTree | Support | None = N
             of one position; its values are not used.
         rank: Number of columns r of W. With r = d − 1 any covariance can be reached.
         support: Where each leaf lives: one support for all, or a pytree of supports like the
-            example. Default: all reals.
+            example; leaves that it leaves out are real. Default: all reals.
 
     Returns:
         A :class:`Family` with params ``{"mean": m, "log_scale": ℓ, "factor": W}``. Since W = 0 is
@@ -54,7 +52,7 @@ def low_rank(example: PyTree, *, rank: int, support: PyTree | Support | None = N
     return _low_rank(layout(example, support), rank)
 
 
-@functools.lru_cache(maxsize=256)
+@remembered
 def _low_rank(shape: Layout, rank: int) -> Family:
     d = shape.size
 

@@ -1,13 +1,11 @@
 """Independent normals, one for each coordinate."""
 
-import functools
-
 import jax.numpy as jnp
 import numpy as np
 
 from equipoise._check import at
 from equipoise._types import Array, PRNGKeyArray, PyTree, Scalar
-from equipoise.vi._families.family import Core, Family, Natural, assemble
+from equipoise.vi._families.family import Core, Family, Natural, assemble, remembered
 from equipoise.vi._families.layout import Layout, layout
 from equipoise.vi._supports.support import Support
 
@@ -41,7 +39,7 @@ def mean_field(example: PyTree, *, support: PyTree | Support | None = None) -> F
         example: A pytree of floating-point arrays, or of ``jax.ShapeDtypeStruct``, with the shapes
             of one position; its values are not used.
         support: Where each leaf lives: one support for all, or a pytree of supports like the
-            example. Default: all reals.
+            example; leaves that it leaves out are real. Default: all reals.
 
     Returns:
         A :class:`Family` with params ``{"mean": m, "log_scale": ℓ}``, both of shape
@@ -65,7 +63,7 @@ def mean_field(example: PyTree, *, support: PyTree | Support | None = None) -> F
     return _mean_field(layout(example, support))
 
 
-@functools.lru_cache(maxsize=256)
+@remembered
 def _mean_field(shape: Layout) -> Family:
     def init(key: PRNGKeyArray | None, center: Array, scale: Array) -> dict[str, Array]:
         return {"mean": center, "log_scale": jnp.broadcast_to(jnp.log(scale), (shape.size,))}

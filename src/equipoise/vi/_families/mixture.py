@@ -1,13 +1,11 @@
 """A mixture of normals whose draws are differentiable."""
 
-import functools
-
 import jax
 import jax.numpy as jnp
 
 from equipoise._check import at, positive_integer
 from equipoise._types import Array, PRNGKeyArray, PyTree, Scalar
-from equipoise.vi._families.family import Core, Family, assemble
+from equipoise.vi._families.family import Core, Family, assemble, remembered
 from equipoise.vi._families.layout import Layout, layout
 from equipoise.vi._families.mean_field import LOG_2PI, normal_log_prob
 from equipoise.vi._families.mixture_quantile import mixture_quantile
@@ -35,7 +33,7 @@ def mixture(
             of one position; its values are not used.
         num_components: Number of normals K.
         support: Where each leaf lives: one support for all, or a pytree of supports like the
-            example. Default: all reals.
+            example; leaves that it leaves out are real. Default: all reals.
 
     Returns:
         A :class:`Family` with exact draws and densities; its entropy has no closed form. Params
@@ -64,7 +62,7 @@ def mixture(
     return _mixture(layout(example, support), num_components)
 
 
-@functools.lru_cache(maxsize=256)
+@remembered
 def _mixture(shape: Layout, num_components: int) -> Family:
     def init(key: PRNGKeyArray | None, center: Array, scale: Array) -> dict[str, Array]:
         key = jax.random.key(0) if key is None else key

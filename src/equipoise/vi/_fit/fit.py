@@ -1,15 +1,22 @@
 """The fit that needs no tuning."""
 
+import inspect
 from collections.abc import Callable
 
 import optax
 
-from equipoise._check import at, positive_integer, type_error, value_error
+from equipoise._check import (
+    at,
+    random_key,
+    type_error,
+    value_error,
+)
 from equipoise._types import PRNGKeyArray, PyTree, Scalar
-from equipoise.vi._families.family import Family, completed
+from equipoise.vi._families.family import Family, check_params, completed
 from equipoise.vi._families.full_rank import full_rank
 from equipoise.vi._families.layout import layout
 from equipoise.vi._families.mean_field import mean_field
+from equipoise.vi._fit.descent import GradientState
 from equipoise.vi._fit.gradient import (
     GRADIENT_STEPS,
     choose_optimizer,
@@ -17,8 +24,9 @@ from equipoise.vi._fit.gradient import (
     fit_gradient,
     plan,
 )
-from equipoise.vi._fit.judge import judge
-from equipoise.vi._fit.natural import NORMAL_STEPS, fit_normal
+from equipoise.vi._fit.judge import judge, judging
+from equipoise.vi._fit.loop import Progress, check_choices, check_numbers
+from equipoise.vi._fit.natural import NORMAL_STEPS, NormalState, fit_normal
 from equipoise.vi._fit.points import balanced, chance
 from equipoise.vi._fit.result import Fit
 from equipoise.vi._fit.start import find_starts, starting_point
@@ -39,9 +47,10 @@ def fit(
     num_steps: int | None = None,
     num_samples: int | None = None,
     num_restarts: int = 4,
+    max_evaluations: int | None = None,
     gradient: str | None = None,
     draws: str | None = None,
-    progress: Callable[[int, float], object] | None = None,
+    progress: Progress = None,
     state: PyTree = None,
 ) -> Fit:
     r"""Approximation of a log density without tuning, and whether to trust it.
@@ -55,7 +64,9 @@ def fit(
     mean-field normal then takes the natural-gradient steps above on fixed points that integrate
     quadratics exactly; any other family, or any with an ``optimizer``, starts at that normal and
     follows gradients of the ELBO. Last, importance weights judge q; where they are uneven, an
-    adapted mixture of Student t gives better draws, and the verdict is about those.
+    adapted mixture of Student t gives better draws, and the verdict is about those. Where standard
+    errors alone are too large, more draws are made. A ``reason`` of no trust names the coordinate
+    by its path in the example, and what would help.
 
     The log density is compiled once for its equations and shapes, and once more within the steps
     of an optimizer; two or three small programs depend on the family alone. A density, family or
@@ -71,7 +82,10 @@ def fit(
         family: A :class:`Family`, one of your own too, or a function of the example that makes
             one, such as ``vi.mean_field``. Default: :func:`full_rank` up to 200 coordinates, then
             :func:`mean_field`.
-        support: Where each leaf lives, for the default family.
+        support: Where leaves live: one support for all, or a pytree like the example in which
+            leaves that are left out, or None, are real, and one support stands for all below it. A
+            function that makes the family is given it as ``support=``; a family that is made
+            already must have it.
         optimizer: An optax optimizer, to take its steps instead of natural-gradient ones.
             Default for families that need one: Adam with a cosine schedule. One with a line
             search, such as L-BFGS, compares values and needs a ``num_samples`` of hundreds; make
@@ -82,6 +96,11 @@ def fit(
         num_samples: Points of the ELBO that is maximized. Default: 512 at least, or 16 a step; 64
             where draws have no path.
         num_restarts: Number of Newton paths.
+        max_evaluations: Largest number of draws at which the log density is evaluated to judge q
+            and to find better ones, at least 100. They end at 8192 where q is good, and go on
+            while standard errors alone forbid to trust them. Default: ten seconds of work for one
+            core, at 10⁹ elementary operations a second as the density's equations count them;
+            but 163 840 at least, and no more draws than have 2²⁵ numbers.
         gradient: Estimator that an optimizer follows, as in :func:`elbo`. Default: of
             closed-form entropy and sticking the landing the one with the smaller variance,
             measured every 100 steps.
@@ -99,13 +118,15 @@ def fit(
 
     Raises:
         ValueError: If ``log_density`` does not return one number or is not finite at the start,
-            a number is below 1, ``support`` or ``start`` does not fit the example, or ``gradient``
-            needs a pathwise derivative that the family does not have.
-        TypeError: If a leaf of the example is not floating-point, ``family`` makes none, or
-            ``optimizer`` is none of optax.
+            a number is below 1 (100 for ``max_evaluations``), ``support``, ``start`` or ``state``
+            does not fit the example and family, ``gradient`` or ``draws`` is none of the names, or
+            ``gradient`` needs a pathwise derivative that the family does not have.
+        TypeError: If a leaf of the example is not floating-point, ``key`` is no key, ``family``
+            makes none, ``optimizer`` is none of optax, or ``progress`` is no function.
 
     Cost: a few dozen gradients and Newton paths for each of ``num_samples`` points, then 8192
-        evaluations of ``log_density``, or up to 20 times as many where q is poor.
+        evaluations of ``log_density``; where q is poor or its draws are too few, up to
+        ``max_evaluations``. A verdict of no trust takes a few thousand more for its reason.
 
     Examples:
         >>> fit = vi.fit(lambda z: -0.5 * (z - 8) ** 2 / 0.04, jnp.zeros(()), jax.random.key(0))
@@ -115,14 +136,18 @@ def fit(
     References:
         :cite:t:`khan2023`, :cite:t:`zhang2022`, :cite:t:`vehtari2024`, :cite:t:`cappe2008`.
     """
-    _check_options(num_steps, num_samples, num_restarts, optimizer)
+    random_key("key", key)
+    check_numbers(num_steps, num_samples, num_restarts, max_evaluations)
+    check_choices(optimizer, gradient, draws, progress)
     family = _resolve(example, family, support)
     size = family.dimension
     small = size <= MAX_CURVED
+    natural = optimizer is None and family.natural is not None and small
+    _check_state(state, family, natural=natural)
     target, random = trace(log_density, family), chance(key)
     center = starting_point(target, family, start)
     starts = None
-    if optimizer is None and family.natural is not None and small:
+    if natural:
         starts = find_starts(target, center, random.starts, num_restarts)
         noise = balanced(random.points, num_points(size, num_samples), size)
         found = fit_normal(
@@ -139,23 +164,23 @@ def fit(
         found = fit_gradient(
             target, family, optimizer, settings, random.step_key, state, num_steps, progress
         )
-    return judge(target, family, found, starts, random)
+    return judge(judging(target, family, random, max_evaluations), found, starts, center)
 
 
-def _check_options(
-    num_steps: int | None,
-    num_samples: int | None,
-    num_restarts: int,
-    optimizer: optax.GradientTransformation | None,
-) -> None:
-    for name, number in (("num_steps", num_steps), ("num_samples", num_samples)):
-        if number is not None:
-            positive_integer(name, number)
-    positive_integer("num_restarts", num_restarts)
-    if optimizer is not None and not isinstance(optimizer, optax.GradientTransformation):
-        raise type_error(
-            "optimizer", "must be an optax optimizer", optimizer, "Try optax.adam(0.01)."
+def _check_state(state: PyTree, family: Family, *, natural: bool) -> None:
+    """The state is one of the loop that goes on from it, and of the family's shapes."""
+    if state is None:
+        return
+    fits = isinstance(state, NormalState if natural else GradientState)
+    if not fits or (natural and len(state.mean) != family.dimension):
+        raise value_error(
+            "state",
+            "must be that of a fit with the same family, example and kind of optimizer",
+            type(state).__name__,
+            "Give fit.state.",
         )
+    if not natural:
+        check_params(family, state.moving.params)
 
 
 def _resolve(
@@ -166,23 +191,33 @@ def _resolve(
     """The family that was asked for, of positions like the example."""
     ours = layout(example, support)
     if family is None:
-        make = full_rank if ours.size <= MAX_CURVED else mean_field
-        return make(example, support=support)
-    if support is not None:
-        raise value_error(
-            "support", "goes with the default family", support, "Give it to the family."
-        )
-    made = family(example) if callable(family) else family
-    if not isinstance(made, Family):
-        raise type_error(
-            "family", "must be a Family or make one", family, "Try vi.full_rank(example)."
-        )
-    made = completed(made)
+        family = full_rank if ours.size <= MAX_CURVED else mean_field
+    if not isinstance(family, Family):
+        family = _made(family, example, support)
+    made = completed(family)
     if made.positions is None or made.positions[:2] != ours[:2]:
         raise value_error(
             "family",
             f"must have positions like `example`, {ours[:2]}",
             "discrete ones" if made.positions is None else str(made.positions[:2]),
             "Make it from the same example.",
+        )
+    if support is not None and made.positions.supports != ours.supports:
+        raise value_error(
+            "family",
+            "must have the supports that `support` says",
+            ", ".join(one.name for one in made.positions.supports),
+            "Make it with them, or give a function that takes support=, as vi.full_rank does.",
+        )
+    return made
+
+
+def _made(make: Callable[..., Family], example: PyTree, support: PyTree | Support | None) -> Family:
+    """The family that a function makes of the example, and of the supports where it takes them."""
+    takes = callable(make) and "support" in inspect.signature(make).parameters
+    made = make(example, support=support) if takes else callable(make) and make(example)
+    if not isinstance(made, Family):
+        raise type_error(
+            "family", "must be a Family or make one", make, "Try vi.full_rank(example)."
         )
     return made

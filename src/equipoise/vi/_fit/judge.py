@@ -18,19 +18,25 @@ from equipoise.vi._fit.result import Fit, Source
 from equipoise.vi._fit.start import Local, lower_factor, no_modes, other_modes
 from equipoise.vi._fit.target import Target
 from equipoise.vi._weights.adapt import adapt, first_mixture
-from equipoise.vi._weights.diagnose import Diagnostics, flat_draws, summarize
+from equipoise.vi._weights.diagnose import MIN_DRAWS, Diagnostics, flat_draws, summarize
+from equipoise.vi._weights.growth import Draws, grown
 from equipoise.vi._weights.products import transported
-from equipoise.vi._weights.verdict import Verdict, is_precise, sentence, verdict
-from equipoise.vi._weights.weighted import Weighted, moments, weigh
+from equipoise.vi._weights.remedy import Case, explained
+from equipoise.vi._weights.verdict import Doubt, Verdict, disagreement, draws_needed, verdict
+from equipoise.vi._weights.weighted import Weighted, weigh
 
 _NUM_DRAWS = 8192
 _MAX_ADAPTED = 50  # coordinates above which a mixture of Student t wastes nearly all draws
 _COMPONENTS = 6
-_ROUNDS = 16
+_ROUNDS, _FEW = 16, 4  # to adapt, the last for draws to use; and of those, where in doubt
 _GOOD_KHAT = 0.5  # below it the weights have a finite variance
 _GOOD_EFFICIENCY = 0.25
 _CLOSE_MEAN, _CLOSE_SD = 0.05, 0.03
-_SAME_MEAN, _SAME_SD = 0.1, 0.05  # half of what a second opinion may find before it is a failure
+_LEAST_ROUNDS = 8
+_LEAST = 20 * _NUM_DRAWS  # evaluations that a budget of ours has, however long one takes
+_SECONDS, _SPEED = 10.0, 1e9  # of work in it, at elementary operations a second
+_MAX_NUMBERS = 2**25  # of the draws that are held
+_NO_DOUBT = Doubt(0.0, 0.0, 0)
 
 
 def _is_good(found: Diagnostics) -> bool:
@@ -55,58 +61,64 @@ def _is_better(one: Diagnostics, other: Diagnostics) -> bool:
     return _efficiency(one) > _efficiency(other)
 
 
-class _Doubt(NamedTuple):
-    """How far moments of two weightings are apart: of means in sds, of sds relatively."""
-
-    mean: float
-    sd: float
-
-    def __bool__(self) -> bool:
-        return not (self.mean <= _SAME_MEAN and self.sd <= _SAME_SD)
-
-
-_NO_DOUBT = _Doubt(0.0, 0.0)
-
-
-def _disagreement(one: Weighted, other: Weighted) -> _Doubt:
-    """What two weightings of the same target say differently.
-
-    Weights see only where draws fall: a q that ends inside the target has harmless weights. So
-    the draws of q are held against those of a proposal with heavier tails.
-    """
-    first, second = moments(one.draws, one.log_weights), moments(other.draws, other.log_weights)
-    mean = float(np.max(np.abs(first.mean - second.mean) / second.sd))
-    sd = float(np.max(np.abs(first.sd / second.sd - 1)))
-    return _Doubt(mean, sd)
-
-
-@functools.partial(jax.jit, static_argnames="family")
+@functools.partial(jax.jit, static_argnames=("family", "num_draws"))
 def _drawn(
-    family: Family, params: Params, variates: Array
+    family: Family, params: Params, variates: Array, num_draws: int
 ) -> tuple[Array, Array, tuple[Array, Array] | None]:
     """Draws of q with their log densities, and its mean and factor where it is normal."""
-    draws, log_q = flat_draws(family, params, variates, _NUM_DRAWS)
+    draws, log_q = flat_draws(family, params, variates, num_draws)
     return draws, log_q, None if family.moments is None else family.moments(params)
 
 
 _Normal: TypeAlias = tuple[np.ndarray, np.ndarray]  # mean and Cholesky factor
 
 
-def _weigh_q(
-    target: Target, family: Family, params: Params, chance: Chance
-) -> tuple[Weighted, _Normal | None]:
-    """Weighted draws of q, and a normal like it."""
-    variates: AnyArray = chance.draw_key
-    if family.transform_flat is not None:
-        shape = _NUM_DRAWS, family.noise_size
-        variates = chance.draws.standard_normal(shape, np.float32).astype(dtype_of(params))
-    on_device, log_q, normal = _drawn(family, params, variates)
-    draws = np.asarray(on_device, target.dtype)
-    weighted = weigh(draws, target.values(draws), np.asarray(log_q, float))
-    if normal is None:
-        return weighted, _normal_of(draws)
-    mean, factor = (np.asarray(x, float) for x in normal)
-    return weighted, (mean, np.diag(factor) if factor.ndim == 1 else lower_factor(factor))
+class _Judging(NamedTuple):
+    """What a verdict is made with: draws from ``chance``, so many at a time, and rounds of them."""
+
+    target: Target
+    family: Family
+    chance: Chance
+    num_draws: int
+    num_rounds: int
+
+    @property
+    def budget(self) -> int:
+        """Evaluations that all rounds together are."""
+        return self.num_draws * self.num_rounds
+
+    def draw(self, params: Params) -> tuple[Draws, _Normal | None]:
+        """Draws of q, and a normal like it."""
+        target, family, chance, number, _ = self
+        variates: AnyArray
+        if family.transform_flat is None:
+            variates = chance.draw_key()
+        else:
+            shape = number, family.noise_size
+            variates = chance.draws.standard_normal(shape, np.float32).astype(dtype_of(params))
+        on_device, log_q, normal = _drawn(family, params, variates, number)
+        draws = np.asarray(on_device, target.dtype)
+        found = draws, target.values(draws), np.asarray(log_q, float)
+        if normal is None:
+            return found, _normal_of(draws)
+        mean, factor = (np.asarray(x, float) for x in normal)
+        return found, (mean, np.diag(factor) if factor.ndim == 1 else lower_factor(factor))
+
+
+def judging(
+    target: Target, family: Family, chance: Chance, max_evaluations: int | None
+) -> _Judging:
+    """The rounds of draws that a budget of evaluations allows, or some seconds of work."""
+    size, number = family.dimension, _NUM_DRAWS
+    if max_evaluations is None:
+        of_mixture = _COMPONENTS * size**2 if size <= _MAX_ADAPTED else size
+        affordable = _SECONDS * _SPEED / (target.log_density.work + of_mixture)
+        held = _MAX_NUMBERS // size
+        max_evaluations = max(int(min(max(affordable, _LEAST), held)), number)
+    elif size <= _MAX_ADAPTED:  # some rounds of a small budget are left to find better draws
+        number = min(max(max_evaluations // _LEAST_ROUNDS, MIN_DRAWS), number)
+    number = min(max_evaluations, number)
+    return _Judging(target, family, chance, number, max_evaluations // number)
 
 
 def _normal_of(draws: np.ndarray) -> _Normal | None:
@@ -119,32 +131,33 @@ def _normal_of(draws: np.ndarray) -> _Normal | None:
 
 
 def _weigh_adapted(
-    target: Target, normal: _Normal, modes: Local, rng: np.random.Generator
-) -> Weighted:
-    """Weighted draws of a mixture that starts at a normal and the other modes."""
+    with_: _Judging, normal: _Normal, modes: Local, most: int
+) -> tuple[Weighted, int]:
+    """Weighted draws of a mixture that starts at a normal and the other modes; rounds it took."""
     mean, factor = normal
-    found = adapt(
-        lambda noise: target.values(transported(mean, factor, noise)),
+    rng, log_volume = with_.chance.draws, np.sum(np.log(np.diagonal(factor)))
+    draw_noise, used = adapt(
+        lambda noise: with_.target.values(transported(mean, factor, noise)),
         first_mixture(rng, _COMPONENTS, *modes),
         rng,
-        num_samples=_NUM_DRAWS,
-        num_rounds=_ROUNDS,
-        enough=lambda weighted: is_precise(summarize(weighted)),
+        num_samples=with_.num_draws,
+        num_rounds=min(_ROUNDS, most) - 1,
     )
-    noise: AnyArray = found.draws
-    return dataclasses.replace(
-        found,
-        draws=_host(transported(mean, factor, noise)),
-        log_ratios=found.log_ratios + np.sum(np.log(np.diagonal(factor))),
-    )
+
+    def draw() -> Draws:
+        noise, log_p, log_q = draw_noise()
+        return transported(mean, factor, noise), log_p, log_q - log_volume
+
+    found = grown(draw, draw(), num_rounds=_FEW, most=most - used)
+    return found, used + len(found.draws) // with_.num_draws
 
 
 @np.errstate(all="ignore")  # what is not finite has a verdict
-def judge(
-    target: Target, family: Family, found: Found, starts: Local | None, chance: Chance
-) -> Fit:
+def judge(with_: _Judging, found: Found, starts: Local | None, center: np.ndarray) -> Fit:
     """The fit with its diagnostics, best draws and verdict."""
-    weighted, like_q = _weigh_q(target, family, found.params, chance)
+    target, family = with_.target, with_.family
+    first, like_q = with_.draw(found.params)
+    weighted = of_q = weigh(*first)
     measured = summarize(weighted)
     best, source, doubt = measured, Source.VARIATIONAL, _NO_DOUBT
     normal = found.proxy or like_q
@@ -155,15 +168,22 @@ def judge(
     good = _is_good(measured)
     sure = good and family.moments is not None
     ratios: AnyArray = weighted.log_ratios
-    elbo = found.elbo or Estimate(ratios.mean(), ratios.std(ddof=1) / _NUM_DRAWS**0.5)
+    elbo = found.elbo or Estimate(ratios.mean(), ratios.std(ddof=1) / len(ratios) ** 0.5)
     small = family.dimension <= _MAX_ADAPTED
-    if normal is not None and small and (several or not sure):
-        adapted = _weigh_adapted(target, normal, modes, chance.draws)
-        other = summarize(adapted)
-        doubt = _disagreement(weighted, adapted)
+    # More draws of what has not converged answer no question.
+    sound = found.converged and not found.problem
+    left = with_.num_rounds - 1
+    if normal is not None and small and left and (several or not sure):
+        adapted, used = _weigh_adapted(with_, normal, modes, left if sound else min(left, _ROUNDS))
+        left, other = left - used, summarize(adapted)
+        doubt = disagreement(weighted, adapted)
         convincing = doubt and verdict(other) is Verdict.TRUSTED
         if several or _is_better(other, measured) or convincing:
             weighted, best, doubt = adapted, other, _NO_DOUBT
+    if weighted is of_q and sound and draws_needed(measured) > with_.num_draws:
+        again = functools.partial(with_.draw, found.params)
+        weighted = of_q = grown(lambda: again()[0], first, num_rounds=1, most=1 + left)
+        measured = best = summarize(weighted)
     if best is not measured or not (good and _is_close(measured)):
         if best.khat <= best.threshold:
             source = Source.IMPORTANCE_RESAMPLED
@@ -176,6 +196,10 @@ def judge(
         said = Verdict.NOT_CONVERGED
     if found.problem:
         said = Verdict.NOT_FINITE
+    case = Case(
+        said, found.problem, best, weighted, of_q, doubt, normal, center, found.state.history
+    )
+    why = explained(case, target.values, with_.chance.draws, family.positions.path, with_.budget)
     fit = Fit(
         family=family,
         params=found.params,
@@ -183,14 +207,14 @@ def judge(
         diagnostics=measured,
         draw_diagnostics=best,
         converged=_host(found.converged),
-        trusted=_host(said is Verdict.TRUSTED),
+        trusted=_host(why.verdict is Verdict.TRUSTED),
         history=_host(found.state.history),
         state=None,
         weighted=weighted,
         linear_response=found.linear_response,
-        reason=sentence(said, best, problem=found.problem, mean=doubt.mean, sd=doubt.sd),
+        reason=why.sentence,
         source=source,
-        verdict=said,
+        verdict=why.verdict,
     )
     return dataclasses.replace(_on_device(fit, target.dtype), state=found.state)
 

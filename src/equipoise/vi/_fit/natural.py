@@ -23,7 +23,7 @@ _SHRINK, _GROW = 0.3, 2.0
 _MAX_RATIO = 8.0  # one step changes no variance by more than this factor
 
 
-class _NormalState(NamedTuple):
+class NormalState(NamedTuple):
     """Everything a fit of a normal continues from, on the host in float64.
 
     In coordinates where q is N(0, I): ``slope`` is E ∇log p and ``curvature`` is E ∇²log p.
@@ -60,12 +60,13 @@ class _Ascent(NamedTuple):
         return self.eps**0.5
 
 
+@np.errstate(all="ignore")  # a step to what is not finite is undone
 def fit_normal(
     target: Target,
     family: Family,
     starts: Local,
     noise: np.ndarray,
-    state: _NormalState | None,
+    state: NormalState | None,
     num_steps: int,
     progress: Progress,
 ) -> Found:
@@ -98,7 +99,7 @@ def _params_of(family: Family, mean: Array, scale: Array) -> Params:
     return family.from_moments(mean, scale)
 
 
-def _polished(ascent: _Ascent, state: _NormalState) -> tuple[_NormalState, Estimate | None]:
+def _polished(ascent: _Ascent, state: NormalState) -> tuple[NormalState, Estimate | None]:
     """The optimum by sparse-grid cubature, where two rules agree on the ELBO there.
 
     The points of the fit leave an error of their own in q and in its ELBO. For targets near a
@@ -118,17 +119,17 @@ def _polished(ascent: _Ascent, state: _NormalState) -> tuple[_NormalState, Estim
     return refined, Estimate(values[0], 0 * difference, error_bound=difference)
 
 
-def _first_state(starts: Local, *, diagonal: bool) -> _NormalState:
+def _first_state(starts: Local, *, diagonal: bool) -> NormalState:
     """The state at the best local normal, before the first step."""
     best = best_of(starts)
     factor = np.diag(conditional_scales(best.factor)) if diagonal else best.factor
     return _state_at(best.mean, factor)
 
 
-def _state_at(mean: np.ndarray, factor: np.ndarray) -> _NormalState:
+def _state_at(mean: np.ndarray, factor: np.ndarray) -> NormalState:
     """The state before the first step."""
     d = len(mean)
-    return _NormalState(
+    return NormalState(
         step=0,
         mean=mean,
         factor=factor,
@@ -142,7 +143,7 @@ def _state_at(mean: np.ndarray, factor: np.ndarray) -> _NormalState:
     )
 
 
-def _ascend(ascent: _Ascent, state: _NormalState, limit: int) -> _NormalState:
+def _ascend(ascent: _Ascent, state: NormalState, limit: int) -> NormalState:
     """Steps until the expected gain is below the tolerance, or ``limit`` of them in all."""
 
     def busy() -> bool:
@@ -154,7 +155,7 @@ def _ascend(ascent: _Ascent, state: _NormalState, limit: int) -> _NormalState:
     return state
 
 
-def _step(ascent: _Ascent, state: _NormalState) -> _NormalState:
+def _step(ascent: _Ascent, state: NormalState) -> NormalState:
     """One step; where it lowers the ELBO, or anything is not finite, it is undone and shortened."""
     mean, factor = (_diagonal_proposal if ascent.diagonal else _proposal)(state)
     elbo, slope, curvature = _expectations(ascent, mean, factor)
@@ -217,7 +218,7 @@ def _expectations(
     )
 
 
-def _diagonal_proposal(state: _NormalState) -> tuple[np.ndarray, np.ndarray]:
+def _diagonal_proposal(state: NormalState) -> tuple[np.ndarray, np.ndarray]:
     """The step for independent coordinates.
 
     The precisions follow the diagonal of the curvature, but the mean takes a full Newton step:
@@ -231,7 +232,7 @@ def _diagonal_proposal(state: _NormalState) -> tuple[np.ndarray, np.ndarray]:
     return state.mean + scale * move, np.diag(scale * (1 + rate * (wanted - 1)) ** -0.5)
 
 
-def _proposal(state: _NormalState) -> tuple[np.ndarray, np.ndarray]:
+def _proposal(state: NormalState) -> tuple[np.ndarray, np.ndarray]:
     """Mean and factor after a natural-gradient step of size ``rate``.
 
     In whitened coordinates the precision moves to (1 − ρ) I − ρ E ∇²log p, with its eigenvalues

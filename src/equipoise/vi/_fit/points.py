@@ -9,7 +9,6 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from equipoise._check import value_error
 from equipoise._types import PRNGKeyArray, PyTree
 from equipoise.vi._weights.products import gram, rows_times
 
@@ -26,16 +25,20 @@ class Chance(NamedTuple):
     draws: np.random.Generator
     init_key: PRNGKeyArray
     step_key: PRNGKeyArray
-    draw_key: PRNGKeyArray
+
+    def draw_key(self) -> PRNGKeyArray:
+        """A key of its own at each call, made without a program."""
+        implementation = jax.random.key_impl(self.step_key)
+        size = jax.random.key_data(self.step_key).size
+        words: PyTree = self.draws.integers(2**32, size=size, dtype=np.uint32)
+        return jax.random.wrap_key_data(words, impl=implementation)
 
 
 def chance(key: PRNGKeyArray) -> Chance:
     """The randomness that one key stands for."""
     data = np.asarray(jax.random.key_data(key))
-    if data.ndim != 1:
-        raise value_error("key", "must be one key", key)
     seed = np.random.SeedSequence(data.tolist())
-    words: PyTree = seed.generate_state(3 * data.size).reshape(3, data.size)
+    words: PyTree = seed.generate_state(2 * data.size).reshape(2, data.size)
     keys = [jax.random.wrap_key_data(w, impl=jax.random.key_impl(key)) for w in words]
     points, starts, draws = map(np.random.default_rng, seed.spawn(3))
     return Chance(points, starts, draws, *keys)

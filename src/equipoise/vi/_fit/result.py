@@ -6,7 +6,7 @@ import functools
 import jax
 import jax.numpy as jnp
 
-from equipoise._check import at, positive_integer
+from equipoise._check import at, positive_integer, random_key
 from equipoise._types import Array, PRNGKeyArray, PyTree, aligned, result, static_field
 from equipoise.vi._bounds.estimate import Estimate
 from equipoise.vi._families.draws import affine, independent
@@ -88,6 +88,8 @@ class Fit:
         ]
         return f"Fit\n{aligned(rows)}"
 
+    __repr__ = __str__  # in a notebook too
+
 
 @at("vi.posterior_draws")
 def posterior_draws(fit: Fit, key: PRNGKeyArray, num_samples: int) -> PyTree:
@@ -113,6 +115,7 @@ def posterior_draws(fit: Fit, key: PRNGKeyArray, num_samples: int) -> PyTree:
 
     Raises:
         ValueError: If ``num_samples`` is below 1.
+        TypeError: If ``key`` is no key.
 
     Cost: O(d · ``num_samples``); the log density is not evaluated.
 
@@ -125,6 +128,7 @@ def posterior_draws(fit: Fit, key: PRNGKeyArray, num_samples: int) -> PyTree:
     References:
         :cite:t:`vehtari2024`; :cite:t:`giordano2018`.
     """
+    random_key("key", key)
     positive_integer("num_samples", num_samples)
     if fit.source is Source.VARIATIONAL:
         return _drawn(fit.family, fit.params, key, num_samples)

@@ -64,6 +64,7 @@ def _mean_of_first_draws(family: Family) -> Array:
     return jnp.mean(jax.vmap(family.ravel)(drawn), axis=0)
 
 
+@np.errstate(all="ignore")  # a path ends where something is not finite
 def find_starts(
     target: Target, center: np.ndarray, rng: np.random.Generator, num_restarts: int
 ) -> Local:

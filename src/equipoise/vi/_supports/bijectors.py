@@ -108,6 +108,7 @@ def _interval(low: float, high: float) -> Support:
     def contains(x: Array) -> Array:
         return jnp.all((x > low) & (x < high))
 
+    recipe = _interval, (low, high)
     if math.isinf(high):
         return Support(
             name,
@@ -116,6 +117,7 @@ def _interval(low: float, high: float) -> Support:
             lambda x: jnp.log(x - low),
             jnp.sum,
             contains,
+            recipe,
         )
     if math.isinf(low):
         return Support(
@@ -125,6 +127,7 @@ def _interval(low: float, high: float) -> Support:
             lambda x: -jnp.log(high - x),
             lambda u: -jnp.sum(u),
             contains,
+            recipe,
         )
     width = high - low
     return Support(
@@ -134,6 +137,7 @@ def _interval(low: float, high: float) -> Support:
         lambda x: jnp.log(x - low) - jnp.log(high - x),
         lambda u: jnp.sum(math.log(width) + jax.nn.log_sigmoid(u) + jax.nn.log_sigmoid(-u)),
         contains,
+        recipe,
     )
 
 
@@ -186,6 +190,7 @@ _ORDERED = Support(
     _ordered_inverse,
     lambda u: jnp.sum(u[..., 1:]),
     lambda x: jnp.all(jnp.isfinite(x)) & jnp.all(jnp.diff(x, axis=-1) > 0),
+    (ordered, ()),
 )
 
 
@@ -263,4 +268,5 @@ _SIMPLEX = Support(
     _simplex_inverse,
     _simplex_log_volume,
     lambda x: jnp.all(x > 0) & jnp.all(jnp.abs(jnp.sum(x, axis=-1) - 1) < rounding(x)),
+    (simplex, ()),
 )

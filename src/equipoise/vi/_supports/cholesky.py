@@ -102,5 +102,11 @@ def _contains(factor: Array) -> Array:
 
 
 _CHOLESKY_CORRELATION = Support(
-    "cholesky_correlation", _flat_shape, _forward, _inverse, _log_volume, _contains
+    "cholesky_correlation",
+    _flat_shape,
+    _forward,
+    _inverse,
+    _log_volume,
+    _contains,
+    (cholesky_correlation, ()),
 )

@@ -1,22 +1,20 @@
 """Adaptive importance sampling: a mixture of Student t that learns the target from its draws."""
 
+import functools
 import math
 from collections.abc import Callable
-from typing import NamedTuple, TypeAlias
+from typing import NamedTuple
 
 import numpy as np
 
 from equipoise.vi._families.draws import AnyArray
+from equipoise.vi._weights.growth import Draws
 from equipoise.vi._weights.products import gram, transported
-from equipoise.vi._weights.weighted import Weighted, weigh
+from equipoise.vi._weights.weighted import weigh
 
 _DEGREES = 6  # tails heavier than those of most targets, with four moments
 _SMALLEST_WEIGHT = 0.01
-_MOST = 4  # times as many draws in the last round, at most
 _EXCELLENT = 0.9  # share of effective draws that ends the adaptation
-
-
-_Draws: TypeAlias = tuple[np.ndarray, np.ndarray, np.ndarray]  # with log p and log q
 
 
 class _Mixture(NamedTuple):
@@ -131,24 +129,22 @@ def adapt(
     *,
     num_samples: int,
     num_rounds: int,
-    enough: Callable[[Weighted], bool],
     patience: int = 3,
-) -> Weighted:
-    """Rounds of sampling and EM, then fresh draws from the best mixture.
+) -> tuple[Callable[[], Draws], int]:
+    """Rounds of sampling and EM: how to draw from the best mixture, and how many rounds it took.
 
     ``log_p`` takes the draws of a round, one a row. Adapts until the effective sample size has not
-    grown by a tenth for ``patience`` rounds. The last round draws from the best mixture,
-    independently of the draws it was chosen by, and again until they are ``enough`` or four times
-    as many, since these are the ones to use.
+    grown by a tenth for ``patience`` rounds. Draws to use are fresh ones, independent of those
+    that the mixture was chosen by.
     """
 
-    def draw(mixture: _Mixture) -> _Draws:
+    def draw(mixture: _Mixture) -> Draws:
         draws = _sample(rng, mixture, num_samples)
         return draws, log_p(draws), _log_sums(_component_log_probs(mixture, draws)[0])
 
-    best, best_efficiency, best_round = mixture, 0.0, 0
-    for index in range(num_rounds - 1):
-        weighted = weigh(*draw(mixture))
+    best, best_efficiency, best_round, used = mixture, 0.0, 0, 0
+    for index in range(num_rounds):
+        weighted, used = weigh(*draw(mixture)), index + 1
         efficiency = float(weighted.effective_sample_size) / num_samples
         if not weighted.khat < 1:
             efficiency *= 0.1
@@ -157,9 +153,4 @@ def adapt(
         if index - best_round >= patience or efficiency > _EXCELLENT:
             break
         mixture = _improve(mixture, weighted.draws, weighted.log_ratios)
-    rounds = [draw(best)]
-    while not enough(weighted := weigh(*map(np.concatenate, zip(*rounds, strict=True)))):
-        if len(rounds) == _MOST:
-            break
-        rounds.append(draw(best))
-    return weighted
+    return functools.partial(draw, best), used

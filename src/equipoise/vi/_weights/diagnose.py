@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import jax
 
-from equipoise._check import at, positive_integer, value_error
+from equipoise._check import at, positive_integer, random_key, value_error
 from equipoise._jax.traced import Traced
 from equipoise._types import Array, PRNGKeyArray, PyTree, Scalar, result
 from equipoise.vi._bounds.density import density_of, dtype_of, flat_log_density
@@ -15,7 +15,7 @@ from equipoise.vi._families.family import Family, Params, check_params, complete
 from equipoise.vi._weights.psis import log_sum, threshold
 from equipoise.vi._weights.weighted import Weighted, moments, weigh
 
-_MIN_DRAWS = 100  # fewer leave no tail to fit
+MIN_DRAWS = 100  # fewer leave no tail to fit
 _CHUNK = 512  # points evaluated together, so that memory does not grow with the number of draws
 
 
@@ -131,7 +131,8 @@ def diagnose(
     References:
         :cite:t:`vehtari2024`, section 3; :cite:t:`yao2018`.
     """
-    positive_integer("num_samples", num_samples, minimum=_MIN_DRAWS)
+    positive_integer("num_samples", num_samples, minimum=MIN_DRAWS)
+    random_key("key", key)
     family = completed(family)
     if family.positions is None:
         raise value_error(

@@ -1,27 +1,36 @@
 """What measurements say about draws: trusted, or not and why."""
 
 import enum
+import math
+from typing import NamedTuple
+
+import numpy as np
 
 from equipoise.vi._weights.diagnose import Diagnostics
+from equipoise.vi._weights.weighted import Weighted, moments
 
 _MIN_EFFECTIVE = 400.0  # Vehtari et al. 2021, section 4
 _MAX_MEAN_ERROR = 0.05  # of an sd: five of these stay within a quarter of an sd
 _MAX_SD_ERROR = 0.025  # relative: four of these stay within a tenth
 _KHAT_ERROR = 0.1  # standard error of k̂ from the tail of 8192 draws, (1 + k) / √272
+_SAME_MEAN, _SAME_SD = 0.1, 0.05  # half of what a second opinion may find before it is a failure
+_MARGIN = 1.2  # on draws that should suffice, since an error is an estimate too
 
 
 class Verdict(enum.StrEnum):
     """Why the draws of a fit may be used or not; the first that holds is the verdict.
 
-    Each value is a sentence, in which ``fit.reason`` fills the numbers in. Only ``TRUSTED`` is
-    good news.
+    Each value is a sentence, in which ``fit.reason`` fills the numbers in; ``place`` is a
+    coordinate by its path in the example, and what would help follows. Only ``TRUSTED`` is good
+    news.
     """
 
     NOT_FINITE = "Not trusted: {problem}; these are the last good params."
-    NOT_CONVERGED = "Not trusted: the fit has not converged; give it more steps."
+    IMPROPER = "Not trusted: the log density looks unbounded or improper, as {problem}."
+    NOT_CONVERGED = "Not trusted: the fit has not converged; give it more `num_steps`."
     HEAVY_TAIL = (
         "Not trusted: the Pareto shape of the importance weights is {khat:.2f}, "
-        "above {threshold:.2f}."
+        "above {threshold:.2f}{place}."
     )
     FEW_DRAWS = (
         "Not trusted: the draws are worth {effective_sample_size:.0f}, fewer than "
@@ -29,15 +38,15 @@ class Verdict(enum.StrEnum):
     )
     MEAN_ERROR = (
         "Not trusted: a mean has a standard error of {mean_error:.3f} sd, "
-        f"above {_MAX_MEAN_ERROR}."
+        f"above {_MAX_MEAN_ERROR}{{place}}."
     )
     SD_ERROR = (
         "Not trusted: an sd has a relative standard error of {sd_error:.3f}, "
-        f"above {_MAX_SD_ERROR}."
+        f"above {_MAX_SD_ERROR}{{place}}."
     )
     DISAGREEMENT = (
         "Not trusted: draws with heavier tails than q have other moments: "
-        "a mean {mean:.2f} sd away, an sd off by {sd:.0%}."
+        "a mean {mean:.2f} sd away, an sd off by {sd:.0%}{place}."
     )
     TRUSTED = (
         "Trusted: k̂ is {khat:.2f} (limit {threshold:.2f}) and the draws are worth "
@@ -58,6 +67,25 @@ def verdict(found: Diagnostics) -> Verdict:
     return failed[0] if failed else Verdict.TRUSTED
 
 
+def draws_needed(found: Diagnostics) -> int:
+    """Draws whose errors should suffice; those that there are where more would change no verdict.
+
+    Errors fall with the square root of the number of draws. A tail too heavy stays so, and one
+    that may be, with k̂ within its error of the limit, has errors that are too small themselves.
+    """
+    number = int(found.num_draws)
+    if not found.khat <= found.threshold - _KHAT_ERROR:
+        return number
+    if verdict(found) not in (Verdict.FEW_DRAWS, Verdict.MEAN_ERROR, Verdict.SD_ERROR):
+        return number
+    excess = max(
+        _MIN_EFFECTIVE / float(found.effective_sample_size),
+        float(found.mean_error / _MAX_MEAN_ERROR) ** 2,
+        float(found.sd_error / _MAX_SD_ERROR) ** 2,
+    )
+    return math.ceil(_MARGIN * number * excess) if math.isfinite(excess) else number
+
+
 def is_precise(found: Diagnostics) -> bool:
     """Whether all is so far from what forbids the draws that more of them change no verdict."""
     return bool(
@@ -68,7 +96,38 @@ def is_precise(found: Diagnostics) -> bool:
     )
 
 
-def sentence(of: Verdict, found: Diagnostics, **details: float | str) -> str:
-    """The verdict with the numbers that it rests on."""
+class Doubt(NamedTuple):
+    """How far moments of two weightings are apart, in sds and relatively, and where the most."""
+
+    mean: float
+    sd: float
+    place: int
+
+    def __bool__(self) -> bool:
+        return not (self.mean <= _SAME_MEAN and self.sd <= _SAME_SD)
+
+
+def disagreement(one: Weighted, other: Weighted) -> Doubt:
+    """What two weightings of the same target say differently.
+
+    Weights see only where draws fall: a q that ends inside the target has harmless weights. So
+    the draws of q are held against those of a proposal with heavier tails.
+    """
+    first, second = moments(one.draws, one.log_weights), moments(other.draws, other.log_weights)
+    mean = np.abs(first.mean - second.mean) / second.sd
+    sd = np.abs(first.sd / second.sd - 1)
+    place = int(np.argmax(np.maximum(mean / _SAME_MEAN, sd / _SAME_SD)))
+    return Doubt(float(np.max(mean)), float(np.max(sd)), place)
+
+
+def worst(of: Verdict, weighted: Weighted) -> int:
+    """The coordinate whose mean, or else whose sd, has the largest standard error."""
+    found = moments(weighted.draws, weighted.log_weights)
+    errors = found.mean_error if of is Verdict.MEAN_ERROR else found.sd_error
+    return int(np.argmax(errors / found.sd))
+
+
+def sentence(of: Verdict, found: Diagnostics, place: str = "", **details: float | str) -> str:
+    """The verdict with the numbers that it rests on, and where it was found."""
     numbers = {name: float(value) for name, value in vars(found).items()}
-    return of.value.format(**numbers, **details)
+    return of.value.format(**numbers, **details, place=place and f" at {place}")
