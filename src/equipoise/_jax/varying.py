@@ -1,4 +1,4 @@
-"""Over which axes of a mesh an array varies inside of ``jax.shard_map``."""
+"""On which mesh an array lies, and over which of its axes it varies inside of ``jax.shard_map``."""
 
 from collections.abc import Callable, Sequence
 
@@ -21,6 +21,12 @@ from equipoise._jax.programs import (
     run,
 )
 from equipoise._types import Array, PyTree
+
+
+def mesh_of(x: Array) -> PyTree:
+    """The mesh that an array lies on, or an empty one."""
+    kind: PyTree = jax.typeof(x)
+    return kind.sharding.mesh
 
 
 def _axes(x: PyTree) -> frozenset[str]:
@@ -68,10 +74,11 @@ def traced_alike(
 def evaluated(program: ClosedProgram, operands: Sequence[Array]) -> list[Array]:
     """The results of such a program, of whose arrays and constants some may vary over fewer axes.
 
-    What is cast inside of it is cast outside: a derivative sums over devices there, and once.
+    What is cast inside of it is cast outside: a derivative sums over devices there, and once. The
+    arrays may also lie on a mesh whose axes were of another kind.
     """
     captured = constants(program)
-    if not _union([*captured, *operands]):
+    if all(mesh_of(x).empty for x in (*captured, *operands)):
         return as_function(program)(*operands)
     cast = alike([*captured, *operands])
 

@@ -9,7 +9,7 @@ from jax.nn import initializers
 from jax.typing import DTypeLike
 
 from equipoise._check import at, floating_array, value_error
-from equipoise._types import Array, Bool, Float, Int, PRNGKeyArray, result, static_field
+from equipoise._types import Array, Bool, Float, Int, PRNGKeyArray, PyTree, result, static_field
 from equipoise.attention._cache import (
     KVCache,
     append_to_cache,
@@ -18,6 +18,7 @@ from equipoise.attention._cache import (
     init_cache,
 )
 from equipoise.attention._dot_product import dot_product_attention
+from equipoise.attention._kernel.mesh import place, placed_by
 from equipoise.attention._layer.plain import int32, plain_attention, weighted
 from equipoise.attention._layer.plain import positions as positions_of
 from equipoise.attention._layer.weights import (
@@ -42,6 +43,11 @@ _zeros = initializers.zeros
 def _normal(inputs: int | tuple[int, ...], outputs: int | tuple[int, ...]) -> Initializer:
     """Normal of variance 1/inputs."""
     return initializers.variance_scaling(1.0, "fan_in", "normal", in_axis=inputs, out_axis=outputs)
+
+
+def _places_of_step(arguments: dict[str, PyTree]) -> PyTree:
+    cache = jax.tree.map(place, arguments["cache"])
+    return cache, place(arguments["inputs"], without=1, beside=1)
 
 
 @result
@@ -103,6 +109,7 @@ class MultiHeadAttention:
         return texts(self.weights, dtype)
 
     @at("attention.MultiHeadAttention.apply")
+    @placed_by(lambda arguments: place(arguments["inputs"], without=1, beside=1))
     def apply(
         self,
         params: _Parameters,
@@ -175,6 +182,7 @@ class MultiHeadAttention:
         )
 
     @at("attention.MultiHeadAttention.step")
+    @placed_by(_places_of_step)
     def step(
         self,
         params: _Parameters,
