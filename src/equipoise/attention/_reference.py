@@ -4,11 +4,10 @@ from typing import Unpack
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import PartitionSpec
 
 from equipoise._check import at
 from equipoise._types import Array, Bool, Float, PyTree
-from equipoise.attention._kernel.mesh import place, placed_by
+from equipoise.attention._kernel.mesh import axes_of, place, placed, placed_by
 from equipoise.attention._kernel.problem import Problem, whole
 from equipoise.attention._kernel.scores import dropout, scores
 from equipoise.attention._masks.mask import Mask
@@ -55,12 +54,12 @@ def with_sinks(out: Array, lse: Array, sinks: Array | None) -> tuple[Array, Arra
 def places(arguments: dict[str, PyTree]) -> PyTree:
     """Where results lie: the output, its log-sum-exp and the scores, as far as they are asked."""
     query = arguments["query"]
-    *batch, row, head = place(query, without=1)
+    *batch, row, head, _ = axes_of(query)
     results = [place(query, without=1, beside=1)]
     if arguments["return_residual"]:
         results.append(place(query, without=1))
     if arguments.get("return_scores"):
-        results.append(PartitionSpec(*batch, head, row, None))
+        results.append(placed(*batch, head, row, None))
     return results[0] if len(results) == 1 else tuple(results)
 
 

@@ -4,11 +4,10 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import PartitionSpec
 
 from equipoise._check import at, floating_array, positive_integer, value_error
 from equipoise._types import Array, Bool, Float, Int, PyTree, result
-from equipoise.attention._kernel.mesh import place, placed_by
+from equipoise.attention._kernel.mesh import axes_of, place, placed, placed_by
 from equipoise.attention._kernel.problem import Problem, some_rows
 from equipoise.attention._kernel.scores import scores
 from equipoise.attention._masks.mask import Mask
@@ -42,11 +41,11 @@ class AttentionStatistics:
 
 def _places(arguments: dict[str, PyTree]) -> AttentionStatistics:
     query = arguments["query"]
-    *batch, _, head = place(query, without=1)
+    *batch, _, head, _ = axes_of(query)
     rows, tops = place(query, without=1), place(query, without=1, beside=1)
-    block = None if arguments["block"] is None else PartitionSpec(*batch, head, None, None)
+    block = None if arguments["block"] is None else placed(*batch, head, None, None)
     places: PyTree = AttentionStatistics
-    mass = PartitionSpec(*batch, None, head)
+    mass = placed(*batch, None, head)
     return places(rows, tops, tops, mass, rows, block)
 
 

@@ -45,10 +45,20 @@ def placed_by(places: Callable[[dict[str, PyTree]], PyTree]) -> Callable[[_F], _
     return decorated
 
 
+def axes_of(x: Array) -> tuple[PyTree, ...]:
+    """For each axis of an array the mesh axes that it is divided over, or None."""
+    return tuple(jax.typeof(x).sharding.spec)
+
+
+def placed(*axes: PyTree) -> PartitionSpec:
+    """Where a result lies whose axes are divided over these."""
+    return PartitionSpec(*axes)  # type: ignore[no-untyped-call]
+
+
 def place(x: Array, *, without: int = 0, beside: int = 0) -> PartitionSpec:
     """Where an array lies: its axes but for some last ones, then some that are whole."""
-    axes = jax.typeof(x).sharding.spec
-    return PartitionSpec(*axes[: len(axes) - without], *(None,) * beside)
+    axes = axes_of(x)
+    return placed(*axes[: len(axes) - without], *(None,) * beside)
 
 
 def _explicit(arrays: PyTree) -> PyTree:
@@ -92,7 +102,7 @@ class _Portable:
         return evaluated(closed(self.function.program, self.captured), scalars)[0]
 
 
-def _portable(name: str, value: PyTree, query: Array) -> PyTree:
+def _portable(name: str, value: PyTree, query: PyTree) -> PyTree:
     """An argument, its functions of scalars in such a form; ``**options`` are a dictionary."""
     if isinstance(value, dict):
         return {key: _portable(key, x, query) for key, x in value.items()}
