@@ -111,15 +111,15 @@ def init_cache(
     )
 
 
-def _places(arguments: dict[str, PyTree]) -> PyTree:
-    """The cache stays where it is, and the output lies where its query does."""
+def places(arguments: dict[str, PyTree]) -> PyTree:
+    """The cache stays where it is, and an output lies where its query does, or its inputs."""
     cache = jax.tree.map(place, arguments["cache"])
-    query = arguments.get("query")
-    return cache if query is None else (cache, place(query, without=1, beside=1))
+    rows = arguments.get("query", arguments.get("inputs"))
+    return cache if rows is None else (cache, place(rows, without=1, beside=1))
 
 
 @at("attention.append_to_cache")
-@placed_by(_places)
+@placed_by(places)
 def append_to_cache(
     cache: KVCache, key: Float[Array, "*batch t k h"], value: Float[Array, "*batch t k e"]
 ) -> KVCache:
@@ -203,7 +203,7 @@ def _keep(old: Array, new: Array, slots: Array) -> Array:
 
 
 @at("attention.decode_step")
-@placed_by(_places)
+@placed_by(places)
 def decode_step(
     cache: KVCache,
     query: Float[Array, "*batch t n h"],

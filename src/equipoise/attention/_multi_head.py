@@ -9,13 +9,14 @@ from jax.nn import initializers
 from jax.typing import DTypeLike
 
 from equipoise._check import at, floating_array, value_error
-from equipoise._types import Array, Bool, Float, Int, PRNGKeyArray, PyTree, result, static_field
+from equipoise._types import Array, Bool, Float, Int, PRNGKeyArray, result, static_field
 from equipoise.attention._cache import (
     KVCache,
     append_to_cache,
     check_cache,
     decode_step,
     init_cache,
+    places,
 )
 from equipoise.attention._dot_product import dot_product_attention
 from equipoise.attention._kernel.mesh import place, placed_by
@@ -37,17 +38,11 @@ from equipoise.attention._position import rotary_embedding
 
 _Parameters: TypeAlias = dict[str, Array]
 _Sides: TypeAlias = tuple[Extent, ...] | None
-_zeros = initializers.zeros
 
 
 def _normal(inputs: int | tuple[int, ...], outputs: int | tuple[int, ...]) -> Initializer:
     """Normal of variance 1/inputs."""
     return initializers.variance_scaling(1.0, "fan_in", "normal", in_axis=inputs, out_axis=outputs)
-
-
-def _places_of_step(arguments: dict[str, PyTree]) -> PyTree:
-    cache = jax.tree.map(place, arguments["cache"])
-    return cache, place(arguments["inputs"], without=1, beside=1)
 
 
 @result
@@ -90,7 +85,9 @@ class MultiHeadAttention:
         }
         if self.use_bias:
             biases = {"query": (n, h), "key": (k, h), "value": (k, e), "output": (d,)}
-            weights |= {f"{name}_bias": Weight(shape, _zeros) for name, shape in biases.items()}
+            weights |= {
+                f"{name}_bias": Weight(shape, initializers.zeros) for name, shape in biases.items()
+            }
         return weights
 
     @at("attention.MultiHeadAttention.init")
@@ -100,7 +97,7 @@ class MultiHeadAttention:
         params = {}
         for name, weight in self.weights.items():
             only_numbers(weight)
-            draw = key if weight.initializer is _zeros else next(keys)
+            draw = key if weight.initializer is initializers.zeros else next(keys)
             params[name] = weight.initializer(draw, weight.shape, dtype)
         return params
 
@@ -136,8 +133,7 @@ class MultiHeadAttention:
         q, k, v = _projected(params, inputs, source)
         if self.rotary_base is not None:
             q = rotary_embedding(q, positions, base=self.rotary_base)
-            own = positions if context is None else None
-            k = rotary_embedding(k, own, base=self.rotary_base)
+            k = rotary_embedding(k, positions if context is None else None, base=self.rotary_base)
         if implementation == "plain":
             if not (bias is mask is segment_ids is None):
                 raise value_error(
@@ -182,7 +178,7 @@ class MultiHeadAttention:
         )
 
     @at("attention.MultiHeadAttention.step")
-    @placed_by(_places_of_step)
+    @placed_by(places)
     def step(
         self,
         params: _Parameters,
@@ -252,8 +248,7 @@ class MultiHeadAttention:
 
     def _checked(self, params: _Parameters, argument: str, value: Array) -> Array:
         array = floating_array(argument, value)
-        named = isinstance(self.model_size, str)
-        size = params["query"].shape[0] if named else self.model_size
+        size = params["query"].shape[0] if isinstance(self.model_size, str) else self.model_size
         if array.ndim < 2 or array.shape[-1] != size:
             raise value_error(argument, f"must have shape (*batch, t, {size})", array)
         return array
