@@ -27,6 +27,7 @@ from equipoise.attention._layer.weights import (
     Initializer,
     Size,
     Weight,
+    normal,
     only_numbers,
     quotient,
     resolve,
@@ -38,11 +39,6 @@ from equipoise.attention._position import rotary_embedding
 
 _Parameters: TypeAlias = dict[str, Array]
 _Sides: TypeAlias = tuple[Extent, ...] | None
-
-
-def _normal(inputs: int | tuple[int, ...], outputs: int | tuple[int, ...]) -> Initializer:
-    """Normal of variance 1/inputs."""
-    return initializers.variance_scaling(1.0, "fan_in", "normal", in_axis=inputs, out_axis=outputs)
 
 
 @result
@@ -76,7 +72,7 @@ class MultiHeadAttention:
         """Shapes of the parameters, and how they are drawn."""
         d, n, k = self.model_size, self.num_heads, self.num_key_heads
         h, e = self.head_size, self.value_size
-        inward, outward = _normal(0, (1, 2)), _normal((0, 1), 2)
+        inward, outward = normal(0, (1, 2)), normal((0, 1), 2)
         weights = {
             "query": Weight((d, n, h), inward),
             "key": Weight((d, k, h), inward),
