@@ -62,6 +62,11 @@ def is_literal(atom: object) -> TypeGuard[Literal]:
     return isinstance(atom, Literal)
 
 
+def is_atom(value: object) -> TypeGuard[Atom]:
+    """Whether a value is an operand or result of an equation."""
+    return isinstance(value, (Literal, Var))
+
+
 def is_program(value: object) -> TypeGuard[Program]:
     """Whether a parameter is a program."""
     return isinstance(value, (ClosedJaxpr, Jaxpr))

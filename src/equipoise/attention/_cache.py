@@ -8,8 +8,9 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 
 from equipoise._check import at, floating_array, positive_integer, type_error, value_error
-from equipoise._types import Array, Bool, Float, Int, result, static_field
+from equipoise._types import Array, Bool, Float, Int, PyTree, result, static_field
 from equipoise.attention._dot_product import dot_product_attention
+from equipoise.attention._kernel.mesh import place, placed_by
 from equipoise.attention._kernel.schedule import any_of_batch
 from equipoise.attention._masks.kinds import window_sides
 
@@ -110,7 +111,15 @@ def init_cache(
     )
 
 
+def places(arguments: dict[str, PyTree]) -> PyTree:
+    """The cache stays where it is, and an output lies where its query does, or its inputs."""
+    cache = jax.tree.map(place, arguments["cache"])
+    rows = arguments.get("query", arguments.get("inputs"))
+    return cache if rows is None else (cache, place(rows, without=1, beside=1))
+
+
 @at("attention.append_to_cache")
+@placed_by(places)
 def append_to_cache(
     cache: KVCache, key: Float[Array, "*batch t k h"], value: Float[Array, "*batch t k e"]
 ) -> KVCache:
@@ -194,6 +203,7 @@ def _keep(old: Array, new: Array, slots: Array) -> Array:
 
 
 @at("attention.decode_step")
+@placed_by(places)
 def decode_step(
     cache: KVCache,
     query: Float[Array, "*batch t n h"],

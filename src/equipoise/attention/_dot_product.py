@@ -10,8 +10,9 @@ from equipoise._types import Array, Bool, Float, Int, PRNGKeyArray
 from equipoise.attention._fused.request import refusal, serves
 from equipoise.attention._fused.tower import attend
 from equipoise.attention._kernel.blockwise import blockwise
+from equipoise.attention._kernel.mesh import placed_by
 from equipoise.attention._masks.mask import Mask
-from equipoise.attention._reference import with_sinks
+from equipoise.attention._reference import places, with_sinks
 from equipoise.attention._request import Options, problem_of
 
 _IMPLEMENTATIONS = ("blockwise", "xla", "cudnn")
@@ -50,6 +51,7 @@ def dot_product_attention(
 
 # mypy compares an overload with the names of the keywords, but does not read them from _Options.
 @at("attention.dot_product_attention")  # type: ignore[misc]
+@placed_by(places)
 def dot_product_attention(
     query: Float[Array, "*batch t n h"],
     key: Float[Array, "*batch s k h"],

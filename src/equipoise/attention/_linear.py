@@ -7,6 +7,7 @@ import jax.numpy as jnp
 
 from equipoise._check import at, choice, floating_array, positive_integer, type_error, value_error
 from equipoise._types import Array, Bool, Float
+from equipoise.attention._kernel.mesh import place, placed_by
 
 
 @at("attention.linear_attention")
@@ -65,7 +66,7 @@ def linear_attention(
     References:
         :cite:t:`katharopoulos2020`, equations 8 to 12 and 16 to 20.
     """
-    q, k, v, mask, group = _checked(query, key, value, mask)
+    q, k, v, mask = _checked(query, key, value, mask)
     t, s = q.shape[-3], k.shape[-3]
     if is_causal and t != s:
         raise value_error(
@@ -76,22 +77,31 @@ def linear_attention(
     phi = feature_map or (lambda x: jax.nn.elu(x) + 1)
     dtype = q.dtype if q.dtype.itemsize >= 4 else jnp.dtype(jnp.float32)
     phi_q, phi_k = phi(q.astype(dtype)), phi(k.astype(dtype))
+    # The recurrent form is the parallel one by chunks of a single position.
+    size = 1 if form == "recurrent" else chunk_size
+    y = _weighted(phi_q, phi_k, v, mask, size if is_causal else None)
+    return y.astype(v.dtype)
+
+
+@placed_by(lambda arguments: place(arguments["phi_q"], without=1, beside=1))
+def _weighted(phi_q: Array, phi_k: Array, v: Array, mask: Array | None, size: int | None) -> Array:
+    """The output from features, causal in chunks of so many positions, or of all keys for None."""
+    dtype, shape, group = phi_q.dtype, phi_q.shape, phi_q.shape[-2] // phi_k.shape[-2]
     # (*batch, t, n, f) to (*batch, t, k, g, f): g query heads read one key head.
-    phi_q = phi_q.reshape(*phi_q.shape[:-2], k.shape[-2], group, phi_q.shape[-1])
+    phi_q = phi_q.reshape(*shape[:-2], phi_k.shape[-2], group, shape[-1])
     # A column of ones makes z one more column of S.
     v_1 = jnp.concatenate([v.astype(dtype), jnp.ones((*v.shape[:-1], 1), dtype)], axis=-1)
     if mask is not None:
-        keep = jnp.broadcast_to(mask, k.shape[:-2])[..., None, None]
+        keep = jnp.broadcast_to(mask, phi_k.shape[:-2])[..., None, None]
         phi_k, v_1 = jnp.where(keep, phi_k, 0), jnp.where(keep, v_1, 0)
-    if not is_causal:
+    if size is None:
         y = _read(phi_q, jnp.einsum("...skf,...ske->...kfe", phi_k, v_1))
     else:
-        # The recurrent form is the parallel one by chunks of a single position.
-        y = _causal(phi_q, phi_k, v_1, 1 if form == "recurrent" else min(chunk_size, max(t, 1)))
+        y = _causal(phi_q, phi_k, v_1, min(size, max(shape[-3], 1)))
     total = y[..., -1:]
     reached = total != 0
     y = jnp.where(reached, y[..., :-1] / jnp.where(reached, total, 1), 0)
-    return y.reshape(*q.shape[:-1], v.shape[-1]).astype(v.dtype)
+    return y.reshape(*shape[:-1], v.shape[-1])
 
 
 def _read(phi_q: Array, state: Array) -> Array:
@@ -134,7 +144,7 @@ def _causal(phi_q: Array, phi_k: Array, v_1: Array, size: int) -> Array:
 
 def _checked(
     query: Array, key: Array, value: Array, mask: Array | None
-) -> tuple[Array, Array, Array, Array | None, int]:
+) -> tuple[Array, Array, Array, Array | None]:
     query = floating_array("query", query)
     key = floating_array("key", key)
     value = floating_array("value", value)
@@ -161,4 +171,4 @@ def _checked(
         if mask.ndim > len(full) or any(a not in (1, b) for a, b in zip(padded, full, strict=True)):
             raise value_error("mask", f"must broadcast to (*batch, s) {full}", mask)
         mask = mask.reshape(padded)
-    return query, key, value, mask, n // heads
+    return query, key, value, mask

@@ -16,8 +16,10 @@ from equipoise.attention._cache import (
     check_cache,
     decode_step,
     init_cache,
+    places,
 )
 from equipoise.attention._dot_product import dot_product_attention
+from equipoise.attention._kernel.mesh import place, placed_by
 from equipoise.attention._layer.plain import int32, plain_attention, weighted
 from equipoise.attention._layer.plain import positions as positions_of
 from equipoise.attention._layer.weights import (
@@ -25,6 +27,7 @@ from equipoise.attention._layer.weights import (
     Initializer,
     Size,
     Weight,
+    normal,
     only_numbers,
     quotient,
     resolve,
@@ -36,12 +39,6 @@ from equipoise.attention._position import rotary_embedding
 
 _Parameters: TypeAlias = dict[str, Array]
 _Sides: TypeAlias = tuple[Extent, ...] | None
-_zeros = initializers.zeros
-
-
-def _normal(inputs: int | tuple[int, ...], outputs: int | tuple[int, ...]) -> Initializer:
-    """Normal of variance 1/inputs."""
-    return initializers.variance_scaling(1.0, "fan_in", "normal", in_axis=inputs, out_axis=outputs)
 
 
 @static_result
@@ -75,7 +72,7 @@ class MultiHeadAttention:
         """Shapes of the parameters, and how they are drawn."""
         d, n, k = self.model_size, self.num_heads, self.num_key_heads
         h, e = self.head_size, self.value_size
-        inward, outward = _normal(0, (1, 2)), _normal((0, 1), 2)
+        inward, outward = normal(0, (1, 2)), normal((0, 1), 2)
         weights = {
             "query": Weight((d, n, h), inward),
             "key": Weight((d, k, h), inward),
@@ -84,7 +81,9 @@ class MultiHeadAttention:
         }
         if self.use_bias:
             biases = {"query": (n, h), "key": (k, h), "value": (k, e), "output": (d,)}
-            weights |= {f"{name}_bias": Weight(shape, _zeros) for name, shape in biases.items()}
+            weights |= {
+                f"{name}_bias": Weight(shape, initializers.zeros) for name, shape in biases.items()
+            }
         return weights
 
     @at("attention.MultiHeadAttention.init")
@@ -94,7 +93,7 @@ class MultiHeadAttention:
         params = {}
         for name, weight in self.weights.items():
             only_numbers(weight)
-            draw = key if weight.initializer is _zeros else next(keys)
+            draw = key if weight.initializer is initializers.zeros else next(keys)
             params[name] = weight.initializer(draw, weight.shape, dtype)
         return params
 
@@ -103,6 +102,7 @@ class MultiHeadAttention:
         return texts(self.weights, dtype)
 
     @at("attention.MultiHeadAttention.apply")
+    @placed_by(lambda arguments: place(arguments["inputs"], without=1, beside=1))
     def apply(
         self,
         params: _Parameters,
@@ -129,8 +129,7 @@ class MultiHeadAttention:
         q, k, v = _projected(params, inputs, source)
         if self.rotary_base is not None:
             q = rotary_embedding(q, positions, base=self.rotary_base)
-            own = positions if context is None else None
-            k = rotary_embedding(k, own, base=self.rotary_base)
+            k = rotary_embedding(k, positions if context is None else None, base=self.rotary_base)
         if implementation == "plain":
             if not (bias is mask is segment_ids is None):
                 raise value_error(
@@ -175,6 +174,7 @@ class MultiHeadAttention:
         )
 
     @at("attention.MultiHeadAttention.step")
+    @placed_by(places)
     def step(
         self,
         params: _Parameters,
@@ -244,8 +244,7 @@ class MultiHeadAttention:
 
     def _checked(self, params: _Parameters, argument: str, value: Array) -> Array:
         array = floating_array(argument, value)
-        named = isinstance(self.model_size, str)
-        size = params["query"].shape[0] if named else self.model_size
+        size = params["query"].shape[0] if isinstance(self.model_size, str) else self.model_size
         if array.ndim < 2 or array.shape[-1] != size:
             raise value_error(argument, f"must have shape (*batch, t, {size})", array)
         return array

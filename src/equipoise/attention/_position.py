@@ -7,9 +7,11 @@ import numpy as np
 
 from equipoise._check import at, floating_array, positive_integer, type_error, value_error
 from equipoise._types import Array, Float, Int, Scalar, result
+from equipoise.attention._kernel.mesh import place, placed_by
 
 
 @at("attention.rotary_embedding")
+@placed_by(lambda arguments: place(arguments["x"]))
 def rotary_embedding(
     x: Float[Array, "*batch t n h"],
     positions: Int[Array, "*batch t"] | None = None,

@@ -6,7 +6,8 @@ import jax
 import jax.numpy as jnp
 
 from equipoise._check import at
-from equipoise._types import Array, Bool, Float
+from equipoise._types import Array, Bool, Float, PyTree
+from equipoise.attention._kernel.mesh import axes_of, place, placed, placed_by
 from equipoise.attention._kernel.problem import Problem, whole
 from equipoise.attention._kernel.scores import dropout, scores
 from equipoise.attention._masks.mask import Mask
@@ -50,7 +51,20 @@ def with_sinks(out: Array, lse: Array, sinks: Array | None) -> tuple[Array, Arra
     return out * share[..., None], jnp.logaddexp(lse, sink)
 
 
+def places(arguments: dict[str, PyTree]) -> PyTree:
+    """Where results lie: the output, its log-sum-exp and the scores, as far as they are asked."""
+    query = arguments["query"]
+    *batch, row, head, _ = axes_of(query)
+    results = [place(query, without=1, beside=1)]
+    if arguments["return_residual"]:
+        results.append(place(query, without=1))
+    if arguments.get("return_scores"):
+        results.append(placed(*batch, head, row, None))
+    return results[0] if len(results) == 1 else tuple(results)
+
+
 @at("attention.reference_attention")
+@placed_by(places)
 def reference_attention(
     query: Float[Array, "*batch t n h"],
     key: Float[Array, "*batch s k h"],

@@ -66,7 +66,7 @@ def problem_of(
     score_fn, cap = options.get("score_fn"), options.get("logits_soft_cap")
     if score_fn is not None:
         scalars = (dtype, *(jnp.int32,) * 4)
-        program, captured = hoist("score_fn", score_fn, scalars, jnp.floating)
+        program, captured = hoist("score_fn", score_fn, scalars, jnp.floating, (query, key))
     rate = options.get("dropout_rate", 0.0)
     return Problem(
         query=query.reshape(b, t, n, h),

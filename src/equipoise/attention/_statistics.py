@@ -6,7 +6,8 @@ import jax
 import jax.numpy as jnp
 
 from equipoise._check import at, floating_array, positive_integer, value_error
-from equipoise._types import Array, Bool, Float, Int, result
+from equipoise._types import Array, Bool, Float, Int, PyTree, result
+from equipoise.attention._kernel.mesh import axes_of, place, placed, placed_by
 from equipoise.attention._kernel.problem import Problem, some_rows
 from equipoise.attention._kernel.scores import scores
 from equipoise.attention._masks.mask import Mask
@@ -38,7 +39,18 @@ class AttentionStatistics:
     block: Float[Array, "*batch n rows keys"] | None
 
 
+def _places(arguments: dict[str, PyTree]) -> AttentionStatistics:
+    query = arguments["query"]
+    *batch, _, head, _ = axes_of(query)
+    rows, tops = place(query, without=1), place(query, without=1, beside=1)
+    block = None if arguments["block"] is None else placed(*batch, head, None, None)
+    places: PyTree = AttentionStatistics
+    mass = placed(*batch, None, head)
+    return places(rows, tops, tops, mass, rows, block)
+
+
 @at("attention.attention_statistics")
+@placed_by(_places)
 def attention_statistics(
     query: Float[Array, "*batch t n h"],
     key: Float[Array, "*batch s k h"],

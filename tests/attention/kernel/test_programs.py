@@ -122,22 +122,28 @@ def test_dot_product_attention_row_that_reads_what_is_not_finite_is_nan(size, ba
 
 
 SHARDED = """
-import re
+import itertools, re
 import jax, jax.numpy as jnp
-from jax.sharding import AxisType, NamedSharding, PartitionSpec
+from jax.sharding import AxisType, NamedSharding, PartitionSpec as P
 from equipoise import attention
 
-mesh = jax.make_mesh((8,), ("d",), axis_types=(AxisType.Auto,))
-for spec in (PartitionSpec("d"), PartitionSpec(None, None, "d")):
-    x = jax.ShapeDtypeStruct((8, 64, 8, 4), jnp.float32, sharding=NamedSharding(mesh, spec))
-    attend = lambda q, k, v: attention.dot_product_attention(q, k, v, is_causal=True, block_size=16)
+cases = itertools.product(
+    (AxisType.Explicit, AxisType.Auto),
+    (P(("b", "h")), P(None, None, ("b", "h")), P("b", None, "h")),
+    # Of several blocks; and of a length at which one device takes heads one by one.
+    ((64, {"is_causal": True, "block_size": 16}), (512, {})),
+)
+for kind, spec, (length, options) in cases:
+    mesh = jax.make_mesh((2, 4), ("b", "h"), axis_types=(kind,) * 2)
+    x = jax.ShapeDtypeStruct((8, length, 8, 4), jnp.float32, sharding=NamedSharding(mesh, spec))
+    attend = lambda q, k, v: attention.dot_product_attention(q, k, v, **options)
     gradient = jax.grad(lambda *a: jnp.sum(a[3] * attend(*a[:3])), (0, 1, 2))
     programs = (jax.jit(attend).lower(x, x, x), jax.jit(gradient).lower(x, x, x, x))
     for order, program in enumerate(programs):
         text = program.compile().as_text()
         found = re.findall(r"all-reduce|all-gather|all-to-all|collective-permute", text)
-        print(spec, order, found)
-        assert "while" in text
+        print(kind, spec, length, order, found)
+        assert "while" in text or length == 512
         assert not found
 """
 

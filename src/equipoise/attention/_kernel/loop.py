@@ -4,11 +4,11 @@ import functools
 from collections.abc import Callable, Sequence
 from typing import TypeAlias, TypeVar
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from equipoise._jax.varying import alike
 from equipoise._types import Array
 from equipoise.attention._kernel.grid import Axes, Grid, Index, Place, Schedule
 
@@ -102,13 +102,4 @@ def _entry(table: Array, index: Index) -> Array:
 
 def zero_like_all(arrays: Sequence[Array], dtype: jnp.dtype) -> Array:
     """A scalar zero that varies over the mesh axes that any of the arrays varies over."""
-    total = jnp.zeros((), dtype)
-    if not jax.sharding.get_abstract_mesh().manual_axes:
-        return total  # nothing varies outside of shard_map
-    for x in arrays:
-        if x.ndim and not jnp.issubdtype(x.dtype, jax.dtypes.extended):
-            empty = lax.slice_in_dim(x, 0, 0, axis=0)
-            total = total + jnp.sum(empty).astype(dtype)
-        elif not x.ndim:
-            total = total + jnp.sum(x[None][:0]).astype(dtype)
-    return total
+    return alike([jnp.zeros((), dtype), *arrays])[0]

@@ -17,6 +17,7 @@ import jax.numpy as jnp
 
 from equipoise._jax.primitives import is_linear, is_zero, primitive
 from equipoise._jax.programs import ClosedProgram, as_function, closed, constants, opened
+from equipoise._jax.varying import alike
 from equipoise._types import Array, PyTree
 from equipoise.attention._kernel.grid import Axes, Grid, Place, Schedule
 from equipoise.attention._kernel.loop import walk, zero_like_all
@@ -95,7 +96,9 @@ def _evaluate(*operands: Array, body: ClosedProgram, layout: Layout) -> list[Arr
         return grid.write(total, grid.read(total, a, place) + part, a, place)
 
     def update(totals: list[Array], place: Place, blocks: list[Array]) -> list[Array]:
-        parts = evaluate(body, *place, *blocks)
+        # Some of these are the loop's; the body was traced for the schedule's.
+        *place_alike, _ = alike([*place, schedule.stop])
+        parts = evaluate(body, *place_alike, *blocks)
         return [
             add(total, part, o.axes, place)
             for total, part, o in zip(totals, parts, outputs, strict=True)

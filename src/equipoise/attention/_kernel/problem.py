@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import DTypeLike
 
+from equipoise._jax.varying import alike
 from equipoise._types import Array, PyTree, record, static_field
 from equipoise.attention._kernel.grid import Index
 from equipoise.attention._masks.functions import Hoisted
@@ -74,12 +75,17 @@ class Problem:
         return any(x is not None for x in masks)
 
     def as_arrays(self) -> "Problem":
-        """The problem with nothing but arrays for leaves, to trace and to differentiate."""
-        return dataclasses.replace(
+        """The problem with nothing but arrays for leaves, to trace and to differentiate.
+
+        They vary over the same axes of a mesh, so that derivatives inside need not tell them apart.
+        """
+        arrays = dataclasses.replace(
             self,
             scale=_array(self.scale, self.dtype),
             offset=_array(self.offset, jnp.int32).reshape(-1),
         )
+        leaves, structure = jax.tree.flatten(arrays)
+        return jax.tree.unflatten(structure, alike(leaves))
 
 
 def _array(number: float | Array, dtype: DTypeLike) -> Array:

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from equipoise._jax.varying import mesh_of
 from equipoise._types import Array, PyTree
 from equipoise.attention._kernel.grid import Grid, Schedule
 from equipoise.attention._kernel.problem import Problem
@@ -20,7 +21,8 @@ _IN_CACHE = 2**19
 def grid_of(problem: Problem, block_size: int | None) -> Grid:
     """Blocks of nearly equal length, none longer than asked for."""
     b, t, s, k, g = problem.sizes
-    on_cpu = jax.default_backend() == "cpu"
+    # Heads that XLA may have divided between devices are not taken one by one.
+    on_cpu = jax.default_backend() == "cpu" and not mesh_of(problem.query).auto_axes
     row_block = key_block = block_size or _BLOCK
     if block_size is None:
         # Where no block is skipped, long ones waste nothing and pass over the sums less often.

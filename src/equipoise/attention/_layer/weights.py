@@ -5,6 +5,7 @@ from typing import NamedTuple, TypeAlias
 
 import jax
 from jax import export
+from jax.nn import initializers
 
 from equipoise._check import positive_integer, value_error
 from equipoise._types import Array, PyTree
@@ -20,6 +21,11 @@ class Weight(NamedTuple):
 
     shape: tuple[Size, ...]
     initializer: Initializer
+
+
+def normal(inputs: int | tuple[int, ...], outputs: int | tuple[int, ...]) -> Initializer:
+    """Normal of variance 1/inputs."""
+    return initializers.variance_scaling(1.0, "fan_in", "normal", in_axis=inputs, out_axis=outputs)
 
 
 def is_weight(leaf: object) -> bool:

@@ -8,7 +8,8 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 
 from equipoise._check import type_error
-from equipoise._jax.programs import OpenProgram, as_function, closed, constants, opened
+from equipoise._jax.programs import OpenProgram, closed, constants, opened
+from equipoise._jax.varying import evaluated, traced_alike
 from equipoise._types import Array, PyTree
 
 
@@ -19,10 +20,10 @@ class Hoisted(NamedTuple):
 
     def __call__(self, captured: Sequence[Array], scalars: Sequence[Array]) -> Array:
         """Values over a block: each scalar is an array of rank 4, and they broadcast."""
-        run = as_function(closed(self.program, captured))
+        program = closed(self.program, captured)
 
         def mapped(*values: Array) -> Array:
-            return run(*values)[0]
+            return evaluated(program, values)[0]
 
         # Only the axes that an argument has are mapped, so a table looked up by head stays small.
         for axis in reversed(range(4)):
@@ -39,12 +40,16 @@ def hoist(
     function: Callable[..., Array],
     dtypes: Sequence[DTypeLike],
     kind: type[jnp.floating] | type[jnp.bool_],
+    arrays: Sequence[Array] = (),
 ) -> tuple[Hoisted, tuple[Array, ...]]:
-    """The function traced on scalars of these dtypes, and the arrays that it captured."""
+    """The function traced on scalars of these dtypes, and the arrays that it captured.
+
+    The scalars are those of pairs of such arrays.
+    """
     if not callable(function):
         raise type_error(argument, "must be a function of scalars", function)
     scalars = [jax.ShapeDtypeStruct((), d) for d in dtypes]  # type: ignore[no-untyped-call]
-    program = jax.make_jaxpr(function)(*scalars)
+    program = traced_alike(function, scalars, arrays)
     out: Sequence[PyTree] = program.out_avals
     if len(out) != 1 or out[0].shape != () or not jnp.issubdtype(out[0].dtype, kind):
         raise type_error(
