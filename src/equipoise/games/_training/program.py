@@ -15,7 +15,7 @@ from equipoise.games._optimizers.held import Held, hold
 from equipoise.games._optimizers.optimizer import Optimizer
 from equipoise.games._rules.numerics import rounding
 from equipoise.games._spectrum.arnoldi import arnoldi
-from equipoise.games._training.lanczos import Largest, inner, largest_eigenvalue, scaled
+from equipoise.games._spectrum.lanczos import Largest, inner, largest_eigenvalue, scaled
 from equipoise.games._training.response import (
     Compressed,
     answers,
