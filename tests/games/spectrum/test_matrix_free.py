@@ -70,9 +70,7 @@ def test_critical_step_size_of_many_unknowns_needs_no_matrix(name):
     curvature = jnp.linspace(1e-3, 3.0, 100_000)
     game = games.general_sum(lambda x: 0.5 * jnp.sum(curvature * x**2))
     lost = games.critical_step_size(game, rule, (jnp.zeros(100_000),), max_step_size=20.0)
-    np.testing.assert_allclose(
-        [lost.step_size, lost.attracted_step_size], expected / 3, rtol=1e-4
-    )
+    np.testing.assert_allclose([lost.step_size, lost.attracted_step_size], expected / 3, rtol=1e-4)
     assert (int(lost.num_flat), int(lost.num_repelling)) == (0, 0)
 
 

@@ -60,6 +60,8 @@ def measured(
     linear = linear_update(held, params)
 
     def hessian(at: PyTree, v: PyTree) -> PyTree:
+        # So that no loop keeps what only the parameters enter: all activations, twice.
+        at, v = jax.lax.optimization_barrier((at, v))
         along = jax.tree.map(lambda x, y: y.astype(x.dtype), at, v)
         return widened(jax.jvp(jax.grad(loss), (at,), (along,))[1])
 
