@@ -156,7 +156,7 @@ def main():
         print(name, step, critical, reference, off, more, peak, sep="\n", flush=True)
         assert abs(off) < 1e-3
         assert more < 3
-        title = f"Critical learning rate of a transformer, {critical['parameters']} parameters"
+        title = f"{critical['parameters']} parameters"
         note = f"{critical['num_products']} products; off by {abs(off):.0e}; "
         note += f"{more:.2f} times the memory of a training step, {peak:.2f} by the process's peak"
         once = critical["seconds_again"]

@@ -2,12 +2,14 @@
 
 Each network is trained for 300 steps; from there two runs of full-batch training start that differ
 by 1e-7 along the predicted direction. A learning rate leaves where they are farther apart along it
-in the last ten of 60 steps than in the last ten of 30, and at least 1e-10; the first rate that does is found among rates from a quarter to four
-times the predicted one, to 0.5 %. *Pinned* play subtracts the gradient of the reached point, so
-that it is at rest there, and holds Adam's second moment and step count; *free* play is training as
-it is. The game's play starts at random at 1e-6 from its equilibrium, and it is the distance that
-shrinks or grows. Run with ``--save`` for the docs.
+in the last ten of 60 steps than in the last ten of 30, and at least 1e-10; the first that does is
+found among rates from a quarter to four times the predicted one, to 0.5 %. *Pinned* play subtracts
+the gradient of the reached point, so that it is at rest there, and holds Adam's second moment and
+step count; *free* play is training as it is. The game's play starts at 1e-6 from its
+equilibrium, and it is the distance that shrinks or grows. Run with ``--save`` for the docs.
 """
+
+import itertools
 
 import jax
 import jax.numpy as jnp
@@ -30,7 +32,7 @@ def perceptron(sizes, activation, error):
     random = np.random.default_rng(0)
     params = [
         {"w": jnp.asarray(random.normal(size=(a, b)) / np.sqrt(a)), "b": jnp.zeros((1, b))}
-        for a, b in zip(sizes[:-1], sizes[1:], strict=True)
+        for a, b in itertools.pairwise(sizes)
     ]
     inputs = jnp.asarray(random.normal(size=(32, sizes[0])))
 
@@ -103,14 +105,11 @@ def updated(optimizer, rate, gradient, params, state):
 
 def held(state, slow):
     """The state with the second moment and the step count of the other."""
-    return jax.tree.map(
-        lambda part, old: (
-            part._replace(nu=old.nu, count=old.count) if hasattr(part, "nu") else part
-        ),
-        state,
-        slow,
-        is_leaf=lambda part: hasattr(part, "nu"),
-    )
+
+    def taken(part, old):
+        return part._replace(nu=old.nu, count=old.count) if hasattr(part, "nu") else part
+
+    return jax.tree.map(taken, state, slow, is_leaf=lambda part: hasattr(part, "nu"))
 
 
 def first_that_leaves(leaves, predicted):
