@@ -4,11 +4,10 @@ import json
 import pathlib
 
 HERE = pathlib.Path(__file__).parent
-TITLES = {
-    "attention": "equipoise.attention",
-    "vi": "equipoise.vi",
-    "games": "equipoise.games",
-    "cost": "equipoise.cost",
+AREAS = "attention", "vi", "games", "cost"
+TITLES = {area: f"equipoise.{area}" for area in AREAS} | {
+    "training": "Critical learning rate of a transformer",
+    "prediction": "Critical learning rate, as predicted and as played",
     "latency": "Time to the first result",
 }
 HEAD = """# Performance

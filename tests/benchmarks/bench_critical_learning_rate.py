@@ -1,16 +1,20 @@
 """The critical learning rate of a character transformer of 10⁶ parameters on real text.
 
-Seconds and peak memory against those of a training step, and the error against a search that is
-run on to 1e-8. The text is the license that comes with Python. Each question runs in a process of
-its own, so that its peak memory is its own. ``--out`` writes JSON.
+Seconds and memory against those of a training step, and the error against a search that is run on
+to 1e-6. The text is the source of modules that come with Python. Memory is what the compiled
+program asks for, arguments and results included, and the peak of the process that runs it: each
+question has one of its own. ``--save`` keeps the rows for the docs.
 """
 
 import argparse
+import asyncio
+import inspect
 import json
 import resource
 import subprocess
 import sys
 import time
+import typing
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +22,7 @@ import numpy as np
 import optax
 
 from equipoise import attention, games
+from tests.benchmarks._report import Row, arguments, save
 
 OPTIMIZERS = {
     "sgd": optax.sgd(1.0),
@@ -28,11 +33,7 @@ OPTIMIZERS = {
 
 def text(context, batch):
     """Rows of characters as integers, and how many characters there are."""
-    whole = "".join(license._Printer__lines or []) or license.__doc__ or ""
-    if len(whole) < context * batch:
-        import argparse, asyncio, inspect, typing  # noqa: E401, I001
-
-        whole = "".join(map(inspect.getsource, (argparse, asyncio.tasks, inspect, typing)))
+    whole = "".join(map(inspect.getsource, (argparse, asyncio.tasks, inspect, typing)))
     letters = sorted(set(whole))
     codes = np.array([letters.index(c) for c in whole[: (context + 1) * batch]])
     return jnp.asarray(codes.reshape(batch, context + 1)), len(letters)
@@ -75,6 +76,13 @@ def loss(params, rows, heads=4):
     return optax.softmax_cross_entropy_with_integer_labels(logits, after).mean()
 
 
+def mebibytes(function, *args):
+    """What the compiled program takes, with its arguments and results."""
+    used = jax.jit(function).lower(*args).compile().memory_analysis()
+    sizes = used.temp_size_in_bytes, used.argument_size_in_bytes, used.output_size_in_bytes
+    return sum(sizes) / 2**20
+
+
 def ask(question, name, width, depth, context, batch):
     """One question in this process: a training step, or the critical rate after some steps."""
     rows, letters = text(context, batch)
@@ -88,60 +96,74 @@ def ask(question, name, width, depth, context, batch):
         updates, state = optimizer.update(jax.grad(loss)(params, rows), state, params)
         return jax.tree.map(lambda x, u: x + rate * u, params, updates), state
 
-    begun = time.perf_counter()
     for _ in range(20):
         params, state = jax.block_until_ready(step(params, state))
-    found = {"parameters": sum(x.size for x in jax.tree.leaves(params))}
-    if question == "step":
-        found["seconds_of_20_steps"] = time.perf_counter() - begun
-    else:
-        options = {"tolerance": 1e-8, "max_products": 400} if question == "reference" else {}
-        begun, cpu = time.perf_counter(), time.process_time()
-        answer = games.critical_learning_rate(
+    options = {"tolerance": 1e-6, "max_products": 400} if question == "reference" else {}
+
+    def critical(params, state):
+        return games.critical_learning_rate(
             lambda p: loss(p, rows), params, optimizer, optimizer_state=state, **options
         )
+
+    found = {"parameters": sum(x.size for x in jax.tree.leaves(params))}
+    for again in (False, True):
+        begun, cpu = time.perf_counter(), time.process_time()
+        answer = jax.block_until_ready((step if question == "step" else critical)(params, state))
+        which = "again" if again else "first"
+        found[f"seconds_{which}"] = time.perf_counter() - begun
+        found[f"cpu_seconds_{which}"] = time.process_time() - cpu
+        if question == "reference":
+            break
+    if question != "step":
         found |= {
             "learning_rate": float(answer.learning_rate),
             "sharpness": float(answer.sharpness),
             "error": float(answer.error),
             "num_products": int(answer.num_products),
-            "seconds": time.perf_counter() - begun,
-            "cpu_seconds": time.process_time() - cpu,
         }
     found["peak_mebibytes"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
+    if question != "reference":
+        found["mebibytes"] = mebibytes(step if question == "step" else critical, params, state)
     return found
+
+
+def asked(question, name, sizes):
+    """The question's answer from a process of its own."""
+    flags = [f"--{n}={s}" for n, s in sizes.items()]
+    command = [sys.executable, "-m", "tests.benchmarks.bench_critical_learning_rate"]
+    command += ["--ask", question, name, *flags]
+    said = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    return json.loads(said.splitlines()[-1])
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--out")
     parser.add_argument("--ask", nargs=2)
     for name, default in (("width", 144), ("depth", 4), ("context", 128), ("batch", 16)):
         parser.add_argument(f"--{name}", type=int, default=default)
-    chosen = parser.parse_args()
-    sizes = [chosen.width, chosen.depth, chosen.context, chosen.batch]
-    if chosen.ask:
-        print(json.dumps(ask(*chosen.ask, *sizes)))
+    chosen = vars(parser.parse_args(arguments()))
+    question = chosen.pop("ask")
+    if question:
+        print(json.dumps(ask(*question, **chosen)))
         return
-    table = {}
+    rows = []
     for name in OPTIMIZERS:
-        for question in ("step", "critical", "reference"):
-            flags = [
-                f"--{n}={s}"
-                for n, s in zip(("width", "depth", "context", "batch"), sizes, strict=True)
-            ]
-            command = [sys.executable, __file__, "--ask", question, name, *flags]
-            said = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-            table[f"{name} {question}"] = json.loads(said.splitlines()[-1])
-            print(name, question, table[f"{name} {question}"], flush=True)
-        critical, reference = table[f"{name} critical"], table[f"{name} reference"]
+        step, critical, reference = (
+            asked(question, name, chosen) for question in ("step", "critical", "reference")
+        )
         off = critical["learning_rate"] / reference["learning_rate"] - 1
-        memory = critical["peak_mebibytes"] / table[f"{name} step"]["peak_mebibytes"]
-        print(f"{name}: off by {off:.1e}, {memory:.2f} × the memory of training", flush=True)
+        more, peak = (critical[k] / step[k] for k in ("mebibytes", "peak_mebibytes"))
+        print(name, step, critical, reference, off, more, peak, sep="\n", flush=True)
         assert abs(off) < 1e-3
-    if chosen.out:
-        with open(chosen.out, "w") as file:
-            json.dump(table, file, indent=1)
+        assert more < 3
+        title = f"{critical['parameters']} parameters"
+        note = f"{critical['num_products']} products; off by {abs(off):.0e}; "
+        note += f"{more:.2f} times the memory of a training step, {peak:.2f} by the process's peak"
+        once = critical["seconds_again"]
+        compiling = critical["seconds_first"] - once
+        row = Row(f"{title}, {name}", "equipoise", once, ours=True, note=note)
+        rows.append(row._replace(compile_seconds=compiling, mib=critical["mebibytes"]))
+    save("training", rows)
 
 
 if __name__ == "__main__":

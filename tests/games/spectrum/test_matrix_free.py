@@ -35,15 +35,43 @@ def test_critical_step_size_without_a_matrix_matches_the_matrices(name):
     assert int(free.kind) == int(dense.kind)
 
 
-@pytest.mark.slow
+RESPONSES = {
+    "descent": (games.simultaneous(), 2.0),
+    "momentum": (games.momentum(0.9), 3.8),
+    "nesterov": (games.from_optax(optax.sgd(1.0, momentum=0.9, nesterov=True)), 3.8 / 2.8),
+    "extragradient": (games.extragradient(), 1.0),
+    "average": (games.from_optax(optax.chain(optax.ema(0.9, debias=False), optax.scale(-1))), 38.0),
+}
+
+
 @pytest.mark.parametrize(
-    ("rule", "expected"), [(games.simultaneous(), 2 / 3), (games.momentum(0.9), 3.8 / 3)]
+    "name",
+    ["momentum", *(pytest.param(n, marks=pytest.mark.slow) for n in RESPONSES if n != "momentum")],
 )
-def test_critical_step_size_of_many_unknowns_needs_no_matrix(rule, expected):
+@pytest.mark.parametrize("lowest", [0.2, -0.1, 0.0])
+def test_critical_step_size_of_one_player_needs_the_ends_of_its_curvature(name, lowest):
+    rule, expected = RESPONSES[name]
+    turn, _ = np.linalg.qr(np.random.default_rng(2).normal(size=(40, 40)))
+    curvature = turn * np.append(np.linspace(0.3, 2.5, 39), lowest) @ turn.T
+    game = games.general_sum(lambda x: 0.5 * x @ curvature @ x)
+    lost = games.critical_step_size(
+        game, rule, (jnp.zeros(40),), max_step_size=50.0, method="matrix_free"
+    )
+    # The iteration ends at 1e-6.
+    np.testing.assert_allclose(lost.attracted_step_size, expected / 2.5, rtol=2e-6)
+    np.testing.assert_allclose(lost.step_size, expected / 2.5 if lowest > 0 else 0, rtol=2e-6)
+    assert (int(lost.num_flat), int(lost.num_repelling)) == (lowest == 0, lowest < 0)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["descent", "momentum"])
+def test_critical_step_size_of_many_unknowns_needs_no_matrix(name):
+    rule, expected = RESPONSES[name]
     curvature = jnp.linspace(1e-3, 3.0, 100_000)
     game = games.general_sum(lambda x: 0.5 * jnp.sum(curvature * x**2))
     lost = games.critical_step_size(game, rule, (jnp.zeros(100_000),), max_step_size=20.0)
-    np.testing.assert_allclose(lost.attracted_step_size, expected, rtol=1e-4)
+    np.testing.assert_allclose([lost.step_size, lost.attracted_step_size], expected / 3, rtol=1e-4)
+    assert (int(lost.num_flat), int(lost.num_repelling)) == (0, 0)
 
 
 def test_critical_step_size_of_adam_without_a_matrix_holds_its_second_moment():

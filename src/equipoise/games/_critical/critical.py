@@ -71,7 +71,8 @@ def critical_step_size(
         method: ``"dense"``, ``"matrix_free"``, or ``"auto"``: dense up to 2048 unknowns of
             the full state. Without a matrix the same search runs on a few directions: the
             eigenvectors that Arnoldi finds at ``max_step_size`` and then at the step found so
-            far, until it stays; each is taken apart by player and memory.
+            far, until it stays; each is taken apart by player and memory. Where one player plays a
+            rule that treats coordinates alike, they are its most and its least curved direction.
 
     Returns:
         The critical step and how it is lost; see ``CriticalStep``. The step sizes differentiate

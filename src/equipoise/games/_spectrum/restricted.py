@@ -4,19 +4,24 @@ The eigenvectors of an update change with the step size less than their parts do
 eigenvector of the game, players and memories keep their directions and only their weights change.
 So each part of an eigenvector becomes a direction of its own, and M(η) on all of them is exact at
 every step size for rules that treat coordinates alike, and where it was taken for any other.
+Where one player plays such a rule, the directions are those of its curvature.
 """
 
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.flatten_util import ravel_pytree
 
 from equipoise._types import Array, PyTree
 from equipoise.games._rules.dynamics import each_player
+from equipoise.games._rules.numerics import rounding
 from equipoise.games._rules.rule import State
 from equipoise.games._spectrum.arnoldi import arnoldi
+from equipoise.games._spectrum.lanczos import largest_eigenvalue
 from equipoise.games._spectrum.spectrum import Family, linearization, step_residual
 from equipoise.games._spectrum.update_map import settled
 
@@ -24,6 +29,7 @@ _NUM = 4
 _SUBSPACE = 24
 _LEAST_PART = 1e-6  # of an eigenvector: less is rounding, and no direction
 _LEAST_ANGLE = 1e-3  # of a part to those that are known
+_MOST_PRODUCTS = 600
 
 
 class _Leading(NamedTuple):
@@ -53,6 +59,58 @@ def farthest(family: Family, eta: Array, point: Array) -> _Leading:
 
 
 @jax.jit
+def most_curved(family: Family) -> Array:
+    """The directions of the largest and the smallest curvature of the one player."""
+    flat, _ = ravel_pytree(family.players[0])
+    product = _hessian(family)
+
+    def extreme(sign: float) -> Array:
+        return largest_eigenvalue(
+            lambda v: sign * product(v),
+            jax.random.normal(jax.random.key(0), flat.shape, flat.dtype),
+            subspace=_SUBSPACE,
+            # What is flat must be so to rounding: a rate that can be told from 0 attracts.
+            tolerance=1e-6 if sign > 0 else 0.0,
+            max_products=_MOST_PRODUCTS,
+        ).vector
+
+    return jnp.stack([extreme(1.0), extreme(-1.0)])
+
+
+@jax.jit
+def is_of_curvature(family: Family) -> Array:
+    """Whether an update of the one player and its copies is a polynomial in the Hessian H.
+
+    A random v is moved into the span of v, Hv and H²v, at the step size of the curvature along v.
+    """
+    flat, _ = ravel_pytree(family.players[0])
+    product = _hessian(family)
+    v = _unit(jax.random.normal(jax.random.key(1), flat.shape, flat.dtype))
+    pushed = product(v)
+    natural = 1 / jnp.linalg.norm(pushed)
+    span, _ = jnp.linalg.qr(jnp.stack([v, _unit(pushed), _unit(product(_unit(pushed)))], axis=1))
+    tangent, at, _ = linearization(
+        family.dynamics, family.players, each_player(natural, family.factors)
+    )
+    into = jnp.eye(at.size // flat.size, dtype=flat.dtype)
+    images = jax.lax.map(lambda slot: tangent(jnp.kron(slot, v)), into).reshape(-1, flat.size)
+    rest = images - jnp.matmul(images @ span, span.T, precision="highest")
+    few = rounding(flat.dtype, 0.6) * jnp.max(jnp.linalg.norm(images, axis=-1))
+    return jnp.all(jnp.linalg.norm(rest, axis=-1) <= few)
+
+
+def _hessian(family: Family) -> Callable[[Array], Array]:
+    """Products with the Hessian of the one player's payoff."""
+    flat, unravel = ravel_pytree(family.players[0])
+    slope = jax.grad(lambda x: family.dynamics.game.payoffs[0](unravel(x)))
+    return lambda v: jax.jvp(slope, (flat,), (v,))[1]
+
+
+def _unit(v: Array) -> Array:
+    return v / jnp.linalg.norm(v)
+
+
+@jax.jit
 def on_directions(family: Family, rows: Array, etas: Array) -> tuple[Array, Array, Array]:
     """V M(η) Vᵀ, its derivative by η and the residual, for rows V and each step size."""
 
@@ -62,7 +120,8 @@ def on_directions(family: Family, rows: Array, etas: Array) -> tuple[Array, Arra
             tangent, at, image = linearization(family.dynamics, family.players, steps)
             residual = step_residual(family.dynamics, family.players, at, image, steps)
             images = jax.lax.map(tangent, rows, batch_size=8)
-            return jnp.einsum("ik,jk->ij", rows, images, precision="highest"), residual
+            matrix = jnp.einsum("ik,jk->ij", rows, images, precision="highest")
+            return jnp.where(jnp.isnan(residual), jnp.nan, matrix), residual
 
         return jax.jvp(here, (eta,), (jnp.ones_like(eta),))
 
@@ -109,13 +168,13 @@ def with_parts(
         rows = directions[owner]
         for part in (p for v in vectors for p in (v.real[start:end], v.imag[start:end])):
             size = np.linalg.norm(part)
-            if size > _LEAST_PART:
+            if not size <= _LEAST_PART:  # what is no number stays
                 row = part / size
                 for _ in range(2):
                     for other in rows:
                         row = row - (other @ row) * other
                 rest = np.linalg.norm(row)
-                if rest > _LEAST_ANGLE:
+                if not rest <= _LEAST_ANGLE:
                     rows.append(row / rest)
     return directions
 

@@ -45,7 +45,7 @@ def critical_learning_rate(
     frozen: PyTree | None = None,
     method: str = "auto",
     tolerance: float = 1e-4,
-    subspace: int = 20,
+    subspace: int = 16,
     max_products: int = 2000,
 ) -> CriticalLearningRate:
     r"""The learning rate at which training leaves the point that it has reached.

@@ -15,7 +15,7 @@ from equipoise.games._optimizers.held import Held, hold
 from equipoise.games._optimizers.optimizer import Optimizer
 from equipoise.games._rules.numerics import rounding
 from equipoise.games._spectrum.arnoldi import arnoldi
-from equipoise.games._training.lanczos import Largest, inner, largest_eigenvalue, scaled
+from equipoise.games._spectrum.lanczos import Largest, inner, largest_eigenvalue, scaled
 from equipoise.games._training.response import (
     Compressed,
     answers,
@@ -60,6 +60,8 @@ def measured(
     linear = linear_update(held, params)
 
     def hessian(at: PyTree, v: PyTree) -> PyTree:
+        # So that no loop keeps what only the parameters enter: all activations, twice.
+        at, v = jax.lax.optimization_barrier((at, v))
         along = jax.tree.map(lambda x, y: y.astype(x.dtype), at, v)
         return widened(jax.jvp(jax.grad(loss), (at,), (along,))[1])
 

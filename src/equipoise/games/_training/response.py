@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from equipoise._types import Array, PyTree
 from equipoise.games._optimizers.held import Held
 from equipoise.games._optimizers.pushes import wide
-from equipoise.games._training.lanczos import combined, inner, rest_of, scaled
+from equipoise.games._spectrum.lanczos import combined, inner, rest_of, scaled
 
 _Tree: TypeAlias = PyTree
 # From tangents of gradient, moving memory and parameters to those of update and memory.
