@@ -11,7 +11,7 @@ from equipoise._check import positive_integer, value_error
 from equipoise._types import Array, PyTree
 
 Size: TypeAlias = int | str
-Initializer: TypeAlias = Callable[..., Array]
+_Initializer: TypeAlias = Callable[..., Array]
 Extent: TypeAlias = PyTree
 """An axis' length while tracing: a number, or a symbolic dimension, which JAX leaves untyped."""
 
@@ -20,10 +20,10 @@ class Weight(NamedTuple):
     """A weight to be: its shape, in numbers or names, and how its first value is drawn."""
 
     shape: tuple[Size, ...]
-    initializer: Initializer
+    initializer: _Initializer
 
 
-def normal(inputs: int | tuple[int, ...], outputs: int | tuple[int, ...]) -> Initializer:
+def normal(inputs: int | tuple[int, ...], outputs: int | tuple[int, ...]) -> _Initializer:
     """Normal of variance 1/inputs."""
     return initializers.variance_scaling(1.0, "fan_in", "normal", in_axis=inputs, out_axis=outputs)
 
