@@ -24,7 +24,6 @@ from equipoise.attention._layer.plain import int32, plain_attention, weighted
 from equipoise.attention._layer.plain import positions as positions_of
 from equipoise.attention._layer.weights import (
     Extent,
-    Initializer,
     Size,
     Weight,
     normal,
