@@ -167,10 +167,10 @@ def on_one_device(function):
     return orders(function)(jax.tree.map(jnp.asarray, ARRAYS))
 
 
-def check(function, kind, name):
+def check(function, kind, name, shape=(2, 4)):
     divided, manual = DIVIDED[name], kind == "Manual"
     axes = (AxisType.Auto if manual else getattr(AxisType, kind),) * 2
-    mesh = jax.make_mesh((2, 4), ("b", "h"), axis_types=axes)
+    mesh = jax.make_mesh(shape, ("b", "h"), axis_types=axes)
     where = specs(divided, manual=manual)
     arrays = jax.tree.map(lambda x, s: jax.device_put(x, NamedSharding(mesh, s)), ARRAYS, where)
     with jax.set_mesh(mesh):

@@ -2,7 +2,14 @@
 
 import pytest
 
+from tests.attention.meshes import matrix
 from tests.attention.meshes.process import finished
+
+
+@pytest.mark.parametrize("function", matrix.FUNCTIONS)
+def test_attention_takes_explicit_axes(function):
+    """What they want of types, which is the same on one device."""
+    matrix.check(function, "Explicit", "both", shape=(1, 1))
 
 
 @pytest.mark.slow
