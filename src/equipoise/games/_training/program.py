@@ -61,7 +61,7 @@ def measured(
 
     def hessian(at: PyTree, v: PyTree) -> PyTree:
         # So that no loop keeps what only the parameters enter: all activations, twice.
-        at, v = jax.lax.optimization_barrier((at, v))
+        at, v = jax.lax.optimization_barrier((at, v))  # type: ignore[no-untyped-call]
         along = jax.tree.map(lambda x, y: y.astype(x.dtype), at, v)
         return widened(jax.jvp(jax.grad(loss), (at,), (along,))[1])
 
