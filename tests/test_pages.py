@@ -77,7 +77,7 @@ def test_every_result_of_the_theory_names_its_test(page):
 
 
 def test_performance_page_says_where_we_lose_and_what_was_not_measured():
-    row = functools.partial(_report.row, "a sweep")
+    row = functools.partial(_report.Row, "a sweep")
     rows = [
         row("equipoise", 2e-3, ours=True, spread=1e-4, compile_seconds=1.5),
         row("faster", 1e-3),
