@@ -77,14 +77,15 @@ def test_every_result_of_the_theory_names_its_test(page):
 
 
 def test_performance_page_says_where_we_lose_and_what_was_not_measured():
-    row = functools.partial(_report.row, "a sweep")
+    row = functools.partial(_report.Row, "a sweep")
     rows = [
         row("equipoise", 2e-3, ours=True, spread=1e-4, compile_seconds=1.5),
         row("faster", 1e-3),
         row("slower", 8.0),
         row("lost", None, note="does not pass"),
     ]
-    text = performance.page({"games": {"machine": _report.machine(), "rows": rows}})
+    kept = {"machine": _report.machine(), "rows": [row._asdict() for row in rows]}
+    text = performance.page({"games": kept})
     assert "| a sweep | equipoise | 2 ms ± 100 µs |  | 1.5 s |  |" in text
     assert "| a sweep | slower | 8 s | 4000.00 |  |  |" in text
     assert "| a sweep | lost | – |  |  | does not pass |" in text

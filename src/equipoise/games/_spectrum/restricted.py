@@ -18,6 +18,7 @@ from jax.flatten_util import ravel_pytree
 
 from equipoise._types import Array, PyTree
 from equipoise.games._rules.dynamics import each_player
+from equipoise.games._rules.game import Players
 from equipoise.games._rules.numerics import rounding
 from equipoise.games._rules.rule import State
 from equipoise.games._spectrum.arnoldi import arnoldi
@@ -139,8 +140,12 @@ class _Slot(NamedTuple):
 
 def slots(family: Family) -> tuple[_Slot, ...]:
     """Where each player and each memory lies in the flat state."""
-    steps = each_player(jnp.ones((), jax.tree.leaves(family.players)[0].dtype), family.factors)
-    state: State = jax.eval_shape(settled, family.dynamics, family.players, steps)
+
+    def at_one(players: Players) -> State:
+        eta = jnp.ones((), jax.tree.leaves(players)[0].dtype)
+        return settled(family.dynamics, players, each_player(eta, family.factors))
+
+    state: State = jax.eval_shape(at_one, family.players)
     players = [_shapes(p) for p in state.players]
     real = [s for s in jax.tree.leaves(state.memory) if jnp.issubdtype(s.dtype, jnp.floating)]
     memory, found, turn = _shapes(real), list(players), 0
