@@ -77,7 +77,7 @@ def test_eight_schools_are_fitted_as_they_stand():
     log_density, example, support = vi.from_numpyro(schools, Y, sigma=SIGMA)
     fit = vi.fit(log_density, example, jax.random.key(0), support=support)
     draws = vi.posterior_draws(fit, jax.random.key(1), 4000)
-    # Means of the published reference posterior, of sds 3.3 and 3.2; trust is the slow tests' matter.
+    # Means of the published reference posterior, of sds 3.3 and 3.2.
     np.testing.assert_allclose(draws["mu"].mean(), 4.41, atol=0.3)
     np.testing.assert_allclose(draws["tau"].mean(), 3.60, atol=0.35)
 
