@@ -179,7 +179,7 @@ def test_critical_learning_rate_of_a_large_perceptron_needs_no_matrix():
     vector = jax.tree.map(jnp.ones_like, params)
     for _ in range(300):
         vector = jax.jvp(jax.grad(loss), (params,), (vector,))[1]
-        size = optax.global_norm(vector)
+        size = optax.tree.norm(vector)
         vector = jax.tree.map(lambda v: v / size, vector)  # noqa: B023
     np.testing.assert_allclose(found.learning_rate, 2 / size, rtol=1e-3)
 
