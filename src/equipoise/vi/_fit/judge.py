@@ -180,7 +180,9 @@ def judge(with_: _Judging, found: Found, starts: Local | None, center: np.ndarra
         convincing = doubt and verdict(other) is Verdict.TRUSTED
         if several or _is_better(other, measured) or convincing:
             weighted, best, doubt = adapted, other, _NO_DOUBT
-    if weighted is of_q and sound and draws_needed(measured) > with_.num_draws:
+    # Without a finite variance standard errors prove nothing, where no mixture can disagree.
+    proves = small or measured.khat <= _GOOD_KHAT
+    if weighted is of_q and sound and proves and draws_needed(measured) > with_.num_draws:
         again = functools.partial(with_.draw, found.params)
         weighted = of_q = grown(lambda: again()[0], first, num_rounds=1, most=1 + left)
         measured = best = summarize(weighted)
