@@ -98,9 +98,10 @@ def fit(
         num_restarts: Number of Newton paths.
         max_evaluations: Largest number of draws at which the log density is evaluated to judge q
             and to find better ones, at least 100. They end at 8192 where q is good, and go on
-            while standard errors alone forbid to trust them. Default: ten seconds of work for one
-            core, at 10⁹ elementary operations a second as the density's equations count them;
-            but 163 840 at least, and no more draws than have 2²⁵ numbers.
+            while standard errors alone forbid to trust them; above 50 coordinates only where
+            k̂ ≤ ½, as errors of weights without a variance prove nothing. Default: ten seconds of
+            work for one core, at 10⁹ elementary operations a second as the density's equations
+            count them; but 163 840 at least, and no more draws than have 2²⁵ numbers.
         gradient: Estimator that an optimizer follows, as in :func:`elbo`. Default: of
             closed-form entropy and sticking the landing the one with the smaller variance,
             measured every 100 steps.
