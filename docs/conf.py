@@ -53,6 +53,7 @@ myst_heading_anchors = 3
 suppress_warnings = ["config.cache"]
 
 # Names of other projects are text here: the pages make no outside request.
+nitpicky = True
 nitpick_ignore_regex = [(r"py:.*", r"(jax|optax|chex|numpy|collections|fractions)(\..*)?")]
 
 autosummary_generate = True
