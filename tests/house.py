@@ -41,7 +41,8 @@ class House:
         others = [
             p for f in ("tests", "examples", "docs") for p in sorted((root / f).rglob("*.py"))
         ]
-        self.paths = [*self.files.values(), *(p for p in others if "_build" not in p.parts)]
+        built = {"_build", "gallery"}  # what a build of the docs leaves behind
+        self.paths = [*self.files.values(), *(p for p in others if not built & {*p.parts})]
         self.texts = {path: path.read_text() for path in self.paths}
         self.trees = {path: ast.parse(text) for path, text in self.texts.items()}
 
