@@ -258,7 +258,10 @@ SAVED = {
 }
 
 
-@pytest.mark.parametrize("name", SAVED)
+@pytest.mark.parametrize(
+    "name",
+    ["natural", "own", *(pytest.param(n, marks=pytest.mark.slow) for n in ("mean_field", "flow"))],
+)
 def test_a_saved_fit_draws_and_resumes_to_the_same_bits(name, key):
     options = SAVED[name] | ({"optimizer": optax.adam(0.05)} if name != "natural" else {})
     target = simplex_and_more if name != "own" else three_parts
