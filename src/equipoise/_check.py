@@ -8,6 +8,7 @@ defines.
 
 import contextlib
 import contextvars
+import inspect
 from collections.abc import Collection, Iterator
 
 import jax
@@ -36,6 +37,8 @@ def describe(value: object) -> str:
     """Shape and dtype of an array, otherwise type and value, short enough for a message."""
     if hasattr(value, "shape") and hasattr(value, "dtype"):
         return f"{value.dtype}{list(value.shape)}"
+    if inspect.isroutine(value):
+        return f"the function {value.__name__}"
     text = repr(value)
     return f"{type(value).__name__} {text if len(text) <= 60 else text[:57] + '...'}"
 

@@ -80,7 +80,7 @@ class Cost:
 
     @property
     def assumptions(self) -> tuple[str, ...]:
-        """Assumptions of the count, such as primitives without a rule and loops of unknown length."""
+        """Assumptions of the count, as of primitives without a rule and loops of unknown length."""
         return (*self.notes, *self.residuals.found[1])
 
     @property
