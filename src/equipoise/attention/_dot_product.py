@@ -85,7 +85,7 @@ def dot_product_attention(
 
     Arguments shared with :func:`jax.nn.dot_product_attention` have its names, order, shapes and
     meaning. Blocks of rows meet blocks of keys one after the other; those that a mask rules out
-    are not computed, neither here nor in any derivative.
+    are not computed, neither here nor in any derivative. Sizes may be symbolic dimensions.
 
     Args:
         query: q. Shape ``(*batch, t, n, h)``.

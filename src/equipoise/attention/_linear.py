@@ -7,6 +7,7 @@ import jax.numpy as jnp
 
 from equipoise._check import at, choice, floating_array, positive_integer, type_error, value_error
 from equipoise._types import Array, Bool, Float
+from equipoise.attention._kernel.grid import is_named
 from equipoise.attention._kernel.mesh import place, placed_by
 
 
@@ -97,7 +98,9 @@ def _weighted(phi_q: Array, phi_k: Array, v: Array, mask: Array | None, size: in
     if size is None:
         y = _read(phi_q, jnp.einsum("...skf,...ske->...kfe", phi_k, v_1))
     else:
-        y = _causal(phi_q, phi_k, v_1, min(size, max(shape[-3], 1)))
+        # A chunk is no longer than the sequence, as far as the length is known.
+        length = size if is_named(shape[-3]) else max(shape[-3], 1)
+        y = _causal(phi_q, phi_k, v_1, min(size, length))
     total = y[..., -1:]
     reached = total != 0
     y = jnp.where(reached, y[..., :-1] / jnp.where(reached, total, 1), 0)

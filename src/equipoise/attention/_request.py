@@ -10,6 +10,7 @@ import numpy as np
 
 from equipoise._check import floating_array, is_traced, type_error, value_error
 from equipoise._types import Array, Float, Int, PRNGKeyArray
+from equipoise.attention._kernel.grid import is_named
 from equipoise.attention._kernel.problem import Problem, wide
 from equipoise.attention._masks.functions import hoist
 from equipoise.attention._masks.kinds import (
@@ -134,7 +135,7 @@ def _allowed(mask: Array | Mask | None, sizes: tuple[int, ...]) -> Array | None:
 
 def _scale(scale: float | Array | None, h: int, dtype: jnp.dtype) -> float | Array:
     if scale is None:
-        return 1 / math.sqrt(h)
+        return jax.lax.rsqrt(jnp.asarray(h, dtype)) if is_named(h) else 1 / math.sqrt(h)
     array = _scalar("scale", scale, dtype)
     return array if is_traced(scale) else float(scale)
 

@@ -27,11 +27,14 @@ class Hoisted(NamedTuple):
 
         # Only the axes that an argument has are mapped, so a table looked up by head stays small.
         for axis in reversed(range(4)):
-            axes = tuple(0 if s.shape[axis] > 1 else None for s in scalars)
+            axes = tuple(None if s.shape[axis] == 1 else 0 for s in scalars)
             if any(a == 0 for a in axes):
                 mapped = jax.vmap(mapped, in_axes=axes)
-        squeezed = [s.reshape([n for n in s.shape if n > 1]) for s in scalars]
-        shape = [max(s.shape[axis] for s in scalars) for axis in range(4)]
+        squeezed = [s.reshape([n for n in s.shape if n != 1]) for s in scalars]
+        shape = [
+            next((n for n in sizes if n != 1), 1)
+            for sizes in zip(*map(jnp.shape, scalars), strict=True)
+        ]
         return mapped(*squeezed).reshape(shape)
 
 

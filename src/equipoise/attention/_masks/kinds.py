@@ -75,8 +75,9 @@ class Segments(Mask):
 
     def bounds(self, extent: Extent) -> Bounds:
         """From the least and the largest id of the block's rows and keys."""
-        r_min, r_max = _span(self.rows, *extent.row)
-        k_min, k_max = _span(self.keys, *extent.key)
+        rows, keys = extent.sizes
+        r_min, r_max = _span(self.rows, extent.row[0], rows)
+        k_min, k_max = _span(self.keys, extent.key[0], keys)
         possible = (r_min <= k_max) & (k_min <= r_max)
         return possible, possible & (r_min == r_max) & (k_min == k_max)
 
@@ -86,17 +87,16 @@ class Segments(Mask):
         yield self.keys, (keys,)
 
 
-def _span(ids: Array, first: np.ndarray, last: np.ndarray) -> tuple[Array, Array]:
-    """Least and largest id of each block."""
-    width = int(np.max(last - first, initial=0)) + 1
-    index = np.minimum(first[..., None] + np.arange(width, dtype=np.int32), last[..., None])
-    inside = ids[:, index[0]]
+def _span(ids: Array, first: Flags, size: int) -> tuple[Array, Array]:
+    """Least and largest id of each block of so many."""
+    number = np.arange if isinstance(first, np.ndarray) else jnp.arange
+    inside = ids[:, first[0, ..., None] + number(size, dtype=np.int32)[None, None]]
     return inside.min(-1), inside.max(-1)
 
 
 def _entry(array: Array, batch: Array) -> Array:
     """The batch index into an array that may have one entry for all."""
-    return batch if array.shape[0] > 1 else jnp.zeros_like(batch)
+    return jnp.zeros_like(batch) if array.shape[0] == 1 else batch
 
 
 @record

@@ -62,12 +62,14 @@ class Indices(NamedTuple):
 class Extent(NamedTuple):
     """First and last index of blocks, each broadcast over the grid (batch, row block, key block).
 
-    Rows and keys are known while tracing; the query offset may be traced.
+    Rows and keys are known while tracing if their lengths are numbers; the query offset may be
+    traced. ``sizes`` are the rows and keys of a block.
     """
 
-    row: tuple[np.ndarray, np.ndarray]
+    row: tuple[Flags, Flags]
     query: tuple[Flags, Flags]
-    key: tuple[np.ndarray, np.ndarray]
+    key: tuple[Flags, Flags]
+    sizes: tuple[int, int]
 
 
 class Mask:
