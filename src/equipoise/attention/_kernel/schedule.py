@@ -22,7 +22,7 @@ _NAMED_BATCH = 8  # what a batch counts whose size is a name
 def grid_of(problem: Problem, block_size: int | None) -> Grid:
     """Blocks of nearly equal length, none longer than asked for."""
     b, t, s, k, g = problem.sizes
-    b = _NAMED_BATCH if is_named(b) else b
+    b, named_heads = _NAMED_BATCH if is_named(b) else b, is_named(k, g)
     # Heads that XLA may have divided between devices are not taken one by one.
     on_cpu = jax.default_backend() == "cpu" and not mesh_of(problem.query).auto_axes
     row_block = key_block = block_size or _BLOCK
@@ -30,15 +30,12 @@ def grid_of(problem: Problem, block_size: int | None) -> Grid:
         # Where no block is skipped, long ones waste nothing and pass over the sums less often.
         row_block *= 4 if on_cpu and problem.mask is None else 1
         together = b * g * (1 if on_cpu else k)
-        while (
-            not is_named(k, g)
-            and key_block > _SMALLEST
-            and row_block * key_block * together > _SCORES
-        ):
+        most = 0 if named_heads else _SCORES // together
+        while key_block > _SMALLEST and row_block * key_block > most:
             row_block, key_block = row_block // 2, key_block // 2
     row_block, key_block = _fitted(t, row_block), _fitted(s, key_block)
     head_block = k
-    if on_cpu and not is_named(k, g):
+    if on_cpu and not named_heads:
         most = _IN_CACHE // (b * g * row_block * key_block)
         if most < k:
             head_block = max(n for n in range(1, k) if k % n == 0 and n <= max(most // 2, 1))
@@ -83,7 +80,7 @@ def schedule_of(problem: Problem, grid: Grid) -> Schedule:
     Named lengths are not known either; nothing is listed where every block is computed.
     """
     if grid.every:
-        return Schedule._make([np.zeros(0, np.int32)] * 3)  # type: ignore[list-item]
+        return Schedule._make([np.zeros(0, np.int32)] * 3)
     ones = jnp.ones if is_named(grid.rows, grid.keys) else np.ones
     possible: Flags = ones((grid.row_blocks, grid.key_blocks), bool)
     if problem.mask is not None:

@@ -31,10 +31,8 @@ class Hoisted(NamedTuple):
             if any(a == 0 for a in axes):
                 mapped = jax.vmap(mapped, in_axes=axes)
         squeezed = [s.reshape([n for n in s.shape if n != 1]) for s in scalars]
-        shape = [
-            next((n for n in sizes if n != 1), 1)
-            for sizes in zip(*map(jnp.shape, scalars), strict=True)
-        ]
+        sizes = zip(*map(jnp.shape, scalars), strict=True)
+        shape = [next((n for n in along if n != 1), 1) for along in sizes]
         return mapped(*squeezed).reshape(shape)
 
 
