@@ -9,6 +9,7 @@ from jax.typing import DTypeLike
 
 from equipoise._check import type_error
 from equipoise._jax.programs import OpenProgram, closed, constants, opened
+from equipoise._jax.traced import shared
 from equipoise._jax.varying import evaluated, traced_alike
 from equipoise._types import Array, PyTree
 
@@ -59,4 +60,5 @@ def hoist(
             ", ".join(str(aval) for aval in out),
             "It is called with scalars and mapped over batch, heads, queries and keys.",
         )
-    return Hoisted(opened(program)), tuple(constants(program))
+    # Functions that compute alike are one, so that what is compiled for one is found again.
+    return Hoisted(shared(opened(program))), tuple(constants(program))
