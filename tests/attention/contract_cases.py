@@ -10,9 +10,10 @@ _QUERY, _KEY, _VALUE = (jnp.asarray(_rng.normal(size=(5, 2, 3))) for _ in range(
 _MASK_VALUE = (
     "A mask value, not a function of float arrays; tests/attention/masks/test_masks.py holds it."
 )
-_MASKS = """
-Mask causal sliding_window chunked segments document prefix tree from_function
-""".split()
+_MASKS = (
+    *("Mask", "causal", "sliding_window", "chunked", "segments"),
+    *("document", "prefix", "tree", "from_function"),
+)
 
 CASES: dict = {
     "dot_product_attention": Case(attention.dot_product_attention, (_QUERY, _KEY, _VALUE)),

@@ -11,6 +11,7 @@ from equipoise._check import at, floating_array, positive_integer, type_error, v
 from equipoise._types import Array, Bool, Float, Int, PyTree, result, static_field
 from equipoise.attention._dot_product import dot_product_attention
 from equipoise.attention._kernel.mesh import place, placed_by
+from equipoise.attention._kernel.operations import only
 from equipoise.attention._kernel.schedule import any_of_batch
 from equipoise.attention._masks.kinds import Window, window_sides
 
@@ -308,8 +309,8 @@ def decode_step(
         **options,
     )
     if not cache.ring:
-        lost = start + jnp.arange(t, dtype=jnp.int32) >= cache.capacity
-        y = jnp.where(lost.reshape((1,) * (y.ndim - 3) + (t, 1, 1)), jnp.nan, y)
+        found = start + jnp.arange(t, dtype=jnp.int32) < cache.capacity
+        y = only(y, found.reshape((1,) * (y.ndim - 3) + (t, 1, 1)), jnp.nan)
     return cache, y
 
 

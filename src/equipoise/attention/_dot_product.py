@@ -117,7 +117,9 @@ def dot_product_attention(
             further derivatives are by blocks, above either.
         block_size: Rows and keys of a block. Affects time and memory, not the result beyond
             rounding.
-        return_residual: Whether to return the log-sum-exp of the scores (and sink) too.
+        return_residual: Whether to return the log-sum-exp of the scores (and sink) too, in the
+            dtype of sums and with its gradient; :mod:`jax.nn` rounds it to that of ``key`` and
+            stops its gradient.
 
     Returns:
         y, shape ``(*batch, t, n, e)`` in the dtype of ``value``; with ``return_residual`` also the

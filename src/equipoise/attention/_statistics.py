@@ -4,12 +4,14 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import export
 
 from equipoise._check import at, floating_array, positive_integer, value_error
 from equipoise._types import Array, Bool, Float, Int, PyTree, result
 from equipoise.attention._kernel.grid import int32, is_named, least
 from equipoise.attention._kernel.mesh import axes_of, place, placed, placed_by
+from equipoise.attention._kernel.operations import only
 from equipoise.attention._kernel.problem import Problem, some_rows
 from equipoise.attention._kernel.scores import scores
 from equipoise.attention._masks.mask import Mask
@@ -104,7 +106,7 @@ def attention_statistics(
 
     Raises:
         ValueError: If shapes disagree as :func:`dot_product_attention` says, ``top_k`` is not
-            between 1 and s, or ``block`` does not lie within t × s.
+            between 1 and s (1 where there are no keys), or ``block`` does not lie within t × s.
         TypeError: If dtypes are wrong, as :func:`dot_product_attention` says.
 
     Cost: 2·n·t·s·h FLOPs; O(n·s·block_size) memory besides the result.
@@ -140,13 +142,13 @@ def attention_statistics(
     top_k = positive_integer("top_k", top_k)
     # Keys that no row may read stand in for those that there may not be.
     missing = top_k if is_named(s) else max(top_k - s, 0)
-    if missing and s != 0 and not is_named(s):
+    if not is_named(s) and top_k > max(s, 1):
         raise value_error("top_k", f"must be at most the number of keys, {s}", top_k)
     if block_size is None:
         scores_of_row = 1 if is_named(b, n, s) else b * n * s
         block_size = min(256, -(-_BLOCK_SCORES // max(scores_of_row, 1)))
     block_size = positive_integer("block_size", block_size)
-    size = least(t, block_size if is_named(t) else min(block_size, max(t, 1)))
+    size = least(t, block_size if is_named(t) else min(block_size, t))
     count = -(-t // block_size)
 
     # Rematerialized, so that a derivative does not keep the scores of every block.
@@ -207,15 +209,15 @@ def _rows(problem: Problem, first: Array, size: int) -> tuple[Array, Array | Non
     score, allowed = scores(some_rows(problem, first, size))
     if allowed is not None:
         allowed = jnp.broadcast_to(allowed, shape)
-    masked = score if allowed is None else jnp.where(allowed, score, -jnp.inf)
+    masked = score if allowed is None else only(score, allowed, -jnp.inf)
     if problem.sinks is not None:
         sink = problem.sinks.astype(score.dtype)[None, :, None, None]
         masked = jnp.concatenate([masked, jnp.broadcast_to(sink, (*shape[:-1], 1))], axis=-1)
-    top = jax.lax.stop_gradient(jnp.max(masked, axis=-1, initial=-jnp.inf))
-    top = jnp.where(jnp.isneginf(top), 0, top)
+    lowest = np.finfo(score.dtype).min
+    top = jax.lax.stop_gradient(jnp.max(masked, axis=-1, initial=lowest))
     total = jnp.sum(jnp.exp(masked - top[..., None]), axis=-1)
     reached = total > 0
-    lse = jnp.where(reached, jnp.log(jnp.where(reached, total, 1)) + top, -jnp.inf)
+    lse = only(jnp.log(only(total, reached, 1)) + top, reached, -jnp.inf)
     return score, allowed, lse
 
 
