@@ -35,6 +35,7 @@ ROOMS = {
         "_bounds": {"_supports", "_families"},
         "_weights": {"_supports", "_families", "_bounds"},
         "_fit": {"_supports", "_families", "_bounds", "_weights"},
+        "_report": {"_families", "_bounds", "_weights", "_fit"},
         "_elsewhere": {"_supports", "_fit"},
     },
     "games": {
