@@ -134,6 +134,20 @@ CASES = {
             "why",
         )
     ),
+    "calibrate": Static("fits data sets one after the other; see report/test_calibrate.py"),
+    "Calibration": Pytree(
+        lambda: vi.Calibration(
+            jnp.ones((5, 3), int),
+            jnp.ones((3, 2), int),
+            jnp.ones(2),
+            VECTOR,
+            VECTOR,
+            VECTOR > 0,
+            jnp.ones(5, bool),
+            ("a", "b", "c"),
+            9,
+        )
+    ),
     "Fit": Static("made by fit alone; test_fit.py flattens and prints one"),
     "Verdict": Static("an enum; test_diagnose.py holds each of its sentences"),
     "Source": Static("an enum; test_fit.py compares it with its strings"),

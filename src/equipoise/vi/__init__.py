@@ -29,6 +29,7 @@ from equipoise.vi._families.mean_field import mean_field
 from equipoise.vi._families.mixture import mixture
 from equipoise.vi._fit.fit import fit
 from equipoise.vi._fit.result import Fit, Source, posterior_draws
+from equipoise.vi._report.calibrate import Calibration, calibrate
 from equipoise.vi._report.summary import Summary, summary
 from equipoise.vi._supports.bijectors import interval, ordered, positive, real, simplex
 from equipoise.vi._supports.cholesky import cholesky_correlation
@@ -43,6 +44,8 @@ __all__ = [  # noqa: RUF022
     "posterior_draws",
     "summary",
     "Summary",
+    "calibrate",
+    "Calibration",
     "diagnose",
     "Diagnostics",
     "Verdict",
