@@ -163,16 +163,7 @@ def _told(ranks: AnyArray, trusted: AnyArray, names: Sequence[str], num_draws: i
     chi_square: AnyArray = np.sum((counts - expected) ** 2 / expected, axis=1)
     p_value = jax.scipy.special.gammaincc(0.5 * (bins - 1), 0.5 * chi_square)
     uniform: AnyArray = np.asarray(p_value) >= _FALSE_ALARMS / len(names)
-    told = Calibration(
-        ranks=ranks,
-        counts=counts,
-        expected=expected,
-        chi_square=chi_square,
-        p_value=p_value,
-        uniform=uniform,
-        trusted=trusted,
-        names=tuple(names),
-        num_draws=num_draws,
-    )
+    statement = chi_square, p_value, uniform
+    told = Calibration(ranks, counts, expected, *statement, trusted, tuple(names), num_draws)
     placed: Calibration = jax.device_put(told)
     return placed
