@@ -27,7 +27,7 @@ from equipoise.vi._fit.gradient import (
     plan,
 )
 from equipoise.vi._fit.judge import judge, judging
-from equipoise.vi._fit.loop import Progress, check_choices, check_numbers
+from equipoise.vi._fit.loop import Progress, check_choices, check_numbers, shown
 from equipoise.vi._fit.natural import NORMAL_STEPS, NormalState, fit_normal
 from equipoise.vi._fit.result import Fit
 from equipoise.vi._fit.start import Begun, find_starts, starting_point
@@ -120,7 +120,9 @@ def fit(
             order every 100 steps. The verdict is on all data, a batch at a time.
         draws: ``"iid"``, ``"antithetic"`` or ``"quasi_random"`` draws of an optimizer's steps.
             Default: antithetic for an even number.
-        progress: Called as ``progress(step, elbo)`` about twenty times, as in ``progress=print``.
+        progress: True shows a bar, that of tqdm where it is installed (``equipoise[progress]``) and
+            plain lines otherwise. A function is called as ``progress(step, elbo)``, about twenty
+            times, as in ``progress=print``.
         state: ``state`` of an earlier fit to go on from, arrays on the host. With the same other
             arguments the steps are those of one longer fit, bit for bit.
 
@@ -138,7 +140,8 @@ def fit(
             ``gradient`` needs a pathwise derivative that the family does not have, leaves of
             ``data`` differ in rows, or ``batch_size`` exceeds them or is given without the other.
         TypeError: If a leaf of the example is not floating-point, ``key`` is no key, ``family``
-            makes none, ``optimizer`` is none of optax, or ``progress`` is no function.
+            makes none, ``optimizer`` is none of optax, or ``progress`` is neither a boolean
+            nor a function.
 
     Cost: a few dozen gradients and Newton paths for each of ``num_samples`` points, then 8192
         evaluations of ``log_density``; where q is poor or its draws are too few, up to
@@ -179,7 +182,8 @@ def fit(
     if natural and begun.starts is not None:
         noise = balanced(random.points, num_points(size, num_samples), size)
         steps = num_steps or NORMAL_STEPS
-        found = fit_normal(begun.target, family, begun.starts, noise, state, steps, progress)
+        with shown(progress, steps) as report:
+            found = fit_normal(begun.target, family, begun.starts, noise, state, steps, report)
     else:
         sampled = batches is not None
         steps = num_steps or (BATCHED_STEPS if sampled else GRADIENT_STEPS)
@@ -188,7 +192,8 @@ def fit(
         if state is None:
             state = first_params(family, begun.center, begun.starts, random.init_key)
         on, key = batches or target, random.step_key
-        found = fit_gradient(on, family, optimizer, settings, key, state, steps, progress)
+        with shown(progress, steps) as report:
+            found = fit_gradient(on, family, optimizer, settings, key, state, steps, report)
     if batches is not None:  # an ELBO on some rows is no ELBO
         found = found._replace(elbo=None, converged=found.converged and begun.at_rest)
     judges = judging(target, family, random, max_evaluations)

@@ -18,7 +18,7 @@ from equipoise.vi._fit.descent import (
     Settings,
     descend,
 )
-from equipoise.vi._fit.loop import Found, Progress, advance
+from equipoise.vi._fit.loop import Found, Report, advance
 from equipoise.vi._fit.optimizer import memory_of, rule_of
 from equipoise.vi._fit.start import Local, best_of, conditional_scales, lower_factor, other_modes
 from equipoise.vi._target.batches import Batches
@@ -125,7 +125,7 @@ def fit_gradient(
     key: PRNGKeyArray,
     state: GradientState | Params,
     num_steps: int,
-    progress: Progress,
+    report: Report,
 ) -> Found:
     """Steps of an optax optimizer, from params or from the state of an earlier loop."""
     if not isinstance(state, GradientState):
@@ -134,7 +134,7 @@ def fit_gradient(
         state = GradientState(0, moving, np.zeros(0))
     rule = rule_of(optimizer, state.moving.params, state.moving.memory)
     descent = Descent(target, rule, key, family, settings)
-    state = advance(functools.partial(descend, descent), state, num_steps, progress)
+    state = advance(functools.partial(descend, descent), state, num_steps, report)
     problem = ""
     if state.failed:
         problem = f"the {state.failed} is not finite at step {state.step}"
