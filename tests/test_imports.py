@@ -34,7 +34,9 @@ ROOMS = {
         "_families": {"_supports"},
         "_bounds": {"_supports", "_families"},
         "_weights": {"_supports", "_families", "_bounds"},
-        "_fit": {"_supports", "_families", "_bounds", "_weights"},
+        "_target": {"_supports", "_families", "_bounds", "_weights"},
+        "_fit": {"_supports", "_families", "_bounds", "_weights", "_target"},
+        "_report": {"_families", "_bounds", "_weights", "_fit"},
         "_elsewhere": {"_supports", "_fit"},
     },
     "games": {
