@@ -17,7 +17,8 @@ from equipoise.cost._expression.expression import Expression, from_terms
 from equipoise.cost._expression.extremes import largest
 from equipoise.cost._memory.peak import new_graph, peak_bytes
 from equipoise.cost._memory.residuals import Residuals
-from equipoise.cost._program.arguments import donated, structures
+from equipoise.cost._program.arguments import donated, scope_of, structures
+from equipoise.cost._program.mesh import Axes, Mesh
 from equipoise.cost._program.sizes import size_names, total_bytes
 from equipoise.cost._program.trace import Function, trace
 
@@ -80,7 +81,7 @@ class Cost:
 
     @property
     def assumptions(self) -> tuple[str, ...]:
-        """Assumptions of the count, such as primitives without a rule and loops of unknown length."""
+        """Assumptions of the count: primitives without a rule, loops of unknown length."""
         return (*self.notes, *self.residuals.found[1])
 
     @property
@@ -117,6 +118,7 @@ def analyze(
     donate: int | Sequence[int] = (),
     trips: Sequence[int | str | Expression] = (),
     constraints: Sequence[str] = (),
+    mesh: Mesh | None = None,
 ) -> Cost:
     r"""Operations, depth and memory of a function, as exact expressions in its sizes.
 
@@ -139,6 +141,10 @@ def analyze(
             expressions. Those not stated become the sizes ``trips_1``, ``trips_2``, ...
         constraints: What may be taken for granted of the sizes, in JAX's notation, such as
             ``"n >= 4"`` or ``"mod(n, 2) == 0"``.
+        mesh: The mesh that the function is called on, as :func:`jax.set_mesh` states it: the size
+            of each axis, a number or a name, as in ``{"data": "d", "model": 2}``, or a mesh of JAX.
+            A ``shard_map`` without a mesh of its own takes this one, and an array that it divides
+            says so in its shape, as in ``"f32[d*b,n]"``.
 
     Returns:
         :class:`Cost`. Sizes are positive. A ``scan`` of length n counts n bodies; a ``cond`` the
@@ -166,9 +172,11 @@ def analyze(
         Work and depth are those of :cite:t:`blelloch1996`; reverse mode and what it keeps,
         :cite:t:`griewank2008`.
     """
-    shapes = structures(args, constraints)
+    scope = scope_of(args, constraints)
+    shapes = structures(args, constraints, scope)
+    axes = None if mesh is None else Axes(mesh, scope, constraints)
     ledger = ledger_of(trip_counts(trips))
-    program = trace(fn, shapes).program
+    program = trace(fn, shapes, axes).program
     free = donated(donate, shapes, program)
     walked = walk_whole(program, ledger, free)
     graph = new_graph()
@@ -177,7 +185,9 @@ def analyze(
     peak = peak_bytes(
         graph, results, [v for v, is_free in zip(inputs, free, strict=True) if is_free]
     )
-    return summary(walked, ledger, program, opened(program).outvars, Residuals(fn, shapes), peak)
+    return summary(
+        walked, ledger, program, opened(program).outvars, Residuals(fn, shapes, axes), peak
+    )
 
 
 def trip_counts(trips: Sequence[int | str | Expression]) -> list[Expression]:

@@ -196,7 +196,7 @@ def _shard_map(operands: Operands, ledger: Ledger) -> Walked:
     around, ledger.mesh = ledger.mesh, ledger.mesh | mesh_sizes(operands.equation)
     one = _call(operands._replace(dying=[False] * len(operands.dying)), ledger)
     ledger.mesh = around
-    devices = Expression(num_devices(operands.equation))
+    devices = size_of(num_devices(operands.equation))
     return one._replace(
         parts={place: work.on_each(devices) for place, work in one.parts.items()},
         extra=tuple(extra * devices for extra in one.extra),

@@ -30,9 +30,13 @@ _SPEC = re.compile(r"\s*([A-Za-z]\w*)\s*(?:\[(.*)\]\s*)?")
 _FORM = "Write a dtype and sizes, such as 'f32[n,d]', 'bf16[8,2*n]' or 'i32[]'."
 
 
-def structures(args: Sequence[PyTree], constraints: Sequence[str]) -> tuple[PyTree, ...]:
+def structures(
+    args: Sequence[PyTree],
+    constraints: Sequence[str],
+    scope: export.SymbolicScope | None = None,
+) -> tuple[PyTree, ...]:
     """The arguments with every leaf as a :class:`jax.ShapeDtypeStruct`, all in one scope."""
-    scope = _scope(args, constraints)
+    scope = scope or scope_of(args, constraints)
     leaves, tree = jax.tree_util.tree_flatten_with_path(tuple(args))
     made = [_structure(f"args{jax.tree_util.keystr(path)}", x, scope) for path, x in leaves]
     return tuple(jax.tree.unflatten(tree, made))
@@ -66,7 +70,7 @@ def donated(
     return flags
 
 
-def _scope(args: Sequence[PyTree], constraints: Sequence[str]) -> export.SymbolicScope:
+def scope_of(args: Sequence[PyTree], constraints: Sequence[str]) -> export.SymbolicScope:
     """The scope of the sizes that came as JAX's own symbolic dimensions, or a new one."""
     scopes: dict[int, export.SymbolicScope] = {
         id(size.scope): size.scope
