@@ -1,12 +1,15 @@
-"""Meshes with names for sizes: the expressions are those of every mesh with numbers."""
+"""Meshes: with names the expressions of every mesh with numbers; and what one device does."""
 
 import dataclasses
+import pathlib
+import subprocess
+import sys
 
 import jax
 import jax.numpy as jnp
 import pytest
 from jax import lax
-from jax.sharding import AbstractMesh, AxisType, PartitionSpec
+from jax.sharding import AbstractMesh, AxisType, NamedSharding, PartitionSpec
 
 from equipoise import cost
 
@@ -140,3 +143,103 @@ def test_analyze_refuses_meshes_that_it_cannot_follow():
         cost.analyze(spread, "f32[b]", mesh=3)
     with pytest.raises(ValueError, match="6 names in its sizes at most"):
         cost.analyze(spread, "f32[b]", mesh={name: name for name in "tuvwxyz"})
+
+
+def test_per_device_is_what_the_compiler_makes_for_twenty_one_shardings():
+    root = pathlib.Path(__file__).parents[2]
+    process = [sys.executable, "-m", "tests.cost.partition_process"]
+    subprocess.run(process, check=True, cwd=root)
+
+
+def predict(w1, w2, x):
+    return jax.nn.relu(x @ w1) @ w2
+
+
+DIVIDED = ("f32[h,m*k@model]", "f32[m*k@model,h]", "f32[d*b@data,h]")
+
+
+def test_per_device_divides_work_and_memory_by_the_sizes_of_the_mesh():
+    found = cost.analyze(predict, *DIVIDED, mesh=NAMES)
+    assert str(found.matmul_flops) == "4*b*d*h*k*m"
+    assert str(found.per_device.matmul_flops) == "4*b*h*k"
+    assert str(found.per_device.input_bytes) == "4*b*h + 8*h*k"
+    (sent,) = found.communication
+    assert (sent.kind, str(sent.ring_bytes)) == ("all-reduce", "8*b*h - 8*b*h/m")
+    lines = found.by("line", measure="bytes_sent")
+    assert list(lines.values()) == [sent.ring_bytes]
+    assert "relu(x @ w1) @ w2" in lines.code[0]
+    assert cost.analyze(predict, "f32[h,k]", "f32[k,h]", "f32[b,h]").per_device is None
+
+
+def test_per_device_is_the_same_by_strings_by_shardings_and_by_explicit_types():
+    plain = ("f32[6,20@model]", "f32[20@model,6]", "f32[8@data,6]")
+    texts = cost.analyze(predict, *plain, mesh={"data": 4, "model": 2}).per_device
+    shapes = ((6, 20), P(None, "model")), ((20, 6), P("model")), ((8, 6), P("data"))
+    for types in (AxisType.Auto, AxisType.Explicit):
+        mesh = AbstractMesh((4, 2), ("data", "model"), axis_types=(types,) * 2)
+        *weights, x = (
+            jax.ShapeDtypeStruct(shape, jnp.float32, sharding=NamedSharding(mesh, spec))
+            for shape, spec in shapes
+        )
+
+        def called(w1, w2, x, types=types):
+            if types is AxisType.Auto:
+                return predict(w1, w2, x)
+            inner = jax.nn.relu(x @ w1)
+            return jnp.einsum("bk,kh->bh", inner, w2, out_sharding=P("data"))
+
+        found = cost.analyze(called, *weights, x).per_device
+        assert (found.flops, found.input_bytes) == (texts.flops, texts.input_bytes)
+        assert found.communication == texts.communication
+
+
+def test_per_device_of_an_array_is_that_of_its_sharding():
+    mesh = jax.make_mesh((1,), ("data",), axis_types=(AxisType.Auto,))
+    x = jax.device_put(jnp.ones((4, 3)), NamedSharding(mesh, P("data")))
+    found = cost.analyze(lambda x: jnp.sum(x * 2), x)
+    assert found.per_device.flops == found.flops
+    assert found.communication == ()  # it is alone
+
+
+def test_per_device_of_a_shard_map_is_its_program():
+    fn, *shapes = CASES["megatron"]
+    found = cost.analyze(fn, *shapes, mesh=NAMES)
+    d, m = cost.Expression("d"), cost.Expression("m")
+    assert found.per_device.matmul_flops * d * m == found.matmul_flops
+    assert found.per_device.communication == found.communication
+
+
+def test_per_device_follows_loops_branches_and_constraints():
+    def looped(x, w):
+        def body(carry):
+            i, h = carry
+            return i + 1, jnp.tanh(lax.with_sharding_constraint(h @ w, P("data", "model")))
+
+        h = lax.while_loop(lambda c: c[0] < 7, body, (0, x))[1]
+        return lax.cond(h[0, 0] > 0, lambda h: h @ w, lambda h: h, h)
+
+    shapes = ("f32[d*b@data,m*h]", "f32[m*h,m*h@model]")
+    found = cost.analyze(looped, *shapes, mesh=NAMES, trips=[7])
+    assert found.matmul_flops == 8 * cost.analyze(jnp.matmul, "f32[d*b,m*h]", "f32[m*h,m*h]").flops
+    d, m = cost.Expression("d"), cost.Expression("m")
+    assert found.per_device.matmul_flops * d * m == found.matmul_flops
+    assert {part.kind for part in found.communication} == {"all-gather"}
+    assert any("the partitioner decides" in note for note in found.assumptions)
+
+
+def test_per_device_computes_whole_what_it_cannot_divide():
+    def solved(a, b):
+        return jnp.linalg.solve(a, b)
+
+    found = cost.analyze(solved, "f32[d*n@data,d*n]", "f32[d*n]", mesh={"data": "d"})
+    assert found.per_device.other_flops == found.other_flops
+    batch = cost.analyze(solved, "f32[d*b@data,n,n]", "f32[d*b@data,n,1]", mesh={"data": "d"})
+    assert batch.per_device.other_flops * cost.Expression("d") == batch.other_flops
+    assert batch.communication == ()
+
+
+def test_analyze_refuses_axes_that_the_mesh_does_not_have():
+    with pytest.raises(ValueError, match=r"`mesh` must have the axes of `args\[0\]`; got none"):
+        cost.analyze(jnp.sin, "f32[n@data]")
+    with pytest.raises(ValueError, match=r"divided along each axis once; got data, data"):
+        cost.analyze(jnp.sin, "f32[n@data,k@data]", mesh={"data": 4})

@@ -67,6 +67,11 @@ def variable(like: Atom, shape: Sequence[Size] | None = None) -> Variable:
     return Var(jax.core.ShapedArray(tuple(shape), aval(like).dtype))
 
 
+def has_effects(equation: Equation) -> bool:
+    """Whether an equation does more than to compute its results; that devices meet is no more."""
+    return any(type(effect).__name__ != "NamedAxisEffect" for effect in equation.effects)
+
+
 def is_literal(atom: object) -> TypeGuard[Literal]:
     """Whether an operand is a number in the program's text, its ``val``."""
     return isinstance(atom, Literal)

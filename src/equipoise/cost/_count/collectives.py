@@ -17,7 +17,7 @@ permute         M                 M
 import math
 from collections.abc import Mapping
 
-from equipoise._jax.meshes import Collective
+from equipoise._jax.meshes.collectives import Collective
 from equipoise._jax.programs import Size
 from equipoise.cost._expression.expression import ONE, ZERO, Expression, apply
 from equipoise.cost._program.sizes import size_of

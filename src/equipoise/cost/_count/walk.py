@@ -9,7 +9,7 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
-from equipoise._jax.meshes import mesh_sizes
+from equipoise._jax.meshes.collectives import mesh_sizes
 from equipoise._jax.programs import Program, Size, is_literal, opened
 from equipoise.cost._count.collectives import sent
 from equipoise.cost._count.depth import AT_START, Depth, after, join

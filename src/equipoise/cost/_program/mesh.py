@@ -14,7 +14,7 @@ from jax import export
 from jax.sharding import AxisType
 
 from equipoise._check import type_error, value_error
-from equipoise._jax.meshes import Common, Differ, on_mesh
+from equipoise._jax.meshes.common import Common, Differ, on_mesh
 from equipoise._jax.programs import ClosedProgram, Size
 from equipoise._types import PyTree
 from equipoise.cost._expression.expression import ONE, ZERO, Expression, apply, from_terms
@@ -46,6 +46,10 @@ class Axes:
             export.SymbolicScope(tuple(self._with_numbers(c, i) for c in constraints))
             for i in (0, 1)
         ]
+
+    def dimensions(self) -> dict[str, Size]:
+        """The sizes as JAX's dimensions."""
+        return {axis: _dimension(found, self._scope) for axis, found in self.sizes.items()}
 
     def place(self, fn: Callable[..., PyTree], which: int) -> Callable[..., PyTree]:
         """The function on one of the two meshes."""
@@ -89,9 +93,8 @@ class Axes:
                 )
             return sizes[str(x), str(y)]
 
-        axes = {axis: _dimension(found, self._scope) for axis, found in self.sizes.items()}
         try:
-            return Common(size, axes).program(a, b)
+            return Common(size, self.dimensions()).program(a, b)
         except Differ:
             raise value_error(
                 "mesh",
