@@ -55,6 +55,7 @@ ROOMS = {
         "_count": {"_expression", "_program"},
         "_memory": {"_expression", "_program", "_count"},
         "_partition": {"_expression", "_program", "_count"},
+        "_traffic": {"_expression", "_program", "_count"},
         "_reads": {"_expression", "_program"},
         "_machine": set(),
     },

@@ -23,6 +23,7 @@ from equipoise.cost._program.layouts import layouts, mesh_of
 from equipoise.cost._program.mesh import Axes, Mesh
 from equipoise.cost._program.sizes import size_names, total_bytes
 from equipoise.cost._program.trace import Function, trace
+from equipoise.cost._traffic.boundary import with_boundary
 
 
 @static_result
@@ -107,8 +108,9 @@ class Cost:
 
         A kind is ``"line"``, ``"function"``, ``"scope"`` (of ``jax.named_scope``), ``"primitive"``
         or ``"dtype"``; of several the parts are what agrees in all. ``measure`` is ``"flops"`` or
-        another field that counts operations, ``"bytes_read"``, ``"bytes_written"`` or
-        ``"bytes_sent"``. Lines and functions are those of your own files, the innermost that led
+        another field that counts operations, ``"bytes_read"``, ``"bytes_written"``,
+        ``"bytes_sent"``, or ``"boundary_bytes"``: of arguments where they are first read, and of
+        results. Lines and functions are those of your own files, the innermost that led
         to an operation; with ``libraries`` also those of installed packages, JAX apart. A
         derivative counts at the line that it differentiates. Of a ``cond`` without a branch that
         is largest in every measure, the work counts at the line of the ``cond``. Raises
@@ -207,6 +209,7 @@ def _counted(
 ) -> Cost:
     """The cost of a program whose arguments may be written over where they are free."""
     walked = walk_whole(program, ledger, free)
+    walked = walked._replace(parts=with_boundary(walked.parts, program))
     graph = new_graph()
     inputs = graph.arguments(opened(program).invars)
     results = graph.run(program, inputs)
