@@ -56,6 +56,8 @@ ROOMS = {
         "_program": {"_expression"},
         "_count": {"_expression", "_program"},
         "_memory": {"_expression", "_program", "_count"},
+        "_partition": {"_expression", "_program", "_count"},
+        "_traffic": {"_expression", "_program", "_count"},
         "_reads": {"_expression", "_program"},
         "_machine": set(),
     },

@@ -35,7 +35,7 @@ from equipoise._jax.programs import (
 from equipoise.cost._count.rules import RENAMED, RULES
 from equipoise.cost._count.scope import is_small
 from equipoise.cost._expression.expression import ZERO, Expression
-from equipoise.cost._program.sizes import total_bytes
+from equipoise.cost._program.sizes import size_of, total_bytes
 
 # Elementwise operations whose operands have other shapes, or other types, than the result.
 _RESHAPING = "clamp concatenate convert_element_type dynamic_slice pad select_n slice split"
@@ -223,11 +223,11 @@ def _reordered(equation: Equation) -> Iterator[int]:
 _HOLDING = (SCAN, WHILE, COND, SOLVE, SHARD_MAP, KERNEL)
 
 
-def _held(equation: Equation) -> Iterator[tuple[Program, int, int]]:
+def _held(equation: Equation) -> Iterator[tuple[Program, int, int | Expression]]:
     """Programs inside of an operation, their constant operands, and how many run side by side."""
     match equation.primitive.name:
         case "shard_map":
-            yield equation.params["jaxpr"], 0, num_devices(equation)
+            yield equation.params["jaxpr"], 0, size_of(num_devices(equation))
         case "scan":
             layout = scan(equation)
             yield layout.body, layout.num_constants, 1
