@@ -52,6 +52,7 @@ def test_calibrate_of_right_fits_has_uniform_ranks(key):
     assert len(first) < 20
 
 
+@pytest.mark.slow
 def test_calibrate_finds_fits_that_are_too_narrow(key):
     # The likelihood counted four times: sds are half of what they should be.
     narrow = functools.partial(log_density, spread=4.0)
