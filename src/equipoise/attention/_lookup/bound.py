@@ -5,6 +5,7 @@ import jax.numpy as jnp
 
 from equipoise._check import at, floating_array, value_error
 from equipoise._types import Array, Float, Scalar, result
+from equipoise.attention._kernel.mesh import replicated
 from equipoise.attention._lookup.lookup import checked, mixture, scalar
 
 
@@ -22,6 +23,7 @@ class LookupErrorBound:
 
 
 @at("attention.lookup_error_bound")
+@replicated
 def lookup_error_bound(
     weights: Float[Array, " n"], values: Float[Array, "n e"], *, margin: Scalar | float
 ) -> LookupErrorBound:
@@ -80,6 +82,7 @@ def lookup_error_bound(
 
 
 @at("attention.lookup_sharpness")
+@replicated
 def lookup_sharpness(weights: Float[Array, " n"], *, leaked_weight: Scalar | float) -> Scalar:
     r"""Margin at which a lookup leaks no more than a given weight, whatever the keys.
 

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 
 from equipoise._check import at, floating_array, value_error
 from equipoise._types import Array, Float, Int, Scalar, result
+from equipoise.attention._kernel.mesh import replicated
 from equipoise.attention._lookup.least_norm import (
     CONTRADICTORY,
     SEPARATED,
@@ -77,6 +78,7 @@ class LookupQuery:
 
 
 @at("attention.lookup_query")
+@replicated
 def lookup_query(
     keys: Float[Array, "n d"], weights: Float[Array, " n"], *, sharpness: Scalar | float
 ) -> LookupQuery:
@@ -172,6 +174,7 @@ def lookup_query(
 
 
 @at("attention.lookup_margin")
+@replicated
 def lookup_margin(keys: Float[Array, "n d"], weights: Float[Array, " n"]) -> Scalar:
     r"""Largest gap in score that a unit query opens below the keys of the mixture.
 

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 
 from equipoise._check import at, floating_array, positive_integer, value_error
 from equipoise._types import Array, Float, PRNGKeyArray, result
+from equipoise.attention._kernel.mesh import replicated
 
 
 @result
@@ -25,6 +26,7 @@ class NoisyLookup:
 
 
 @at("attention.noisy_lookup")
+@replicated
 def noisy_lookup(
     keys: Float[Array, "n d"],
     queries: Float[Array, "heads d"],
