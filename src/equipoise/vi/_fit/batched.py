@@ -81,7 +81,7 @@ def _settle(
     everything, before = batches.all_rows(), np.inf
     for _ in range(_MOST_ANCHORS):
         rows = batches.some_rows(rng, num_batches)
-        center = mean.astype(batches.positions.dtype)
+        center = mean.astype(target.dtype)
         whole, part = (expanded(batches, r, center, curved=True) for r in (everything, rows))
         missing = lacking(whole, part)
         target = trace(batches.on(*rows), family, missing)
