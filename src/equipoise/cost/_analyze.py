@@ -80,7 +80,7 @@ class Cost:
 
     @property
     def assumptions(self) -> tuple[str, ...]:
-        """Assumptions of the count, such as primitives without a rule and loops of unknown length."""
+        """What the count assumed, such as the price of a primitive without a rule."""
         return (*self.notes, *self.residuals.found[1])
 
     @property
@@ -169,15 +169,14 @@ def analyze(
     shapes = structures(args, constraints)
     ledger = ledger_of(trip_counts(trips))
     program = trace(fn, shapes).program
-    free = donated(donate, shapes, program)
-    walked = walk_whole(program, ledger, free)
+    over = donated(donate, shapes, program)
+    body = opened(program)
+    walked = walk_whole(program, ledger, [i in over for i in range(len(body.invars))])
     graph = new_graph()
-    inputs = graph.arguments(opened(program).invars)
+    inputs = graph.arguments(body.invars)
     results = graph.run(program, inputs)
-    peak = peak_bytes(
-        graph, results, [v for v, is_free in zip(inputs, free, strict=True) if is_free]
-    )
-    return summary(walked, ledger, program, opened(program).outvars, Residuals(fn, shapes), peak)
+    peak = peak_bytes(graph, results, {inputs[i]: results[j] for i, j in over.items()})
+    return summary(walked, ledger, program, body.outvars, Residuals(fn, shapes), peak)
 
 
 def trip_counts(trips: Sequence[int | str | Expression]) -> list[Expression]:
