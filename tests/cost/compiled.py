@@ -4,6 +4,7 @@ import functools
 
 import jax
 
+from equipoise import cost
 from tests.cost import models, networks, programs
 
 CASES = {name: case for name, *case in [*models.cases(), *models.cases(networks.NETWORKS)]}
@@ -12,6 +13,13 @@ CASES = {name: case for name, *case in [*models.cases(), *models.cases(networks.
 def lowered(name, batch):
     fn, args, donate, _ = CASES[name]
     return jax.jit(fn, donate_argnums=donate).lower(*programs.with_sizes(args, {"b": batch}))
+
+
+@functools.cache
+@models.usual()
+def analyzed(name):
+    fn, args, donate, _ = CASES[name]
+    return cost.analyze(fn, *args, donate=donate)
 
 
 @functools.cache

@@ -23,6 +23,7 @@ CASES: dict = {
     ),
     "roofline": Static("takes costs, not arrays; held by tests/cost/test_roofline.py"),
     "Roofline": Pytree(lambda: cost.roofline(SMALL, "H100", n=2, d=3)),
+    "Bounds": Pytree(lambda: cost.roofline(SMALL, "H100", n=2, d=3).by("line")),
     "Device": Pytree(lambda: cost.roofline(SMALL, "H100", n=2, d=3).device),
     "measure_device": Static("measures the machine; held by tests/cost/test_roofline.py"),
     "analyze_training": Static(PROGRAM),

@@ -89,17 +89,18 @@ def sizes_in(text):
 
 def devices_in(line):
     """How many devices take part in each group of a collective, by any of XLA's notations."""
-    if axes := re.search(r"replica_groups=mesh\[.*?\] \{(.*?)\}", line):
-        return math.prod(MESH.shape[axis] for axis in re.findall(r"\w+", axes[1]))
+    if axes := re.search(r"replica_groups=mesh\[(.*?)\](?:, device_ids=\S+)? \{(.*?)\}", line):
+        sizes = dict(re.findall(r"'(\w+)'=(\d+)", axes[1]))
+        return math.prod(int(sizes[axis]) for axis in re.findall(r"\w+", axes[2]))
     if numbers := re.search(r"replica_groups=\[\d+,(\d+)\]", line):
         return int(numbers[1])
     members = re.search(r"replica_groups=\{\{([\d,]+)\}", line)
     return len(members[1].split(",")) if members else 1  # a permutation has pairs instead
 
 
-def compiled(fn, args, trips):
+def compiled(program, trips):
     """Bytes that a device sends by the collectives in the compiled program, by kind."""
-    program, sums = fn.lower(*args).compile().as_text(), {}
+    sums = {}
     for line in program.splitlines():
         match = re.search(rf" = (.*?) ({'|'.join(RING)})(?:-start)?\((.*?)\), ", line)
         if match is None:
@@ -128,11 +129,12 @@ def main():
         counted = {}
         for part in cost.analyze(mapped, *shapes).communication:
             counted[part.kind] = counted.get(part.kind, 0) + part.ring_bytes.evaluate()
-        expected = compiled(mapped, args, trips=64)
+        expected = compiled(mapped.lower(*args).compile().as_text(), trips=64)
         assert counted.keys() == expected.keys(), (name, counted, expected)
         for kind, size in expected.items():
             np.testing.assert_allclose(float(counted[kind]), size, err_msg=f"{name}: {kind}")
         print(name, {k: float(v) for k, v in counted.items()})
 
 
-main()
+if __name__ == "__main__":
+    main()

@@ -1,25 +1,15 @@
 """All models in each of their uses against the compiler: operations, lines, largest batch."""
 
-import functools
-
 import pytest
 
 from equipoise import cost
-from tests.cost import models
-from tests.cost.compiled import CASES, operations, taken
+from tests.cost.compiled import CASES, analyzed, operations, taken
 from tests.cost.test_peak import from_0_10
 
 QUICK = ("autoencoder: step", "adversaries: inference", "long memory: inference")
 # XLA counts the body of a loop once; tests of single programs write their loops out.
 LOOPS = ("recurrent", "scanned", "equation", "long memory", "transducer")
 COUNTED = [name for name in CASES if not any(loop in name for loop in LOOPS)]
-
-
-@functools.cache
-@models.usual()
-def analyzed(name):
-    fn, args, donate, _ = CASES[name]
-    return cost.analyze(fn, *args, donate=donate)
 
 
 def check_flops(name):
@@ -56,15 +46,10 @@ def test_by_line_sums_to_the_whole_for_models(name):
 
 
 @pytest.mark.slow
-def test_analyze_flops_are_those_of_xla_for_all_models():
-    for name in COUNTED:
-        check_flops(name)
-
-
-@pytest.mark.slow
-def test_by_line_sums_to_the_whole_for_all_models():
-    for name in CASES:
-        check_lines(name)
+@pytest.mark.parametrize(("check", "names"), [(check_flops, COUNTED), (check_lines, list(CASES))])
+def test_analyze_counts_all_models(check, names):
+    for name in names:
+        check(name)
 
 
 @from_0_10

@@ -1,14 +1,12 @@
 """The peak of memory against XLA's own figure on the CPU, for models in each of their uses."""
 
-import functools
 import statistics
 
 import jax
 import pytest
 
 from equipoise import cost
-from tests.cost import models
-from tests.cost.compiled import CASES, taken
+from tests.cost.compiled import CASES, analyzed, taken
 
 QUICK = [name for name in CASES if name.split(":")[0] in ("mlp", "nnx", "unet")]
 # Where XLA's figure follows from something else than the program.
@@ -27,13 +25,10 @@ OTHERWISE = {
 }
 
 
-@functools.cache
-@models.usual()
 def ratio(name):
     """Our peak, and the bytes of arguments, results and temporaries that XLA sets aside."""
-    fn, args, donate, batch = CASES[name]
-    found = cost.analyze(fn, *args, donate=donate).peak_bytes.evaluate(b=batch)
-    return found / taken(name, batch)
+    batch = CASES[name][-1]
+    return analyzed(name).peak_bytes.evaluate(b=batch) / taken(name, batch)
 
 
 # XLA of earlier versions has no such libraries on the CPU, and fuses otherwise.

@@ -5,6 +5,8 @@ and parameters. Some primitives hold programs: calls, loops, branches and solves
 called, and where they keep what they hold, is known here and nowhere else.
 """
 
+import functools
+import operator
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple, Protocol, SupportsInt, TypeAlias, TypeGuard, TypeVar
 
@@ -20,6 +22,7 @@ OpenProgram: TypeAlias = Jaxpr  # without what it captured
 ClosedProgram: TypeAlias = ClosedJaxpr  # with it
 Equation: TypeAlias = JaxprEqn
 Atom: TypeAlias = Literal | Var
+Variable: TypeAlias = Var
 Value: TypeAlias = PyTree  # an array, a tracer, or what an abstract interpreter puts in its place
 _V = TypeVar("_V")
 Size: TypeAlias = SupportsInt  # a number, or one of JAX's symbolic dimensions
@@ -55,6 +58,18 @@ def aval(atom: Atom) -> Aval:
 def is_array(atom: Atom) -> bool:
     """Whether an operand or result is an array, and no token."""
     return hasattr(atom.aval, "shape") and hasattr(atom.aval, "dtype")
+
+
+def variable(like: Atom, shape: Sequence[Size] | None = None) -> Variable:
+    """A new variable like another, perhaps of another shape."""
+    if shape is None:
+        return Var(like.aval)
+    return Var(jax.core.ShapedArray(tuple(shape), aval(like).dtype))
+
+
+def has_effects(equation: Equation) -> bool:
+    """Whether an equation does more than to compute its results; that devices meet is no more."""
+    return any(type(effect).__name__ != "NamedAxisEffect" for effect in equation.effects)
 
 
 def is_literal(atom: object) -> TypeGuard[Literal]:
@@ -281,9 +296,9 @@ def kernel(equation: Equation) -> _Kernel:
     return _Kernel(storing, equation.params["grid_mapping"].grid)
 
 
-def num_devices(equation: Equation) -> int:
+def num_devices(equation: Equation) -> Size:
     """On how many devices a ``shard_map`` runs its program."""
-    return int(equation.params["mesh"].size)
+    return functools.reduce(operator.mul, equation.params["mesh"].shape.values(), 1)
 
 
 def implementation(equation: Equation) -> ClosedJaxpr | None:

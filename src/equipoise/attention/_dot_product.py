@@ -11,6 +11,7 @@ from equipoise.attention._fused.request import refusal, serves
 from equipoise.attention._fused.tower import attend
 from equipoise.attention._kernel.blockwise import blockwise
 from equipoise.attention._kernel.mesh import placed_by
+from equipoise.attention._masks.kinds import Window
 from equipoise.attention._masks.mask import Mask
 from equipoise.attention._reference import places, with_sinks
 from equipoise.attention._request import Options, problem_of
@@ -63,7 +64,7 @@ def dot_product_attention(
     is_causal: bool = False,
     query_seq_lengths: Int[Array, "*batch"] | None = None,
     key_value_seq_lengths: Int[Array, "*batch"] | None = None,
-    local_window_size: int | tuple[int | None, int | None] | None = None,
+    local_window_size: Window = None,
     logits_soft_cap: float | None = None,
     segment_ids: Int[Array, "*batch t"] | tuple[Array, Array] | None = None,
     sinks: Float[Array, " n"] | None = None,
@@ -85,7 +86,7 @@ def dot_product_attention(
 
     Arguments shared with :func:`jax.nn.dot_product_attention` have its names, order, shapes and
     meaning. Blocks of rows meet blocks of keys one after the other; those that a mask rules out
-    are not computed, neither here nor in any derivative.
+    are not computed, neither here nor in any derivative. Sizes may be symbolic dimensions.
 
     Args:
         query: q. Shape ``(*batch, t, n, h)``.
@@ -97,7 +98,8 @@ def dot_product_attention(
         is_causal: Whether key j ≤ position of row i is required.
         query_seq_lengths: Rows of each batch entry; later ones are 0. Shape ``(*batch)``.
         key_value_seq_lengths: Keys of each batch entry. Shape ``(*batch)``.
-        local_window_size: (left, right) of a band of positions, or one number for both.
+        local_window_size: (left, right) of a band of positions, or one number for both. A side
+            may be a scalar array.
         logits_soft_cap: x ↦ cap·tanh(x/cap) on the scores, after the bias.
         segment_ids: Ids, ``(*batch, t)``; only equal ids attend. A pair (rows, keys) if t ≠ s.
         sinks: A logit per head that takes weight and gives no value. Shape ``(n,)``.
@@ -115,7 +117,9 @@ def dot_product_attention(
             further derivatives are by blocks, above either.
         block_size: Rows and keys of a block. Affects time and memory, not the result beyond
             rounding.
-        return_residual: Whether to return the log-sum-exp of the scores (and sink) too.
+        return_residual: Whether to return the log-sum-exp of the scores (and sink) too, in the
+            dtype of sums and with its gradient; :mod:`jax.nn` rounds it to that of ``key`` and
+            stops its gradient.
 
     Returns:
         y, shape ``(*batch, t, n, e)`` in the dtype of ``value``; with ``return_residual`` also the

@@ -6,6 +6,7 @@ import jax.numpy as jnp
 from equipoise._check import at, floating_array, value_error
 from equipoise._types import Array, Float, Int
 from equipoise.attention._dot_product import dot_product_attention
+from equipoise.attention._masks.kinds import Window
 
 
 @at("attention.ring_attention")
@@ -18,7 +19,7 @@ def ring_attention(
     axis_name: str,
     scale: float | Float[Array, ""] | None = None,
     is_causal: bool = False,
-    local_window_size: int | tuple[int | None, int | None] | None = None,
+    local_window_size: Window = None,
     logits_soft_cap: float | None = None,
     segment_ids: Int[Array, "*batch t"] | tuple[Array, Array] | None = None,
     implementation: str | None = None,

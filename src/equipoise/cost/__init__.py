@@ -8,7 +8,8 @@ r"""Symbolic work, depth and memory of any JAX function.
 ``analyze`` reads a function without running it and counts in the sizes that you name;
 ``analyze_training`` counts the forward and the backward pass and the bytes kept between them.
 ``fits`` says whether a device's memory holds a program, ``best_checkpoint`` how training fits, and
-``Cost.by`` which line costs what. ``roofline`` says how long it takes at best.
+``Cost.by`` which line costs what. ``roofline`` says how long it takes at best, and at which line;
+on a mesh ``Cost.per_device`` is what one device does.
 ``compare`` and ``crossover`` say from which size on one program costs more than another.
 ``dependencies`` and ``path_length`` say which outputs read which inputs, and over how long a path.
 """
@@ -24,7 +25,7 @@ from equipoise.cost._fits import Fits, fits
 from equipoise.cost._kinds import Larger, Pattern
 from equipoise.cost._machine.devices import Device, measure_device
 from equipoise.cost._paths import path_length
-from equipoise.cost._roofline import Roofline, roofline
+from equipoise.cost._roofline import Bounds, Roofline, roofline
 from equipoise.cost._training import TrainingCost, analyze_training
 
 # In teaching order.
@@ -42,6 +43,7 @@ __all__ = [  # noqa: RUF022
     "Checkpoints",
     "roofline",
     "Roofline",
+    "Bounds",
     "Device",
     "measure_device",
     "compare",

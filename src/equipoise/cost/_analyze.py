@@ -1,10 +1,10 @@
 """The cost of one function: operations, depth and memory."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from equipoise._check import at, type_error
-from equipoise._jax.programs import Atom, Program, opened
+from equipoise._jax.programs import Atom, ClosedProgram, Program, opened
 from equipoise._types import PyTree, aligned, static_result
 from equipoise.cost._breakdown import Breakdown, Communication, by, communication
 from equipoise.cost._count.control import ledger_of
@@ -16,10 +16,14 @@ from equipoise.cost._count.work import Work
 from equipoise.cost._expression.expression import Expression, from_terms
 from equipoise.cost._expression.extremes import largest
 from equipoise.cost._memory.peak import new_graph, peak_bytes
-from equipoise.cost._memory.residuals import Residuals
-from equipoise.cost._program.arguments import donated, structures
+from equipoise.cost._memory.residuals import Residuals, known
+from equipoise.cost._partition.local import on_one_device
+from equipoise.cost._program.arguments import donated, scope_of, structures
+from equipoise.cost._program.layouts import layouts, mesh_of
+from equipoise.cost._program.mesh import Axes, Mesh
 from equipoise.cost._program.sizes import size_names, total_bytes
 from equipoise.cost._program.trace import Function, trace
+from equipoise.cost._traffic.boundary import with_boundary
 
 
 @static_result
@@ -47,6 +51,8 @@ class Cost:
         parts: Work by place in the code; :meth:`by` sums it.
         notes: What was assumed while counting.
         residuals: Of the function's derivative, found when it is asked for.
+        per_device: What one device of a mesh computes, holds and sends, its shapes those of its
+            parts; None where no mesh is stated.
     """
 
     flops: Expression
@@ -68,6 +74,7 @@ class Cost:
     parts: tuple[tuple[Place, Work], ...] = dataclasses.field(repr=False)
     notes: tuple[str, ...] = dataclasses.field(repr=False)
     residuals: Residuals = dataclasses.field(repr=False, compare=False)
+    per_device: "Cost | None" = dataclasses.field(default=None, repr=False)
 
     @property
     def residual_bytes(self) -> Expression | None:
@@ -81,12 +88,13 @@ class Cost:
     @property
     def assumptions(self) -> tuple[str, ...]:
         """What the count assumed, such as the price of a primitive without a rule."""
-        return (*self.notes, *self.residuals.found[1])
+        alone = () if self.per_device is None else self.per_device.notes
+        return tuple(dict.fromkeys((*self.notes, *self.residuals.found[1], *alone)))
 
     @property
     def communication(self) -> tuple[Communication, ...]:
         """What each device sends in collective operations, in the order of the program."""
-        return communication(self.parts)
+        return communication((self.per_device or self).parts)
 
     def __str__(self) -> str:
         names = [field.name for field in dataclasses.fields(self) if field.repr]
@@ -100,14 +108,16 @@ class Cost:
 
         A kind is ``"line"``, ``"function"``, ``"scope"`` (of ``jax.named_scope``), ``"primitive"``
         or ``"dtype"``; of several the parts are what agrees in all. ``measure`` is ``"flops"`` or
-        another field that counts operations, ``"bytes_read"``, ``"bytes_written"`` or
-        ``"bytes_sent"``. Lines and functions are those of your own files, the innermost that led
+        another field that counts operations, ``"bytes_read"``, ``"bytes_written"``,
+        ``"bytes_sent"``, or ``"boundary_bytes"``: of arguments where they are first read, and of
+        results. Lines and functions are those of your own files, the innermost that led
         to an operation; with ``libraries`` also those of installed packages, JAX apart. A
         derivative counts at the line that it differentiates. Of a ``cond`` without a branch that
         is largest in every measure, the work counts at the line of the ``cond``. Raises
         ``ValueError`` for another kind or measure.
         """
-        return by(self.parts, kinds, measure, libraries=libraries)
+        parts = (self.per_device or self).parts if measure == "bytes_sent" else self.parts
+        return by(parts, kinds, measure, libraries=libraries)
 
 
 @at("cost.analyze")
@@ -117,6 +127,7 @@ def analyze(
     donate: int | Sequence[int] = (),
     trips: Sequence[int | str | Expression] = (),
     constraints: Sequence[str] = (),
+    mesh: Mesh | None = None,
 ) -> Cost:
     r"""Operations, depth and memory of a function, as exact expressions in its sizes.
 
@@ -139,15 +150,23 @@ def analyze(
             expressions. Those not stated become the sizes ``trips_1``, ``trips_2``, ...
         constraints: What may be taken for granted of the sizes, in JAX's notation, such as
             ``"n >= 4"`` or ``"mod(n, 2) == 0"``.
+        mesh: The mesh that the function is called on, as :func:`jax.set_mesh` states it: the size
+            of each axis, a number or a name, as in ``{"data": "d", "model": 2}``, or a mesh of JAX.
+            A ``shard_map`` without a mesh of its own takes this one, and the sizes that it divides
+            are multiples of its own. Arrays are divided as their shardings say, or their strings,
+            in JAX's notation: ``"f32[d*b@data,n]"``.
 
     Returns:
         :class:`Cost`. Sizes are positive. A ``scan`` of length n counts n bodies; a ``cond`` the
         largest of its branches in each measure; code whose result is not used counts nothing.
+        On a mesh, ``per_device`` is the cost of what one device runs: its part of every array, as
+        the arguments, constraints and types divide them, and the collectives that this takes. Where
+        the partitioner has a choice, ``assumptions`` say what is counted.
 
     Raises:
         ValueError: If a string does not parse or a size in it is not positive, if no result has
-            the shape and dtype of an array that is donated, or if the function cannot be traced
-            with named sizes; the message names the operation.
+            the shape and dtype of an array that is donated, if the mesh lacks an axis or a size, or
+            if the function cannot be traced with named sizes; the message names the operation.
         TypeError: If an argument is neither an array nor a shape.
 
     Cost: One trace and one walk, whatever the sizes; milliseconds for each hundred equations. The
@@ -161,22 +180,42 @@ def analyze(
         144
         >>> print(found.depth, found.output_bytes)
         2 4*k*n
+        >>> sizes = {"data": "d"}
+        >>> split = cost.analyze(jnp.matmul, "f32[n,d*k@data]", "f32[d*k@data,n]", mesh=sizes)
+        >>> print(split.per_device.matmul_flops, "|", split.communication[0].ring_bytes)
+        2*k*n^2 | 8*n^2 - 8*n^2/d
 
     References:
         Work and depth are those of :cite:t:`blelloch1996`; reverse mode and what it keeps,
         :cite:t:`griewank2008`.
     """
-    shapes = structures(args, constraints)
-    ledger = ledger_of(trip_counts(trips))
-    program = trace(fn, shapes).program
+    scope = scope_of(args, constraints)
+    shapes = structures(args, constraints, scope)
+    stated = mesh_of(args) if mesh is None else mesh
+    axes = None if stated is None else Axes(stated, scope, constraints)
+    specs, counts = layouts(args, shapes, axes), trip_counts(trips)
+    program = trace(fn, shapes, axes).program
     over = donated(donate, shapes, program)
+    found = _counted(program, ledger_of(counts), over, Residuals(fn, shapes, axes))
+    if axes is None:
+        return found
+    local, notes = on_one_device(program, specs, axes.dimensions())
+    alone = _counted(local, ledger_of(counts, notes, axes.dimensions()), over, known(None, ()))
+    return dataclasses.replace(found, per_device=alone)
+
+
+def _counted(
+    program: ClosedProgram, ledger: Ledger, over: Mapping[int, int], residuals: Residuals
+) -> Cost:
+    """The cost of a program some of whose arguments have results that are written over them."""
     body = opened(program)
     walked = walk_whole(program, ledger, [i in over for i in range(len(body.invars))])
+    walked = walked._replace(parts=with_boundary(walked.parts, program))
     graph = new_graph()
     inputs = graph.arguments(body.invars)
     results = graph.run(program, inputs)
     peak = peak_bytes(graph, results, {inputs[i]: results[j] for i, j in over.items()})
-    return summary(walked, ledger, program, body.outvars, Residuals(fn, shapes), peak)
+    return summary(walked, ledger, program, body.outvars, residuals, peak)
 
 
 def trip_counts(trips: Sequence[int | str | Expression]) -> list[Expression]:

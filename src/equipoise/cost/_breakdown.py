@@ -12,7 +12,7 @@ from equipoise.cost._count.place import Place
 from equipoise.cost._count.work import Work
 from equipoise.cost._expression.expression import ZERO, Expression
 
-_Label: TypeAlias = str | tuple[str, ...]
+Label: TypeAlias = str | tuple[str, ...]
 _KINDS = ("matmul", "elementwise", "transcendental", "reduction", "other")
 # The field of a cost, and that of the work at a place.
 _MEASURES = {
@@ -20,6 +20,7 @@ _MEASURES = {
     "bytes_read": "read",
     "bytes_written": "written",
     "bytes_sent": "sent",
+    "boundary_bytes": "boundary",
 } | {f"{kind}_flops": kind for kind in _KINDS}
 _NOT_YOURS = "outside your files"
 _SHOWN = 10
@@ -27,7 +28,7 @@ _SIZE = 1024  # of every name, where parts are put in order
 
 
 @static_result
-class Breakdown(Mapping[_Label, Expression]):
+class Breakdown(Mapping[Label, Expression]):
     """Parts of a cost, which sum to the whole; a mapping from labels to expressions.
 
     Printed, it shows the ten parts that are largest where all sizes are 1024, and the rest as one.
@@ -42,16 +43,16 @@ class Breakdown(Mapping[_Label, Expression]):
 
     kinds: tuple[str, ...]
     measure: str
-    labels: tuple[_Label, ...]
+    labels: tuple[Label, ...]
     expressions: tuple[Expression, ...]
     code: tuple[str, ...]
 
-    def __getitem__(self, label: _Label) -> Expression:
+    def __getitem__(self, label: Label) -> Expression:
         if label not in self.labels:
             raise KeyError(label)
         return self.expressions[self.labels.index(label)]
 
-    def __iter__(self) -> Iterator[_Label]:
+    def __iter__(self) -> Iterator[Label]:
         return iter(self.labels)
 
     def __len__(self) -> int:
@@ -65,7 +66,7 @@ class Breakdown(Mapping[_Label, Expression]):
         code = self.code or ("",) * len(values)
         rows = [
             [
-                f"  {_written(self.labels[i])}",
+                f"  {written(self.labels[i])}",
                 f"{values[i] / whole:.1%}",
                 str(self.expressions[i]),
                 code[i],
@@ -75,7 +76,7 @@ class Breakdown(Mapping[_Label, Expression]):
         if hidden:
             rest = sum(values[i] for i in hidden) / whole
             rows.append([f"  {len(hidden)} more", f"{rest:.1%}", "", ""])
-        header = [f"  {_written(self.kinds)}", f"at {_SIZE}", self.measure, ""]
+        header = [f"  {written(self.kinds)}", f"at {_SIZE}", self.measure, ""]
         return f"Breakdown\n{aligned(rows, header=header)}"
 
 
@@ -87,8 +88,8 @@ def by(
         raise value_error("kinds", f"must be some of {', '.join(_LABELS)}", "none")
     labels = [_LABELS[choice("kinds", kind, tuple(_LABELS))] for kind in kinds]
     field = _MEASURES[choice("measure", measure, tuple(_MEASURES))]
-    parts: dict[_Label, Expression] = {}
-    code: dict[_Label, str] = {}
+    parts: dict[Label, Expression] = {}
+    code: dict[Label, str] = {}
     for place, work in whole:
         amount = getattr(work, field)
         if amount == 0:
@@ -139,7 +140,8 @@ def communication(parts: Sequence[tuple[Place, Work]]) -> tuple[Communication, .
     )
 
 
-def _written(label: _Label) -> str:
+def written(label: Label) -> str:
+    """A label as one text."""
     return label if isinstance(label, str) else " · ".join(label)
 
 

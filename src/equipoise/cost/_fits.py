@@ -46,7 +46,7 @@ def fits(cost: Cost | TrainingCost, memory: int | str, /, **sizes: int) -> Fits:
 
     Args:
         cost: What :func:`analyze` or :func:`analyze_training` returned; of the latter, the forward
-            and the backward pass in one program count.
+            and the backward pass in one program count. On a mesh it is one device that counts.
         memory: Bytes, or an amount such as ``"80 GB"`` (10⁹ bytes each) or ``"16 GiB"``.
         sizes: A number for every size.
 
@@ -77,5 +77,5 @@ def fits(cost: Cost | TrainingCost, memory: int | str, /, **sizes: int) -> Fits:
     if not isinstance(cost, Cost):
         raise type_error("cost", "must be a Cost or a TrainingCost", cost, "Call cost.analyze.")
     available = amount("memory", memory)
-    peak = cost.peak_bytes.evaluate(**sizes)
+    peak = (cost.per_device or cost).peak_bytes.evaluate(**sizes)
     return Fits(fits=peak <= available, peak_bytes=peak, memory=available, left=available - peak)

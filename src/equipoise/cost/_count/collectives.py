@@ -17,15 +17,17 @@ permute         M                 M
 import math
 from collections.abc import Mapping
 
-from equipoise._jax.meshes import Collective
+from equipoise._jax.meshes.collectives import Collective
+from equipoise._jax.programs import Size
 from equipoise.cost._expression.expression import ONE, ZERO, Expression, apply
+from equipoise.cost._program.sizes import size_of
 
 
 def sent(
-    found: Collective, size: Expression, mesh: Mapping[str, int]
+    found: Collective, size: Expression, mesh: Mapping[str, Size]
 ) -> tuple[Expression, Expression]:
     """Bytes that a device sends of an operand of this size: along a ring, and by doubling."""
-    devices = Expression(math.prod(mesh.get(axis, 1) for axis in found.axes))
+    devices = math.prod((size_of(mesh.get(axis, 1)) for axis in found.axes), start=ONE)
     if devices == 1:
         return ZERO, ZERO
     others, rounds = (devices - ONE) / devices, apply("ceil_log2", devices)

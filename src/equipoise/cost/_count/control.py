@@ -1,9 +1,9 @@
 """What equations cost that hold programs: calls, loops and branches; and with them all others."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
-from equipoise._jax.meshes import mesh_sizes
+from equipoise._jax.meshes.collectives import mesh_sizes
 from equipoise._jax.programs import (
     COND,
     KERNEL,
@@ -14,6 +14,7 @@ from equipoise._jax.programs import (
     Atom,
     Equation,
     Program,
+    Size,
     While,
     branches,
     called,
@@ -37,9 +38,11 @@ from equipoise.cost._expression.order import frontier
 from equipoise.cost._program.sizes import size_of, total_bytes
 
 
-def ledger_of(trips: Sequence[Expression]) -> Ledger:
-    """A new ledger, with the stated trip counts of while loops."""
-    return Ledger(_price, list(trips))
+def ledger_of(
+    trips: Sequence[Expression], notes: Iterable[str] = (), mesh: Mapping[str, Size] | None = None
+) -> Ledger:
+    """A new ledger, with the stated trip counts of while loops, and the mesh of one device."""
+    return Ledger(_price, list(trips), dict.fromkeys(notes), mesh=dict(mesh or {}))
 
 
 def _price(operands: Operands, ledger: Ledger) -> Walked:
@@ -196,7 +199,7 @@ def _shard_map(operands: Operands, ledger: Ledger) -> Walked:
     around, ledger.mesh = ledger.mesh, ledger.mesh | mesh_sizes(operands.equation)
     one = _call(operands._replace(dying=[False] * len(operands.dying)), ledger)
     ledger.mesh = around
-    devices = Expression(num_devices(operands.equation))
+    devices = size_of(num_devices(operands.equation))
     return one._replace(
         parts={place: work.on_each(devices) for place, work in one.parts.items()},
         extra=tuple(extra * devices for extra in one.extra),

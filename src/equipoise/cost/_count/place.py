@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from equipoise._jax.meshes import Collective, collective
+from equipoise._jax.meshes.collectives import Collective, collective
 from equipoise._jax.programs import Equation, Program, aval, is_array
 from equipoise._jax.source import Frame, frames, is_library, scopes, written_in_library
 from equipoise.cost._count.work import Work, either, total

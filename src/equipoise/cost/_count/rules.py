@@ -47,6 +47,12 @@ _OF_AN_ELEMENT = {
     for name in names
 }
 
+# Operations that compute each element of the result from the elements at its place.
+ELEMENTWISE = " ".join(_OF_AN_ELEMENT) + (
+    " convert_element_type copy copy_p integer_pow mesh_cast pbroadcast pvary stop_gradient"
+    " reshard sharding_constraint threefry2x32"
+)
+
 
 def price_of(op: Operation) -> Price:
     """The cost of a primitive by its rule, or by the stated assumption where it has none."""

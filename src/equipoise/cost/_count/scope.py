@@ -6,7 +6,7 @@ from typing import NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
-from equipoise._jax.programs import Atom, Equation, OpenProgram, aval, is_literal
+from equipoise._jax.programs import Atom, Equation, OpenProgram, aval, has_effects, is_literal
 from equipoise.cost._count.depth import Depth, Frontier
 from equipoise.cost._count.place import Parts
 from equipoise.cost._count.rules import RENAMED
@@ -172,7 +172,7 @@ def _liveness(
     views: set[Atom] = set()
     for index in reversed(range(end)):
         equation = program.eqns[index]
-        if not equation.effects and not any(v in last for v in equation.outvars):
+        if not has_effects(equation) and not any(v in last for v in equation.outvars):
             continue
         needed[index] = True
         operands = [v for v in equation.invars if not is_literal(v)]

@@ -9,8 +9,8 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
-from equipoise._jax.meshes import mesh_sizes
-from equipoise._jax.programs import Program, is_literal, opened
+from equipoise._jax.meshes.collectives import mesh_sizes
+from equipoise._jax.programs import Program, Size, is_literal, opened
 from equipoise.cost._count.collectives import sent
 from equipoise.cost._count.depth import AT_START, Depth, after, join
 from equipoise.cost._count.operation import operation
@@ -32,7 +32,7 @@ class Ledger:
     branches: list[tuple[Expression, ...]] = dataclasses.field(default_factory=list)
     unknown_loops: int = 0
     place: Place = TOP  # of the equation at hand
-    mesh: dict[str, int] = dataclasses.field(default_factory=dict)  # devices along each axis
+    mesh: dict[str, Size] = dataclasses.field(default_factory=dict)  # devices along each axis
 
     def note(self, assumption: str) -> None:
         """Keep an assumption, once."""

@@ -20,6 +20,7 @@ class Work(NamedTuple):
     written: Expression = ZERO
     sent: Expression = ZERO
     sent_by_doubling: Expression = ZERO
+    boundary: Expression = ZERO  # of what is read or written, arguments and results, once each
 
     def then(self, other: "Work") -> "Work":
         """Both, one after the other."""

@@ -6,7 +6,7 @@ What matters to memory is who reads whom, and how each operation is compiled.
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-import numpy as np
+import jax.numpy as jnp
 
 from equipoise._jax.programs import (
     SCAN,
@@ -38,7 +38,7 @@ from equipoise.cost._memory.kinds import (
 from equipoise.cost._program.sizes import total_bytes
 
 
-class Node(NamedTuple):
+class _Node(NamedTuple):
     """An operation: which values it reads and makes, and the bytes it needs while it runs.
 
     ``over`` has the values that may be written over, each with what takes its place.
@@ -62,7 +62,7 @@ class Graph:
 
     def __init__(self, inner: _Inner) -> None:
         self.bytes: list[Expression] = []
-        self.nodes: list[Node] = []
+        self.nodes: list[_Node] = []
         self.owned: set[int] = set()
         self._inner = inner
         self._filled: dict[tuple[str, str], int] = {}  # arrays of one number, by it and their shape
@@ -76,7 +76,7 @@ class Graph:
     def copy(self, value: int) -> int:
         """A new value that is a copy of another, made as soon as there is time."""
         made = self._new(self.bytes[value])
-        self.nodes.append(Node(Kind.COPY, (value,), (made,)))
+        self.nodes.append(_Node(Kind.COPY, (value,), (made,)))
         return made
 
     def arguments(self, atoms: Sequence[Atom]) -> list[int]:
@@ -105,7 +105,7 @@ class Graph:
     def _number(self, atom: Atom) -> int:
         """A number in the program's text, or one that follows from sizes: it takes no memory."""
         number = self._new(ZERO, owned=True)
-        if is_literal(atom) and np.all(atom.val == 0):
+        if is_literal(atom) and jnp.issubdtype(aval(atom).dtype, jnp.number) and atom.val == 0:
             self._zeros.add(number)
         return number
 
@@ -114,7 +114,7 @@ class Graph:
         if is_literal(atom):
             return self._fill(operand, str(atom.val), result)
         kind = Kind.SPREAD if self.bytes[operand] != 0 else Kind.FILLED
-        self.nodes.append(Node(kind, (operand,), (made := self.value(result),)))
+        self.nodes.append(_Node(kind, (operand,), (made := self.value(result),)))
         return made
 
     def _fill(self, operand: int, number: str, result: Atom) -> int:
@@ -122,7 +122,7 @@ class Graph:
         key = number, str(result.aval)
         if key not in self._filled:
             self._filled[key] = self.value(result)
-            self.nodes.append(Node(Kind.FILLED, (operand,), (self._filled[key],)))
+            self.nodes.append(_Node(Kind.FILLED, (operand,), (self._filled[key],)))
         return self._filled[key]
 
     def _apply(self, equation: Equation, read: Callable[[Atom], int]) -> Sequence[int]:
@@ -142,7 +142,7 @@ class Graph:
             operands[i] = self.copy(operands[i])
         makes = tuple(self.value(v) for v in equation.outvars)
         if name == "split":  # into slices, each for its own readers
-            self.nodes += [Node(Kind.CHEAP, tuple(operands), (made,)) for made in makes]
+            self.nodes += [_Node(Kind.CHEAP, tuple(operands), (made,)) for made in makes]
         elif not self._scatters(name, operands, makes):
             self.nodes.append(self._node(equation, operands, makes))
         return makes
@@ -158,11 +158,11 @@ class Graph:
             for a, b in (operands, operands[::-1]):
                 if b in self._scattered:
                     reads = (a, *self._scattered[b])
-                    self.nodes.append(Node(Kind.OPAQUE, reads, tuple(makes), (), ((a, makes[0]),)))
+                    self.nodes.append(_Node(Kind.OPAQUE, reads, tuple(makes), (), ((a, makes[0]),)))
                     return True
         return False
 
-    def _node(self, equation: Equation, operands: list[int], makes: tuple[int, ...]) -> Node:
+    def _node(self, equation: Equation, operands: list[int], makes: tuple[int, ...]) -> _Node:
         name = equation.primitive.name
         kind = KINDS.get(name, Kind.OPAQUE)
         if kind in (Kind.CHEAP, Kind.DEAR) and name not in RESHAPING:
@@ -182,4 +182,4 @@ class Graph:
             for program, constants, times in held(equation)
             for extra in self._inner(program, constants)
         )
-        return Node(kind, tuple(operands), makes, inside, tuple(over))
+        return _Node(kind, tuple(operands), makes, inside, tuple(over))

@@ -26,6 +26,8 @@ from equipoise._jax.programs import (
     scan,
     while_loop,
 )
+from equipoise.cost._expression.expression import Expression
+from equipoise.cost._program.sizes import size_of
 
 HOLDING = (SCAN, WHILE, COND, SOLVE, SHARD_MAP, KERNEL)
 # Elementwise operations whose operands have other shapes, or other types, than the result.
@@ -127,11 +129,11 @@ def reordered(equation: Equation) -> Iterator[int]:
             yield 1
 
 
-def held(equation: Equation) -> Iterator[tuple[Program, int, int]]:
+def held(equation: Equation) -> Iterator[tuple[Program, int, int | Expression]]:
     """Programs inside of an operation, their constant operands, and how many run side by side."""
     match equation.primitive.name:
         case "shard_map":
-            yield equation.params["jaxpr"], 0, num_devices(equation)
+            yield equation.params["jaxpr"], 0, size_of(num_devices(equation))
         case "scan":
             layout = scan(equation)
             yield layout.body, layout.num_constants, 1

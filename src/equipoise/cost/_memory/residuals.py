@@ -11,6 +11,7 @@ from equipoise.cost._count.control import ledger_of
 from equipoise.cost._count.scope import Walked
 from equipoise.cost._count.walk import walk_whole
 from equipoise.cost._expression.expression import Expression
+from equipoise.cost._program.mesh import Axes
 from equipoise.cost._program.sizes import array_bytes, total_bytes
 from equipoise.cost._program.trace import Function, Pullback, forward, with_numbers
 
@@ -26,8 +27,8 @@ class Residuals:
     analyzed.
     """
 
-    def __init__(self, fn: Function, shapes: Sequence[PyTree]) -> None:
-        self._fn, self._shapes = fn, shapes
+    def __init__(self, fn: Function, shapes: Sequence[PyTree], axes: Axes | None = None) -> None:
+        self._fn, self._shapes, self._axes = fn, shapes, axes
         config: PyTree = jax.config
         self._config = config.jax_enable_x64, config.jax_numpy_dtype_promotion
 
@@ -36,7 +37,7 @@ class Residuals:
         """The bytes, or None and the reason why."""
         precision, promotion = self._config
         with jax.enable_x64(precision), jax.numpy_dtype_promotion(promotion):
-            return _of_function(self._fn, self._shapes)
+            return _of_function(self._fn, self._shapes, self._axes)
 
     def __reduce__(self) -> tuple[object, ...]:
         return (known, self.found)
@@ -49,9 +50,9 @@ def known(kept: Expression | None, notes: Sequence[str]) -> Residuals:
     return made
 
 
-def _of_function(fn: Function, shapes: Sequence[PyTree]) -> _Kept:
+def _of_function(fn: Function, shapes: Sequence[PyTree], axes: Axes | None) -> _Kept:
     try:
-        program, (_, pullback) = forward(fn, shapes)
+        program, (_, pullback) = forward(fn, shapes, axes)
     except Exception as error:  # whatever JAX raises where a primitive has no such rule
         reason = next(iter(str(error).splitlines()), type(error).__name__)
         return None, (f"no residual bytes, as there is no reverse derivative: {reason}",)

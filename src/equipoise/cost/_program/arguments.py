@@ -9,8 +9,10 @@ import numpy as np
 from jax import export
 
 from equipoise._check import type_error, value_error
+from equipoise._jax.meshes.local import typed_as
 from equipoise._jax.programs import ClosedProgram, Size, aval, is_array, opened
 from equipoise._types import PyTree
+from equipoise.cost._program.layouts import without_axes
 from equipoise.cost._program.sizes import structure
 
 # Floating-point types of eight bits and fewer: "f8_e4m3fn" is float8_e4m3fn.
@@ -29,9 +31,13 @@ _SPEC = re.compile(r"\s*([A-Za-z]\w*)\s*(?:\[(.*)\]\s*)?")
 _FORM = "Write a dtype and sizes, such as 'f32[n,d]', 'bf16[8,2*n]' or 'i32[]'."
 
 
-def structures(args: Sequence[PyTree], constraints: Sequence[str]) -> tuple[PyTree, ...]:
+def structures(
+    args: Sequence[PyTree],
+    constraints: Sequence[str],
+    scope: export.SymbolicScope | None = None,
+) -> tuple[PyTree, ...]:
     """The arguments with every leaf as a :class:`jax.ShapeDtypeStruct`, all in one scope."""
-    scope = _scope(args, constraints)
+    scope = scope or scope_of(args, constraints)
     leaves, tree = jax.tree_util.tree_flatten_with_path(tuple(args))
     made = [_structure(f"args{jax.tree_util.keystr(path)}", x, scope) for path, x in leaves]
     return tuple(jax.tree.unflatten(tree, made))
@@ -72,7 +78,7 @@ def _kind(shape: Sequence[Size], dtype: np.dtype) -> str:
     return f"shape {tuple(shape)} and dtype {dtype}"
 
 
-def _scope(args: Sequence[PyTree], constraints: Sequence[str]) -> export.SymbolicScope:
+def scope_of(args: Sequence[PyTree], constraints: Sequence[str]) -> export.SymbolicScope:
     """The scope of the sizes that came as JAX's own symbolic dimensions, or a new one."""
     scopes: dict[int, export.SymbolicScope] = {
         id(size.scope): size.scope
@@ -113,7 +119,8 @@ def _structure(name: str, leaf: object, scope: export.SymbolicScope) -> object:
             f"{_FORM} Close over anything that is no array.",
         )
     weak = bool(getattr(leaf, "weak_type", False))
-    return structure(leaf.shape, _dtype(name, leaf.dtype), weak=weak)
+    made = structure(leaf.shape, _dtype(name, leaf.dtype), weak=weak)
+    return typed_as(leaf, made)
 
 
 def _dtype(name: str, dtype: np.dtype) -> np.dtype:
@@ -140,7 +147,7 @@ def _parse(name: str, text: str, scope: export.SymbolicScope) -> jax.ShapeDtypeS
     except TypeError as error:
         raise value_error(name, "must start with a dtype", repr(text), _FORM) from error
     try:
-        shape = export.symbolic_shape(sizes, scope=scope) if sizes else ()
+        shape = export.symbolic_shape(without_axes(sizes), scope=scope) if sizes else ()
     except (ValueError, TypeError, SyntaxError) as error:
         raise value_error(
             name, "must be a dtype with sizes", repr(text), f"{_FORM} ({_first_line(error)})"

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from equipoise._check import value_error
 from equipoise._jax.programs import ClosedProgram
 from equipoise._types import Array, PyTree
+from equipoise.cost._program.mesh import Axes
 from equipoise.cost._program.sizes import size_of, structure
 
 # Sizes for a second trace with numbers: all different, with a common factor for heads and blocks.
@@ -38,8 +39,22 @@ class _Traced(NamedTuple):
     out: PyTree
 
 
-def trace(fn: Function, args: Sequence[PyTree]) -> _Traced:
-    """The program of a function, with the sizes of its arguments as they are named."""
+def trace(fn: Function, args: Sequence[PyTree], axes: Axes | None = None) -> _Traced:
+    """The program of a function, with the sizes of its arguments and of the mesh as they are named.
+
+    Of a mesh with names, the structure of what is returned is that with numbers.
+    """
+    if axes is None or not axes.names:
+        return _trace(fn, args, axes)
+    first, second = (_trace(fn, axes.arguments(args, i), axes, i) for i in (0, 1))
+    return _Traced(axes.common(first.program, second.program), first.out)
+
+
+def _trace(
+    fn: Function, args: Sequence[PyTree], axes: Axes | None = None, which: int = 0
+) -> _Traced:
+    if axes is not None:
+        fn = axes.place(fn, which)
     try:
         return _Traced(*jax.make_jaxpr(fn, return_shape=True)(*args))
     except _WANTS_VALUES as error:
@@ -55,7 +70,14 @@ def trace(fn: Function, args: Sequence[PyTree]) -> _Traced:
     except Exception as error:
         sizes, numbers = with_numbers(args)
         if not sizes or not _is_traceable(fn, numbers):
-            raise
+            if axes is None or not isinstance(error, ValueError):
+                raise
+            raise value_error(
+                "mesh",
+                "must be one that the function can be traced on",
+                axes.with_names(f"at {_place(error)}: {_reason(error)}"),
+                "An array that is divided along an axis says so in its shape, as in 'f32[d*b,n]'.",
+            ) from error
         raise value_error(
             "fn",
             "must be traceable with named sizes",
@@ -109,7 +131,7 @@ def _reason(error: Exception) -> str:
     return str(error).strip().split("\n")[0].rstrip(".")
 
 
-def forward(fn: Function, args: Sequence[PyTree]) -> _Traced:
+def forward(fn: Function, args: Sequence[PyTree], axes: Axes | None = None) -> _Traced:
     """The program that returns a function's result and its pullback, whose leaves are residuals.
 
     The result comes in two lists: what has a cotangent, and what (integers, keys) has none.
@@ -124,7 +146,7 @@ def forward(fn: Function, args: Sequence[PyTree]) -> _Traced:
         smooth, pullback, rest = jax.vjp(split, *xs, has_aux=True)
         return (smooth, rest), pullback
 
-    return trace(both, args)
+    return trace(both, args, axes)
 
 
 def backward(result: PyTree, pullback: Pullback) -> _Traced:

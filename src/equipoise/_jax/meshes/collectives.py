@@ -2,7 +2,7 @@
 
 from typing import NamedTuple
 
-from equipoise._jax.programs import SHARD_MAP, Equation
+from equipoise._jax.programs import SHARD_MAP, Equation, Size
 from equipoise._types import PyTree
 
 # The operation that a primitive is, by whatever name.
@@ -38,14 +38,14 @@ def collective(equation: Equation) -> Collective | None:
     return Collective(kind, tuple(axis for axis in axes if isinstance(axis, str)))
 
 
-def mesh_sizes(equation: Equation) -> dict[str, int]:
+def mesh_sizes(equation: Equation) -> dict[str, Size]:
     """How many devices lie along each axis of the mesh that an equation speaks of."""
     if equation.primitive.name == SHARD_MAP:
         return dict(equation.params["mesh"].shape)
     return _mesh_of_constraint(equation)
 
 
-def _mesh_of_constraint(equation: Equation) -> dict[str, int]:
+def _mesh_of_constraint(equation: Equation) -> dict[str, Size]:
     sharding = equation.params.get("sharding", equation.params.get("dst_sharding"))
     mesh = getattr(sharding, "mesh", None)
     return {} if mesh is None else dict(mesh.shape)

@@ -1,0 +1,68 @@
+"""How arguments are divided along the axes of a mesh: by their shardings, or as strings say."""
+
+import re
+from collections.abc import Iterator, Sequence
+
+import jax
+
+from equipoise._check import value_error
+from equipoise._jax.meshes.local import Spec, spec_of
+from equipoise._types import PyTree
+from equipoise.cost._program.mesh import Axes
+
+_DIVIDED = re.compile(r"\s*@\s*(\w+|\([\w\s,]*\))")  # as JAX prints it: f32[8@x,4], f32[8@(x,y)]
+
+
+def without_axes(sizes: str) -> str:
+    """The sizes of a shape without the axes of the mesh along which they are divided."""
+    return _DIVIDED.sub("", sizes)
+
+
+def mesh_of(args: Sequence[PyTree]) -> jax.sharding.Mesh | jax.sharding.AbstractMesh | None:
+    """The mesh on which the first argument lies that is divided."""
+    for leaf in jax.tree.leaves(args):
+        sharding = getattr(leaf, "sharding", None)
+        if isinstance(sharding, jax.sharding.NamedSharding):
+            return sharding.mesh
+    return None
+
+
+def layouts(args: Sequence[PyTree], shapes: Sequence[PyTree], axes: Axes | None) -> list[Spec]:
+    """The axes along which each array of the arguments is divided."""
+    known = () if axes is None else tuple(axes.sizes)
+    paths = jax.tree_util.tree_leaves_with_path(tuple(args))
+    found = []
+    for (path, leaf), shape in zip(paths, jax.tree.leaves(tuple(shapes)), strict=True):
+        name, rank = f"args{jax.tree_util.keystr(path)}", len(getattr(shape, "shape", ()))
+        spec = _spec(leaf, rank)
+        named = [axis for part in spec for axis in part]
+        if not set(named) <= set(known):
+            stated = ", ".join(known) or "none"
+            advice = "State them, as in mesh={'data': 8}."
+            raise value_error("mesh", f"must have the axes of `{name}`", stated, advice)
+        if len(set(named)) < len(named):
+            raise value_error(name, "must be divided along each axis once", ", ".join(named))
+        found.append(spec)
+    return found
+
+
+def _spec(leaf: object, rank: int) -> Spec:
+    if isinstance(leaf, str):
+        return tuple(_of_text(leaf)) if "@" in leaf else ((),) * rank
+    sharding = getattr(leaf, "sharding", None)
+    partition = getattr(sharding, "spec", ())
+    return spec_of(partition, rank)
+
+
+def _of_text(text: str) -> Iterator[tuple[str, ...]]:
+    """The axes of each size of a shape."""
+    depth, sizes = 0, [""]
+    for letter in text[text.index("[") + 1 : text.rindex("]")]:
+        depth += (letter == "(") - (letter == ")")
+        if letter == "," and not depth:
+            sizes.append("")
+        else:
+            sizes[-1] += letter
+    for size in sizes:
+        axes = _DIVIDED.search(size)
+        yield tuple(re.findall(r"\w+", axes[1])) if axes else ()
