@@ -1,5 +1,7 @@
 """What one head and several heads read when the keys are noisy."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 
@@ -90,6 +92,13 @@ def noisy_lookup(
         )
     if factor.ndim != 3 or factor.shape[:2] != mu.shape:
         raise value_error("noise", f"must have shape ({mu.shape[0]}, {mu.shape[1]}, r)", factor)
+    return _looked_up(mu, q, factor, key, num_samples)
+
+
+@functools.partial(jax.jit, static_argnames="num_samples")
+def _looked_up(
+    mu: Array, q: Array, factor: Array, key: PRNGKeyArray, num_samples: int
+) -> NoisyLookup:
     # The scores are Gaussian too, so the keys themselves need not be drawn.
     center = q @ mu.T
     spread = jnp.einsum("hd,ndr->hnr", q, factor)
