@@ -127,6 +127,13 @@ def mask_of(mask: Array | Mask | None, options: Options, sizes: tuple[int, ...])
 
 
 def _boolean(mask: Array) -> Array:
+    if callable(mask):
+        raise type_error(
+            "mask",
+            "must be boolean (True attends) or a mask value",
+            mask,
+            "Call what makes one, as in attention.causal(); a function of indices is `mask_fn`.",
+        )
     array = jnp.asarray(mask)
     if array.dtype != bool:
         raise type_error(
