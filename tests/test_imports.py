@@ -34,7 +34,8 @@ ROOMS = {
         "_families": {"_supports"},
         "_bounds": {"_supports", "_families"},
         "_weights": {"_supports", "_families", "_bounds"},
-        "_fit": {"_supports", "_families", "_bounds", "_weights"},
+        "_stages": {"_supports", "_families", "_bounds", "_weights"},
+        "_fit": {"_supports", "_families", "_bounds", "_weights", "_stages"},
         "_elsewhere": {"_supports", "_fit"},
     },
     "games": {

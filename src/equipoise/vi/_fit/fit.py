@@ -31,6 +31,7 @@ from equipoise.vi._fit.points import balanced, chance
 from equipoise.vi._fit.result import Fit
 from equipoise.vi._fit.start import find_starts, starting_point
 from equipoise.vi._fit.target import MAX_CURVED, num_points, trace
+from equipoise.vi._stages.escalate import stages_until
 from equipoise.vi._supports.support import Support
 
 
@@ -48,6 +49,7 @@ def fit(
     num_samples: int | None = None,
     num_restarts: int = 4,
     max_evaluations: int | None = None,
+    escalate: bool | str = True,
     gradient: str | None = None,
     draws: str | None = None,
     progress: Progress = None,
@@ -140,6 +142,7 @@ def fit(
     random_key("key", key)
     check_numbers(num_steps, num_samples, num_restarts, max_evaluations)
     check_choices(optimizer, gradient, draws, progress)
+    stages = stages_until(escalate)
     family = _resolve(example, family, support)
     size = family.dimension
     small = size <= MAX_CURVED
@@ -147,7 +150,7 @@ def fit(
     _check_state(state, family, natural=natural)
     target, random = trace(log_density, family), chance(key)
     center = starting_point(target, family, start)
-    starts = None
+    starts, given = None, num_steps is not None
     if natural:
         starts = find_starts(target, center, random.starts, num_restarts)
         noise = balanced(random.points, num_points(size, num_samples), size)
@@ -165,7 +168,10 @@ def fit(
         found = fit_gradient(
             target, family, optimizer, settings, random.step_key, state, num_steps, progress
         )
-    return judge(judging(target, family, random, max_evaluations), found, starts, center)
+    if given and not found.converged:  # a number of steps of yours is where you want it to end
+        stages = ()
+    with_ = judging(target, family, random, max_evaluations, stages)
+    return judge(with_, found, starts, center)
 
 
 def _check_state(state: PyTree, family: Family, *, natural: bool) -> None:
