@@ -16,7 +16,7 @@ from equipoise.vi._fit.loop import Found
 from equipoise.vi._fit.points import Chance
 from equipoise.vi._fit.result import Fit, Source
 from equipoise.vi._fit.start import Local, lower_factor, no_modes, other_modes
-from equipoise.vi._fit.target import Target
+from equipoise.vi._fit.target import MAX_CURVED, Target
 from equipoise.vi._stages.beginning import Beginning
 from equipoise.vi._stages.escalate import Stage, Tried, escalated
 from equipoise.vi._weights.adapt import adapt, first_mixture, propose
@@ -112,6 +112,9 @@ class _Judging(NamedTuple):
             target.dtype,
             *normal,
             modes,
+            target.values,
+            target.curvatures,
+            MAX_CURVED,
             self.chance.draws,
             self.max_evaluations,
         )

@@ -24,13 +24,15 @@ class Source(enum.StrEnum):
     the covariance that the response of its mean to the target gives. ``IMPORTANCE_RESAMPLED``: the
     weighted draws that the verdict of the fit was made on are drawn from again. So are those of the
     stages that come after. ``CONDITIONAL``: a few coordinates are drawn from a mixture, and all
-    others from the normal that they leave.
+    others from the normal that they leave. ``ANNEALED``: particles that were moved and weighed on
+    the way from q to p.
     """
 
     VARIATIONAL = "variational"
     LINEAR_RESPONSE = "linear response"
     IMPORTANCE_RESAMPLED = "importance resampled"
     CONDITIONAL = "conditional"
+    ANNEALED = "annealed"
 
 
 @result
@@ -88,7 +90,7 @@ class Fit:
             ["  khat of q", self.diagnostics.khat],
             ["  draws", self.source],
             ["  effective draws", draws.effective_sample_size],
-            ["  log evidence", draws.log_evidence],
+            ["  log evidence", Estimate(draws.log_evidence, draws.log_evidence_error)],
             ["  trusted", self.trusted],
             ["  reason", self.reason],
             *(["  before", f"{one.source}. {one.reason}"] for one in self.stages[:-1]),

@@ -12,19 +12,23 @@ from typing import NamedTuple
 
 import numpy as np
 
-from equipoise.vi._stages.beginning import Beginning
+from equipoise.vi._stages.beginning import Beginning, Drawn
 from equipoise.vi._stages.drivers import find_drivers
-from equipoise.vi._stages.modes import CALL, local_normals
+from equipoise.vi._stages.modes import local_normals
 from equipoise.vi._weights.adapt import adapt, defended, first_mixture, propose
-from equipoise.vi._weights.diagnose import MIN_DRAWS
+from equipoise.vi._weights.diagnose import MIN_DRAWS, summarize
 from equipoise.vi._weights.growth import Draws, grown
 from equipoise.vi._weights.products import transported
 from equipoise.vi._weights.psis import threshold
-from equipoise.vi._weights.weighted import Weighted, weigh
+from equipoise.vi._weights.verdict import NO_DOUBT
+from equipoise.vi._weights.weighted import weigh
 
 _NUM_POINTS = 64  # at which a density's bends are looked for
+_NUM_CHECKED = 256  # that are asked whether other modes are near
 _MOST_DRIVERS = 12
-_COMPONENTS, _ROUNDS, _NUM_ADAPTED = 6, 8, 512  # of the drivers' mixture
+_COMPONENTS, _NUM_ADAPTED = 12, 512  # of the drivers' mixture, and draws of a round
+_BUDGETED = 24  # rounds that a budget must allow
+_ROUNDS = (1, 8), (4, 4)  # that find the drivers, and that learn their tails with more draws
 _NUM_DRAWS, _MOST_DRAWS = 2048, 2**15  # of a round, and of all of them
 _ENOUGH = 0.25  # share of effective draws: no smaller set of drivers is tried
 _SHARE, _WIDER = 0.25, 1.0  # of draws from wider normals, and how much: over √coordinates
@@ -45,8 +49,7 @@ class _Conditional(NamedTuple):
     def draw(self, drivers: np.ndarray) -> Draws:
         """Flat vectors, one for each row of drivers, log p, and log q of the others given them."""
         n, free = len(drivers), self.free
-        noise = np.zeros((n, len(free)))
-        noise[:, free], log_q = _wide_noise(self.start.rng, n, int(free.sum()))
+        noise, log_q = _wide_noise(self.start.rng, n, int(free.sum()))
         points, log_p, log_volume = local_normals(self.start, free, self.expected(drivers), noise)
         return points, log_p, log_q + log_volume
 
@@ -63,11 +66,13 @@ class _Conditional(NamedTuple):
     def is_split(self, drivers: np.ndarray) -> bool:
         """Whether the others have several modes, of which Newton's method finds one."""
         free, sds, first = self.free, self.start.sds, self.expected(drivers)
-        noise, none = self.start.rng.standard_normal((2, *first.shape)), np.zeros(first.shape)
-        other = first + 2 * free * sds * noise[0]
+        rng, shape = self.start.rng, (len(first), int(free.sum()))
+        other = first.copy()
+        other[:, free] += 2 * sds[free] * rng.standard_normal(shape)
+        none, some = np.zeros(shape), rng.standard_normal(shape)
         (here, *found), (there, *again), (drawn, *_) = (
             local_normals(self.start, free, begin, noise)
-            for begin, noise in ((first, none), (other, none), (first, free * noise[1]))
+            for begin, noise in ((first, none), (other, none), (first, some))
         )
         gain = (again[0] - again[1]) - (found[0] - found[1])
         gap, spread = (np.linalg.norm((x - here) / sds, axis=1) for x in (there, drawn))
@@ -86,15 +91,13 @@ class _Conditional(NamedTuple):
 
         def log_p(noise: np.ndarray) -> np.ndarray:
             _, log_p, log_q = self.draw(transported(mean, root, noise))
-            return log_p - log_q
+            # Tails decide the errors of sds, so more draws are wanted there than p has.
+            return log_p - log_q + np.log1p(np.mean(noise**2, axis=1))
 
-        mixture, _ = adapt(
-            log_p,
-            first_mixture(start.rng, _COMPONENTS, centers @ seen.T, factors, elbos),
-            start.rng,
-            num_samples=num_samples,
-            num_rounds=_ROUNDS,
-        )
+        mixture = first_mixture(start.rng, _COMPONENTS, centers @ seen.T, factors, elbos)
+        for more, rounds in _ROUNDS:
+            number = more * num_samples
+            mixture, _ = adapt(log_p, mixture, start.rng, num_samples=number, num_rounds=rounds)
         wide, log_volume = defended(mixture), np.sum(np.log(np.diagonal(root)))
 
         def draw(number: int) -> Draws:
@@ -116,7 +119,7 @@ def _wide_noise(rng: np.random.Generator, n: int, size: int) -> tuple[np.ndarray
 
 
 @np.errstate(all="ignore")  # what is not finite has no weight
-def draw_conditionally(start: Beginning) -> Weighted | None:
+def draw_conditionally(start: Beginning) -> Drawn | None:
     """Weighted draws with the set of drivers that wastes the fewest.
 
     None where nothing bends, where the others have several modes given any set of drivers, and
@@ -125,8 +128,8 @@ def draw_conditionally(start: Beginning) -> Weighted | None:
     rng, d = start.rng, len(start.mean)
     budget = start.affordable(_MOST_DRAWS)
     number = min(_NUM_DRAWS, budget)
-    num_adapted = min(_NUM_ADAPTED, budget // (2 * _ROUNDS))
-    if num_adapted < MIN_DRAWS:
+    num_adapted = min(_NUM_ADAPTED, budget // _BUDGETED)
+    if num_adapted < MIN_DRAWS or d > start.most_curved:
         return None
     points = transported(start.mean, start.factor, rng.standard_normal((_NUM_POINTS, d)))
     drivers = find_drivers(
@@ -139,7 +142,7 @@ def draw_conditionally(start: Beginning) -> Weighted | None:
         make = tried.adapted(num_adapted)
         made = make(number)
         found = weigh(*made)
-        chosen = rng.choice(number, CALL, p=np.exp(found.log_weights))
+        chosen = rng.choice(number, _NUM_CHECKED, p=np.exp(found.log_weights))
         if tried.is_split(made[0][chosen][:, tried.drivers]):
             continue
         share = float(found.effective_sample_size) / number
@@ -150,4 +153,5 @@ def draw_conditionally(start: Beginning) -> Weighted | None:
             break
     if draw is None:
         return None
-    return grown(draw, first, num_rounds=2, most=budget // number)
+    weighted = grown(draw, first, num_rounds=2, most=budget // number)
+    return Drawn(weighted, summarize(weighted), NO_DOUBT)

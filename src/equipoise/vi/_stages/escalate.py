@@ -4,14 +4,16 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from equipoise._check import choice
-from equipoise.vi._stages.beginning import Beginning
+from equipoise.vi._stages.beginning import Beginning, Drawn
 from equipoise.vi._stages.conditional import draw_conditionally
-from equipoise.vi._weights.diagnose import summarize
+from equipoise.vi._stages.islands import draw_annealed
 from equipoise.vi._weights.remedy import Case, Explained
-from equipoise.vi._weights.verdict import NO_DOUBT, Verdict, is_better, verdict
-from equipoise.vi._weights.weighted import Weighted
+from equipoise.vi._weights.verdict import Verdict, is_better, verdict
 
-_STAGES: dict[str, Callable[[Beginning], Weighted | None]] = {"conditional": draw_conditionally}
+_STAGES: dict[str, Callable[[Beginning], Drawn | None]] = {
+    "conditional": draw_conditionally,
+    "annealed": draw_annealed,
+}
 _FINAL = Verdict.TRUSTED, Verdict.IMPROPER, Verdict.NOT_FINITE  # other draws would change nothing
 
 
@@ -50,13 +52,14 @@ def escalated(
     for name in names:
         if tried.why.verdict in _FINAL:
             break
-        weighted = _STAGES[name](start)
-        if weighted is None:
+        drawn = _STAGES[name](start)
+        if drawn is None:
             continue
-        found = summarize(weighted)
-        case = tried.case._replace(
-            verdict=verdict(found), found=found, weighted=weighted, doubt=NO_DOUBT
-        )
+        weighted, found, doubt = drawn
+        said = verdict(found)
+        if said is Verdict.TRUSTED and doubt:
+            said = Verdict.DISAGREEMENT
+        case = tried.case._replace(verdict=said, found=found, weighted=weighted, doubt=doubt)
         why = explain(case)
         stages = (*tried.stages, Stage(name, why.sentence))
         better = why.verdict is Verdict.TRUSTED or is_better(found, tried.case.found)

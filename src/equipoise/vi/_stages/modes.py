@@ -1,20 +1,10 @@
 """The normals of some coordinates given the others: modes by Newton's method, many at a time."""
 
-import functools
-from collections.abc import Callable
-from typing import NamedTuple
-
-import jax
-import jax.numpy as jnp
 import numpy as np
 
-from equipoise._jax.traced import Traced
-from equipoise._types import Array, Scalar
-from equipoise.vi._bounds.density import flat_log_density
-from equipoise.vi._families.layout import Layout
 from equipoise.vi._stages.beginning import Beginning
 
-_ROWS, CALL = 32, 512  # points whose curvatures are held together, and that a call has
+_MAX_NUMBERS = 2**21  # of the curvatures that are held together
 _NUM_STEPS = 16
 _TOLERANCE = 1e-3  # nats to the mode: a hundredth of an sd off, which weights make good
 _DAMPED = 1e-4  # relative, below which a step is Newton's
@@ -22,97 +12,74 @@ _DAMPED = 1e-4  # relative, below which a step is Newton's
 
 def local_normals(
     start: Beginning, free: np.ndarray, points: np.ndarray, noise: np.ndarray
-) -> list[np.ndarray]:
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Draws of the normal of the free coordinates near each point, their log p, and log volumes.
 
     A draw is m + L⁻ᵀ ε, for the mode m and the Cholesky factor L of minus the curvature there;
     the log volume is log |L|.
     """
-    dtype = start.dtype
-    fixed = free.astype(dtype), start.sds.astype(dtype), start.positions
-    parts = []
-    for i in range(0, len(points), CALL):
-        n = len(points[i : i + CALL])
-        filled = np.tile(points[i], (2, CALL, 1)).astype(dtype)
-        filled[:, :n] = points[i : i + n], noise[i : i + n]
-        shaped = filled.reshape(2, -1, _ROWS, len(free))
-        found = _local_normals(start.density, *shaped, *fixed)
-        parts.append([np.asarray(x).reshape(CALL, *x.shape[2:])[:n] for x in found])
-    return [*map(np.concatenate, zip(*parts, strict=True))]
+    size = max(_MAX_NUMBERS // points.shape[1] ** 2, 1)
+    drawn, volumes = points.copy(), []
+    for first in range(0, len(points), size):
+        rows = slice(first, first + size)
+        modes, roots = _modes(start, free, points[rows])
+        away = np.linalg.solve(np.swapaxes(roots, 1, 2), noise[rows, :, None])[..., 0]
+        drawn[rows, free] = modes + away
+        volumes.append(np.sum(np.log(np.diagonal(roots, axis1=1, axis2=2)), axis=1))
+    return drawn, start.values(drawn), np.concatenate(volumes)
 
 
-@functools.partial(jax.jit, static_argnames="positions")
-def _local_normals(
-    density: Traced, points: Array, noises: Array, free: Array, sds: Array, positions: Layout
-) -> tuple[Array, Array, Array]:
-    log_p = flat_log_density(density.prepared(), positions)
+def _modes(start: Beginning, free: np.ndarray, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Modes of the free coordinates, and Cholesky factors of minus the curvature there.
 
-    def row(point: Array, noise: Array) -> tuple[Array, Scalar, Scalar]:
-        mode, root = _mode(log_p, point, free, sds)
-        away = jax.scipy.linalg.solve_triangular(root, noise, trans=1, lower=True)
-        drawn = mode + free * away
-        return drawn, log_p(drawn), jnp.sum(jnp.log(jnp.diagonal(root)))
-
-    return jax.lax.map(lambda rows: jax.vmap(row)(*rows), (points, noises))
-
-
-class _Place(NamedTuple):
-    """A point of Newton's ascent, what is known there, and the step that comes next."""
-
-    point: Array
-    value: Scalar
-    slope: Array
-    curvature: Array
-    damping: Scalar
-    step: Array
-    gain: Scalar
-    count: Array
-
-
-def _mode(
-    log_p: Callable[[Array], Scalar], start: Array, free: Array, sds: Array
-) -> tuple[Array, Array]:
-    """The mode of the free coordinates, and a Cholesky factor of minus the curvature there.
-
-    Rows of the others are those of the identity.
+    A step that lowers the density is undone, and the next one is damped.
     """
-    eye = jnp.eye(len(start), dtype=start.dtype)
-
-    def look(z: Array) -> tuple[Scalar, Array, Array]:
-        (value, slope), along = jax.linearize(jax.value_and_grad(log_p), z)
-        curvature = -jax.vmap(along)(eye)[1]
-        return value, free * slope, free[:, None] * curvature * free[None]
-
-    def size_of(curvature: Array) -> Array:
-        return free * (jnp.abs(jnp.diagonal(curvature)) + sds**-2)
-
-    def root_of(curvature: Array, damping: Scalar) -> Array:
-        return jnp.linalg.cholesky(curvature + jnp.diag(damping * size_of(curvature) + 1 - free))
-
-    def busy(at: _Place) -> Array:
-        return ~(at.gain * (1 + at.damping) < _TOLERANCE) & (at.count < _NUM_STEPS)
-
-    def ascend(at: _Place) -> _Place:
-        there = at.point + at.step
-        known = look(there)
-        finite = jnp.isfinite(known[0]) & jnp.all(jnp.isfinite(known[2])) & jnp.isfinite(at.gain)
-        better = finite & (known[0] >= at.value)
-        relaxed = jnp.where(at.damping > _DAMPED, at.damping / 8, 0)
-        damping = jnp.where(better, relaxed, jnp.maximum(8 * at.damping, 10 * _DAMPED))
-        value, slope, curvature = jax.tree.map(
-            lambda new, old: jnp.where(better, new, old), known, (at.value, at.slope, at.curvature)
+    n, k = len(points), int(np.sum(free))
+    at, inside = points.copy(), np.flatnonzero(free)
+    value, slope, precision = np.full(n, -np.inf), np.zeros((n, k)), np.zeros((n, k, k))
+    damping, step, going = np.zeros(n), np.zeros((n, k)), np.arange(n)
+    for _ in range(_NUM_STEPS):
+        there = at[going]
+        there[:, inside] += step[going]
+        new_value, gradient, curvature = start.curvatures(there)
+        bent = -curvature[:, inside[:, None], inside]
+        sound = np.isfinite(new_value) & np.all(np.isfinite(bent), axis=(1, 2))
+        better = sound & (new_value >= value[going])
+        up, down = going[better], going[~better]
+        at[up], value[up], slope[up], precision[up] = (
+            x[better] for x in (there, new_value, gradient[:, inside], bent)
         )
-        step = jax.scipy.linalg.cho_solve((root_of(curvature, damping), True), slope)
-        point, gain = jnp.where(better, there, at.point), jnp.vdot(slope, step)
-        return _Place(point, value, slope, curvature, damping, step, gain, at.count + 1)
-
-    zero = jnp.zeros((), start.dtype)
-    # The first step goes nowhere, so that the density is in the program once.
-    first = _Place(start, zero - jnp.inf, 0 * start, 0 * eye, zero, 0 * start, zero + 1, 0)
-    last = jax.lax.while_loop(busy, ascend, first._replace(count=jnp.int32(0)))
+        damping[up] = np.where(damping[up] > _DAMPED, damping[up] / 8, 0)
+        damping[down] = np.maximum(8 * damping[down], 10 * _DAMPED)
+        root = _roots(_damped(precision, damping, start.sds[inside])[going])
+        half = np.linalg.solve(root, slope[going, :, None])
+        step[going] = np.linalg.solve(np.swapaxes(root, 1, 2), half)[..., 0]
+        far = np.sum(half**2, axis=(1, 2)) * (1 + damping[going]) >= _TOLERANCE
+        going = going[far | np.isnan(half[:, 0, 0])]
+        if not len(going):
+            break
     # Without damping where that is possible, with it where not, and in the worst case by axes.
-    found = jnp.diag(1 - free + size_of(last.curvature) ** 0.5)
-    for damping in (last.damping, zero):
-        root = root_of(last.curvature, damping)
-        found = jnp.where(jnp.all(jnp.isfinite(root)), root, found)
-    return last.point, found
+    roots = _roots(precision)
+    for extra in (damping, np.full(n, np.inf)):
+        lost = np.isnan(roots[:, 0, 0])
+        roots[lost] = _roots(_damped(precision, extra, start.sds[inside])[lost])
+    return at[:, inside], roots
+
+
+def _damped(precision: np.ndarray, damping: np.ndarray, sds: np.ndarray) -> np.ndarray:
+    """The matrices with so much more on their diagonals; alone what is added, where it is ∞."""
+    size = np.abs(np.diagonal(precision, axis1=1, axis2=2)) + sds**-2
+    alone = np.isinf(damping)[:, None]
+    added = np.where(alone, 1.0, damping[:, None]) * size
+    return np.where(alone[..., None], 0.0, precision) + added[:, None] * np.eye(len(sds))
+
+
+def _roots(matrices: np.ndarray) -> np.ndarray:
+    """Cholesky factors; nan for those that are not positive definite."""
+    try:
+        return np.linalg.cholesky(matrices)
+    except np.linalg.LinAlgError:
+        if len(matrices) == 1:
+            return np.full_like(matrices, np.nan)
+        half = len(matrices) // 2
+        return np.concatenate([_roots(matrices[:half]), _roots(matrices[half:])])

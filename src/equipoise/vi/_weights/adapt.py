@@ -13,7 +13,7 @@ from equipoise.vi._weights.weighted import weigh
 _DEGREES = 6  # tails heavier than those of most targets, with four moments
 _SMALLEST_WEIGHT = 0.01
 _EXCELLENT = 0.9  # share of effective draws that ends the adaptation
-_DEFENCE, _WIDER = 0.15, 2.0  # share of the wide component, and how much wider it is
+_DEFENCE, _WIDER = 0.1, 2.0  # share of the wide component, and how much wider it is
 
 Proposed: TypeAlias = tuple[np.ndarray, np.ndarray]  # draws and their log densities
 
@@ -157,15 +157,17 @@ def adapt(
     grown by a tenth for ``patience`` rounds. Draws to use are fresh ones, independent of those
     that the mixture was chosen by.
     """
-    best, best_efficiency, best_round, used = mixture, 0.0, 0, 0
+    best, best_efficiency, reached, best_round, used = mixture, 0.0, 0.0, 0, 0
     for index in range(num_rounds):
         draws, log_q = propose(rng, mixture, num_samples)
         weighted, used = weigh(draws, log_p(draws), log_q), index + 1
         efficiency = float(weighted.effective_sample_size) / num_samples
         if not weighted.khat < 1:
             efficiency *= 0.1
-        if efficiency > 1.1 * best_efficiency:
-            best, best_efficiency, best_round = mixture, efficiency, index
+        if efficiency > best_efficiency:
+            best, best_efficiency = mixture, efficiency
+        if efficiency > 1.1 * reached:
+            reached, best_round = efficiency, index
         if index - best_round >= patience or efficiency > _EXCELLENT:
             break
         mixture = _improve(mixture, weighted.draws, weighted.log_ratios)
