@@ -101,6 +101,12 @@ CASES = {
         ),
         (MEAN_PARAMS, jax.random.key(0)),
     ),
+    "annealed_bound": Case(
+        lambda params, key: vi.annealed_bound(
+            log_density, MEAN, params, key, num_temperatures=3, num_samples=2
+        ),
+        (MEAN_PARAMS, jax.random.key(0)),
+    ),
     "real": Case(support_of(vi.real, (3,)), (VECTOR,)),
     "positive": Case(support_of(vi.positive, (3,)), (VECTOR,)),
     "interval": Case(support_of(lambda: vi.interval(-1.0, 2.0), (3,)), (VECTOR,)),
@@ -151,7 +157,7 @@ CASES = {
     "Fit": Static("made by fit alone; test_fit.py flattens and prints one"),
     "Verdict": Static("an enum; test_diagnose.py holds each of its sentences"),
     "Source": Static("an enum; test_fit.py compares it with its strings"),
-    "Diagnostics": Pytree(lambda: vi.Diagnostics(*jnp.linspace(0.1, 1.0, 9))),
+    "Diagnostics": Pytree(lambda: vi.Diagnostics(*jnp.linspace(0.1, 1.0, 10))),
     "from_numpyro": Static("takes a model; see elsewhere/test_from_numpyro.py"),
     "to_arviz": Static("takes a Fit and gives NumPy; see elsewhere/test_to_arviz.py"),
 }

@@ -11,6 +11,7 @@ The bound, its two terms and its tighter relatives come with standard errors, an
 ``gradient_variance`` measure what is otherwise hoped for.
 """
 
+from equipoise.vi._bounds.annealed import annealed_bound
 from equipoise.vi._bounds.elbo import elbo
 from equipoise.vi._bounds.elbo_terms import ElboTerms, cyclical_weight, elbo_terms, free_bits
 from equipoise.vi._bounds.estimate import Estimate
@@ -74,6 +75,7 @@ __all__ = [  # noqa: RUF022
     "kl_divergence",
     "importance_weighted_bound",
     "renyi_bound",
+    "annealed_bound",
     "gradient_variance",
     "GradientVariance",
     "from_numpyro",

@@ -108,7 +108,7 @@ def test_diagnose_rejects_mistakes(key):
 
 
 def test_verdict_says_which_check_failed():
-    good = vi.Diagnostics(0.1, 0.7, 5000.0, 8192, 0.01, 0.01, 0.01, 0.01, 0.0)
+    good = vi.Diagnostics(0.1, 0.7, 5000.0, 8192, 0.01, 0.01, 0.01, 0.01, 0.0, 0.01)
     assert verdict(good) is vi.Verdict.TRUSTED
     for change, failed, words in (
         ({"khat": 0.8}, vi.Verdict.HEAVY_TAIL, "Pareto shape of the importance weights is 0.80"),

@@ -31,6 +31,7 @@ from equipoise.vi._fit.loop import Progress, check_choices, check_numbers, shown
 from equipoise.vi._fit.natural import NORMAL_STEPS, NormalState, fit_normal
 from equipoise.vi._fit.result import Fit
 from equipoise.vi._fit.start import Begun, find_starts, starting_point
+from equipoise.vi._stages.escalate import stages_until
 from equipoise.vi._supports.support import Support
 from equipoise.vi._target.batches import batches_of
 from equipoise.vi._target.points import balanced, chance
@@ -51,6 +52,7 @@ def fit(
     num_samples: int | None = None,
     num_restarts: int = 4,
     max_evaluations: int | None = None,
+    escalate: bool | str = True,
     gradient: str | None = None,
     draws: str | None = None,
     data: PyTree = None,
@@ -160,6 +162,7 @@ def fit(
     random_key("key", key)
     check_numbers(num_steps, num_samples, num_restarts, max_evaluations)
     check_choices(optimizer, gradient, draws, progress)
+    stages = stages_until(escalate)
     family = _resolve(example, family, support)
     size = family.dimension
     small = size <= MAX_CURVED
@@ -196,7 +199,9 @@ def fit(
             found = fit_gradient(on, family, optimizer, settings, key, state, steps, report)
     if batches is not None:  # an ELBO on some rows is no ELBO
         found = found._replace(elbo=None, converged=found.converged and begun.at_rest)
-    judges = judging(target, family, random, max_evaluations)
+    if num_steps is not None and not found.converged:  # it is to end after your number of steps
+        stages = ()
+    judges = judging(target, family, random, max_evaluations, stages)
     return judge(judges, found, begun.starts, begun.center)
 
 

@@ -15,14 +15,24 @@ from equipoise.vi._families.family import Family, Params
 from equipoise.vi._fit.loop import Found
 from equipoise.vi._fit.result import Fit, Source
 from equipoise.vi._fit.start import Local, lower_factor, no_modes, other_modes
+from equipoise.vi._stages.beginning import Beginning
+from equipoise.vi._stages.escalate import Stage, Tried, escalated
 from equipoise.vi._target.points import Chance
-from equipoise.vi._target.target import Target
-from equipoise.vi._weights.adapt import adapt, first_mixture
+from equipoise.vi._target.target import MAX_CURVED, Target
+from equipoise.vi._weights.adapt import adapt, first_mixture, propose
 from equipoise.vi._weights.diagnose import MIN_DRAWS, Diagnostics, flat_draws, summarize
 from equipoise.vi._weights.growth import Draws, grown
 from equipoise.vi._weights.products import transported
 from equipoise.vi._weights.remedy import Case, explained
-from equipoise.vi._weights.verdict import Doubt, Verdict, disagreement, draws_needed, verdict
+from equipoise.vi._weights.verdict import (
+    NO_DOUBT,
+    Verdict,
+    disagreement,
+    draws_needed,
+    efficiency,
+    is_better,
+    verdict,
+)
 from equipoise.vi._weights.weighted import Weighted, weigh
 
 _NUM_DRAWS = 8192
@@ -36,29 +46,16 @@ _LEAST_ROUNDS = 8
 _LEAST = 20 * _NUM_DRAWS  # evaluations that a budget of ours has, however long one takes
 _SECONDS, _SPEED = 10.0, 1e9  # of work in it, at elementary operations a second
 _MAX_NUMBERS = 2**25  # of the draws that are held
-_NO_DOUBT = Doubt(0.0, 0.0, 0)
 
 
 def _is_good(found: Diagnostics) -> bool:
     """Whether the weights of q have a finite variance and waste few draws."""
-    return bool(found.khat <= _GOOD_KHAT and _efficiency(found) >= _GOOD_EFFICIENCY)
-
-
-def _efficiency(found: Diagnostics) -> float:
-    """Share of the draws that are effective."""
-    return float(found.effective_sample_size / found.num_draws)
+    return bool(found.khat <= _GOOD_KHAT and efficiency(found) >= _GOOD_EFFICIENCY)
 
 
 def _is_close(found: Diagnostics) -> bool:
     """Whether reweighting moves nothing that matters, so that q itself is drawn from."""
     return bool(found.mean_shift < _CLOSE_MEAN and found.sd_shift < _CLOSE_SD)
-
-
-def _is_better(one: Diagnostics, other: Diagnostics) -> bool:
-    """Whether the first weighted draws are the ones to use."""
-    if bool(one.khat <= one.threshold) != bool(other.khat <= other.threshold):
-        return bool(one.khat <= one.threshold)
-    return _efficiency(one) > _efficiency(other)
 
 
 @functools.partial(jax.jit, static_argnames=("family", "num_draws"))
@@ -81,6 +78,8 @@ class _Judging(NamedTuple):
     chance: Chance
     num_draws: int
     num_rounds: int
+    max_evaluations: int | None
+    stages: tuple[str, ...]
 
     @property
     def budget(self) -> int:
@@ -89,7 +88,7 @@ class _Judging(NamedTuple):
 
     def draw(self, params: Params) -> tuple[Draws, _Normal | None]:
         """Draws of q, and a normal like it."""
-        target, family, chance, number, _ = self
+        target, family, chance, number, *_ = self
         variates: AnyArray
         if family.transform_flat is None:
             variates = chance.draw_key()
@@ -104,12 +103,33 @@ class _Judging(NamedTuple):
         mean, factor = (np.asarray(x, float) for x in normal)
         return found, (mean, np.diag(factor) if factor.ndim == 1 else lower_factor(factor))
 
+    def beginning(self, normal: _Normal, modes: Local) -> Beginning:
+        """What stages begin from."""
+        target = self.target
+        return Beginning(
+            target.log_density,
+            target.positions,
+            target.dtype,
+            *normal,
+            modes,
+            target.values,
+            target.curvatures,
+            MAX_CURVED,
+            self.chance.draws,
+            self.max_evaluations,
+        )
+
 
 def judging(
-    target: Target, family: Family, chance: Chance, max_evaluations: int | None
+    target: Target,
+    family: Family,
+    chance: Chance,
+    max_evaluations: int | None,
+    stages: tuple[str, ...],
 ) -> _Judging:
     """The rounds of draws that a budget of evaluations allows, or some seconds of work."""
     size, number = family.dimension, _NUM_DRAWS
+    limit = max_evaluations
     if max_evaluations is None:
         of_mixture = _COMPONENTS * size**2 if size <= _MAX_ADAPTED else size
         affordable = _SECONDS * _SPEED / (target.log_density.work + of_mixture)
@@ -118,7 +138,7 @@ def judging(
     elif size <= _MAX_ADAPTED:  # some rounds of a small budget are left to find better draws
         number = min(max(max_evaluations // _LEAST_ROUNDS, MIN_DRAWS), number)
     number = min(max_evaluations, number)
-    return _Judging(target, family, chance, number, max_evaluations // number)
+    return _Judging(target, family, chance, number, max_evaluations // number, limit, stages)
 
 
 def _normal_of(draws: np.ndarray) -> _Normal | None:
@@ -136,7 +156,7 @@ def _weigh_adapted(
     """Weighted draws of a mixture that starts at a normal and the other modes; rounds it took."""
     mean, factor = normal
     rng, log_volume = with_.chance.draws, np.sum(np.log(np.diagonal(factor)))
-    draw_noise, used = adapt(
+    mixture, used = adapt(
         lambda noise: with_.target.values(transported(mean, factor, noise)),
         first_mixture(rng, _COMPONENTS, *modes),
         rng,
@@ -145,8 +165,9 @@ def _weigh_adapted(
     )
 
     def draw() -> Draws:
-        noise, log_p, log_q = draw_noise()
-        return transported(mean, factor, noise), log_p, log_q - log_volume
+        noise, log_q = propose(rng, mixture, with_.num_draws)
+        points = transported(mean, factor, noise)
+        return points, with_.target.values(points), log_q - log_volume
 
     found = grown(draw, draw(), num_rounds=_FEW, most=most - used)
     return found, used + len(found.draws) // with_.num_draws
@@ -159,7 +180,7 @@ def judge(with_: _Judging, found: Found, starts: Local | None, center: np.ndarra
     first, like_q = with_.draw(found.params)
     weighted = of_q = weigh(*first)
     measured = summarize(weighted)
-    best, source, doubt = measured, Source.VARIATIONAL, _NO_DOUBT
+    best, source, doubt = measured, Source.VARIATIONAL, NO_DOUBT
     normal = found.proxy or like_q
     modes = no_modes(family.dimension)
     if normal is not None and starts is not None:
@@ -178,8 +199,8 @@ def judge(with_: _Judging, found: Found, starts: Local | None, center: np.ndarra
         left, other = left - used, summarize(adapted)
         doubt = disagreement(weighted, adapted)
         convincing = doubt and verdict(other) is Verdict.TRUSTED
-        if several or _is_better(other, measured) or convincing:
-            weighted, best, doubt = adapted, other, _NO_DOUBT
+        if several or is_better(other, measured) or convincing:
+            weighted, best, doubt = adapted, other, NO_DOUBT
     # Without a finite variance standard errors prove nothing, where no mixture can disagree.
     proves = small or measured.khat <= _GOOD_KHAT
     if weighted is of_q and sound and proves and draws_needed(measured) > with_.num_draws:
@@ -201,22 +222,34 @@ def judge(with_: _Judging, found: Found, starts: Local | None, center: np.ndarra
     case = Case(
         said, found.problem, best, weighted, of_q, doubt, normal, center, found.state.history
     )
-    why = explained(case, target.values, with_.chance.draws, family.positions.path, with_.budget)
+    explain = functools.partial(
+        explained,
+        log_p=target.values,
+        rng=with_.chance.draws,
+        path=family.positions.path,
+        budget=with_.budget,
+    )
+    why = explain(case)
+    tried = Tried(case, why, source, (Stage(source, why.sentence),))
+    if with_.stages and normal is not None:
+        start = with_.beginning(normal, modes)
+        tried = escalated(tried, with_.stages, start, explain)
     fit = Fit(
         family=family,
         params=found.params,
         elbo=elbo,
         diagnostics=measured,
-        draw_diagnostics=best,
+        draw_diagnostics=tried.case.found,
         converged=_host(found.converged),
-        trusted=_host(why.verdict is Verdict.TRUSTED),
+        trusted=_host(tried.why.verdict is Verdict.TRUSTED),
         history=_host(found.state.history),
         state=None,
-        weighted=weighted,
+        weighted=tried.case.weighted,
         linear_response=found.linear_response,
-        reason=why.sentence,
-        source=source,
-        verdict=why.verdict,
+        reason=tried.why.sentence,
+        source=Source(tried.source),
+        verdict=tried.why.verdict,
+        stages=tried.stages,
     )
     return dataclasses.replace(_on_device(fit, target.dtype), state=found.state)
 

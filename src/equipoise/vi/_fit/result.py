@@ -11,6 +11,7 @@ from equipoise._types import Array, PRNGKeyArray, PyTree, aligned, result, stati
 from equipoise.vi._bounds.estimate import Estimate
 from equipoise.vi._families.draws import affine, independent
 from equipoise.vi._families.family import Family, Params
+from equipoise.vi._stages.escalate import Stage
 from equipoise.vi._weights.diagnose import Diagnostics
 from equipoise.vi._weights.verdict import Verdict
 from equipoise.vi._weights.weighted import Weighted
@@ -21,12 +22,17 @@ class Source(enum.StrEnum):
 
     ``VARIATIONAL``: q itself is drawn from. ``LINEAR_RESPONSE``: a normal with the mean of q and
     the covariance that the response of its mean to the target gives. ``IMPORTANCE_RESAMPLED``: the
-    weighted draws that the verdict of the fit was made on are drawn from again.
+    weighted draws that the verdict of the fit was made on are drawn from again. So are those of the
+    stages that come after. ``CONDITIONAL``: a few coordinates are drawn from a mixture, and all
+    others from the normal that they leave. ``ANNEALED``: particles that were moved and weighed on
+    the way from q to p.
     """
 
     VARIATIONAL = "variational"
     LINEAR_RESPONSE = "linear response"
     IMPORTANCE_RESAMPLED = "importance resampled"
+    CONDITIONAL = "conditional"
+    ANNEALED = "annealed"
 
 
 @result
@@ -51,8 +57,9 @@ class Fit:
         linear_response: Factor of the linear-response covariance of a mean-field normal, else None.
         reason: One sentence that says why it is trusted or not.
         source: Which draws :func:`posterior_draws` gives, a :class:`Source`: ``"variational"``,
-            ``"linear response"`` or ``"importance resampled"``.
+            ``"linear response"`` or ``"importance resampled"``, or one of a later stage.
         verdict: The :class:`Verdict` whose sentence ``reason`` is.
+        stages: What was tried, from cheap to dear: pairs of a source and of its reason.
     """
 
     family: Family
@@ -69,6 +76,7 @@ class Fit:
     reason: str = static_field()
     source: Source = static_field()
     verdict: Verdict = static_field()
+    stages: tuple[Stage, ...] = static_field()
 
     def __str__(self) -> str:
         """What was fitted, how far it got, and whether it may be used."""
@@ -82,9 +90,10 @@ class Fit:
             ["  khat of q", self.diagnostics.khat],
             ["  draws", self.source],
             ["  effective draws", draws.effective_sample_size],
-            ["  log evidence", draws.log_evidence],
+            ["  log evidence", Estimate(draws.log_evidence, draws.log_evidence_error)],
             ["  trusted", self.trusted],
             ["  reason", self.reason],
+            *(["  before", f"{one.source}. {one.reason}"] for one in self.stages[:-1]),
         ]
         return f"Fit\n{aligned(rows)}"
 

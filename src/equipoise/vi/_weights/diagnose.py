@@ -36,6 +36,7 @@ class Diagnostics:
         mean_error: Monte Carlo standard error of a reweighted mean.
         sd_error: Relative Monte Carlo standard error of a reweighted sd.
         log_evidence: Log of the mean importance weight, an estimate of log ∫ p.
+        log_evidence_error: Standard error of ``log_evidence``.
     """
 
     khat: Scalar
@@ -47,6 +48,7 @@ class Diagnostics:
     mean_error: Scalar
     sd_error: Scalar
     log_evidence: Scalar
+    log_evidence_error: Scalar
 
 
 def summarize(weighted: Weighted) -> Diagnostics:
@@ -66,6 +68,7 @@ def summarize(weighted: Weighted) -> Diagnostics:
         mean_error=xp.max(exact.mean_error / exact.sd),
         sd_error=xp.max(exact.sd_error / exact.sd),
         log_evidence=log_sum(weighted.log_ratios) - math.log(n),
+        log_evidence_error=xp.sqrt(xp.maximum(1 / weighted.effective_sample_size - 1 / n, 0)),
     )
 
 

@@ -36,7 +36,7 @@ class Case(NamedTuple):
     history: np.ndarray
 
 
-class _Explained(NamedTuple):
+class Explained(NamedTuple):
     """The final verdict, and its sentence with what would help."""
 
     verdict: Verdict
@@ -45,7 +45,7 @@ class _Explained(NamedTuple):
 
 def explained(
     case: Case, log_p: _LogP, rng: np.random.Generator, path: Callable[[int], str], budget: int
-) -> _Explained:
+) -> Explained:
     """The verdict with the coordinate that it is about, by its path, and what would help there."""
     said, found, doubt = case.verdict, case.found, case.doubt
     problem, place, remedy = case.problem, "", ""
@@ -72,7 +72,7 @@ def explained(
     if said is verdict(found) and missing > 0:
         remedy = f"More draws would help: max_evaluations={_rounded(budget + missing):_}."
     words = sentence(said, found, place, problem=problem, mean=doubt.mean, sd=doubt.sd)
-    return _Explained(said, f"{words} {remedy}".rstrip())
+    return Explained(said, f"{words} {remedy}".rstrip())
 
 
 def _rounded(number: int) -> int:

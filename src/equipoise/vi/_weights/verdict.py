@@ -96,6 +96,18 @@ def is_precise(found: Diagnostics) -> bool:
     )
 
 
+def efficiency(found: Diagnostics) -> float:
+    """Share of the draws that are effective."""
+    return float(found.effective_sample_size / found.num_draws)
+
+
+def is_better(one: Diagnostics, other: Diagnostics) -> bool:
+    """Whether the first weighted draws are the ones to use."""
+    if bool(one.khat <= one.threshold) != bool(other.khat <= other.threshold):
+        return bool(one.khat <= one.threshold)
+    return efficiency(one) > efficiency(other)
+
+
 class Doubt(NamedTuple):
     """How far moments of two weightings are apart, in sds and relatively, and where the most."""
 
@@ -105,6 +117,9 @@ class Doubt(NamedTuple):
 
     def __bool__(self) -> bool:
         return not (self.mean <= _SAME_MEAN and self.sd <= _SAME_SD)
+
+
+NO_DOUBT = Doubt(0.0, 0.0, 0)
 
 
 def disagreement(one: Weighted, other: Weighted) -> Doubt:

@@ -1,0 +1,69 @@
+"""What every stage begins from, a normal like the last q among it, and what it ends with."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+
+from equipoise._jax.traced import Traced
+from equipoise.vi._families.layout import Layout
+from equipoise.vi._weights.diagnose import Diagnostics
+from equipoise.vi._weights.verdict import Doubt
+from equipoise.vi._weights.weighted import Weighted
+
+class Beginning(NamedTuple):
+    """Where a stage begins.
+
+    Attributes:
+        density: Log p of one position.
+        positions: How positions are made of flat vectors.
+        dtype: Of what is computed, float32 at least.
+        mean: Of a normal like the last q.
+        factor: Of its covariance, a Cholesky factor.
+        modes: Means, factors and relative ELBOs of local normals that it leaves out, in coordinates
+            where it is standard.
+        values: Log densities of flat vectors, one a row, with the volume factors of supports.
+        curvatures: Those with gradients and second derivatives.
+        most_curved: Coordinates up to which there are second derivatives.
+        rng: Randomness of the stage.
+        max_evaluations: Largest number of draws, where the user said one.
+    """
+
+    density: Traced
+    positions: Layout
+    dtype: np.dtype
+    mean: np.ndarray
+    factor: np.ndarray
+    modes: tuple[np.ndarray, np.ndarray, np.ndarray]
+    values: Callable[[np.ndarray], np.ndarray]
+    curvatures: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray, np.ndarray]]
+    most_curved: int
+    rng: np.random.Generator
+    max_evaluations: int | None
+
+    @property
+    def sds(self) -> np.ndarray:
+        """Of the coordinates."""
+        return np.linalg.norm(self.factor, axis=1)
+
+    def over_all_modes(self) -> tuple[np.ndarray, np.ndarray]:
+        """Mean and Cholesky factor of a normal like all of them, each with the same share."""
+        means, factors, _ = self.modes
+        centers = np.concatenate([np.zeros((1, len(self.mean))), means])
+        spreads = np.concatenate([np.eye(len(self.mean))[None], factors])
+        center = np.mean(centers, axis=0)
+        parts = np.concatenate([spreads, (centers - center)[:, :, None]], axis=2)
+        whole = np.einsum("kis,kjs->ij", parts, parts) / len(parts)
+        return self.mean + self.factor @ center, self.factor @ np.linalg.cholesky(whole)
+
+    def affordable(self, most: int) -> int:
+        """Draws that a stage may make."""
+        return most if self.max_evaluations is None else min(most, self.max_evaluations)
+
+
+class Drawn(NamedTuple):
+    """The draws of a stage, what measures them, and how far it disagrees with itself."""
+
+    weighted: Weighted
+    found: Diagnostics
+    doubt: Doubt

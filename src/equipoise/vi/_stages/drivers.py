@@ -1,0 +1,71 @@
+"""The coordinates that bend a density: given them, the others are near a normal.
+
+A density is normal in the coordinates outside of a set S, given those inside, where no third
+derivative has all three of its directions outside. So S must meet every triple of coordinates
+whose third derivative is not small, and is found as such sets are: the coordinate that is in most
+of what is left, again and again.
+"""
+
+import functools
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from equipoise._jax.traced import Traced
+from equipoise._types import Array
+from equipoise.vi._bounds.density import flat_log_density
+from equipoise.vi._families.layout import Layout
+
+_NEGLIGIBLE = 0.01  # of the largest: third derivatives that leave a normal where it is
+
+
+def find_drivers(
+    density: Traced,
+    positions: Layout,
+    points: np.ndarray,
+    sds: np.ndarray,
+    rng: np.random.Generator,
+    *,
+    most: int,
+) -> list[int]:
+    """Coordinates that bend the density at the points, the strongest first, up to ``most``."""
+    free = np.ones(points.shape[1], bool)
+    signs = rng.choice([-1.0, 1.0], (2, *points.shape)).astype(points.dtype)
+    chosen: list[int] = []
+    largest = 0.0
+    while len(chosen) < min(most, len(free) - 1):
+        bends = np.asarray(_bends(density, points, sds, *(signs * free), positions)) * free
+        strongest = int(np.argmax(bends))
+        largest = max(largest, bends[strongest])
+        if not bends[strongest] > _NEGLIGIBLE * largest:
+            break
+        free[strongest] = False
+        chosen.append(strongest)
+    return chosen
+
+
+@functools.partial(jax.jit, static_argnames="positions")
+def _bends(
+    density: Traced, points: Array, sds: Array, u: Array, v: Array, positions: Layout
+) -> Array:
+    """Mean squares of third derivatives along each coordinate and two random directions.
+
+    Their expectation over signs is the sum of squares over all pairs of coordinates. Lengths are
+    conditional sds at the point, so that a funnel bends as much in its neck as at its mouth.
+    """
+    log_p = flat_log_density(density.prepared(), positions)
+
+    def along(function: Callable[[Array], Array], direction: Array) -> Callable[[Array], Array]:
+        return lambda z: jax.jvp(function, (z,), (direction,))[1]
+
+    def bend(z: Array, u: Array, v: Array) -> Array:
+        slope = jax.grad(log_p)
+        axes = jnp.eye(len(z), dtype=z.dtype)
+        bent = jax.lax.map(lambda e: jnp.vdot(e, along(slope, e)(z)), axes)
+        scale = (jnp.abs(bent) + sds**-2) ** -0.5
+        return (scale * jax.grad(along(along(log_p, scale * u), scale * v))(z)) ** 2
+
+    found = jax.vmap(bend)(points, u, v)
+    return jnp.mean(jnp.where(jnp.isfinite(found), found, 0), axis=0)

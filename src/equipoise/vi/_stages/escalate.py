@@ -1,0 +1,67 @@
+"""From cheap to dear: one stage after the other, each judged alike, until draws are trusted."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+from equipoise._check import choice
+from equipoise.vi._stages.beginning import Beginning, Drawn
+from equipoise.vi._stages.conditional import draw_conditionally
+from equipoise.vi._stages.islands import draw_annealed
+from equipoise.vi._weights.remedy import Case, Explained
+from equipoise.vi._weights.verdict import Verdict, is_better, verdict
+
+_STAGES: dict[str, Callable[[Beginning], Drawn | None]] = {
+    "conditional": draw_conditionally,
+    "annealed": draw_annealed,
+}
+_FINAL = Verdict.TRUSTED, Verdict.IMPROPER, Verdict.NOT_FINITE  # other draws would change nothing
+
+
+class Stage(NamedTuple):
+    """Draws that a fit tried: where they are from, and why they are trusted or not."""
+
+    source: str
+    reason: str
+
+
+class Tried(NamedTuple):
+    """The draws to use, what is said about them, where they are from, and all that was tried."""
+
+    case: Case
+    why: Explained
+    source: str
+    stages: tuple[Stage, ...]
+
+
+def stages_until(last: bool | str) -> tuple[str, ...]:  # noqa: FBT001
+    """Names of all stages, of none, or of those up to the last."""
+    names = tuple(_STAGES)
+    if isinstance(last, bool):
+        return names if last else ()
+    choice("escalate", last, names)
+    return names[: names.index(last) + 1]
+
+
+def escalated(
+    tried: Tried,
+    names: tuple[str, ...],
+    start: Beginning,
+    explain: Callable[[Case], Explained],
+) -> Tried:
+    """Stages until draws are trusted, or nothing is left to try."""
+    for name in names:
+        if tried.why.verdict in _FINAL:
+            break
+        drawn = _STAGES[name](start)
+        if drawn is None:
+            continue
+        weighted, found, doubt = drawn
+        said = verdict(found)
+        if said is Verdict.TRUSTED and doubt:
+            said = Verdict.DISAGREEMENT
+        case = tried.case._replace(verdict=said, found=found, weighted=weighted, doubt=doubt)
+        why = explain(case)
+        stages = (*tried.stages, Stage(name, why.sentence))
+        better = why.verdict is Verdict.TRUSTED or is_better(found, tried.case.found)
+        tried = Tried(case, why, name, stages) if better else tried._replace(stages=stages)
+    return tried
