@@ -16,9 +16,10 @@ from equipoise.cost._count.work import Work
 from equipoise.cost._expression.expression import Expression, from_terms
 from equipoise.cost._expression.extremes import largest
 from equipoise.cost._memory.peak import new_graph, peak_bytes
-from equipoise.cost._memory.residuals import Residuals, known
+from equipoise.cost._memory.residuals import Kept, of_function
 from equipoise.cost._partition.local import on_one_device
 from equipoise.cost._program.arguments import donated, scope_of, structures
+from equipoise.cost._program.later import Later, known
 from equipoise.cost._program.layouts import layouts, mesh_of
 from equipoise.cost._program.mesh import Axes, Mesh
 from equipoise.cost._program.sizes import size_names, total_bytes
@@ -73,7 +74,7 @@ class Cost:
     branches: tuple[tuple[Expression, ...], ...]
     parts: tuple[tuple[Place, Work], ...] = dataclasses.field(repr=False)
     notes: tuple[str, ...] = dataclasses.field(repr=False)
-    residuals: Residuals = dataclasses.field(repr=False, compare=False)
+    residuals: Later[Kept] = dataclasses.field(repr=False, compare=False)
     per_device: "Cost | None" = dataclasses.field(default=None, repr=False)
 
     @property
@@ -195,17 +196,18 @@ def analyze(
     axes = None if stated is None else Axes(stated, scope, constraints)
     specs, counts = layouts(args, shapes, axes), trip_counts(trips)
     program = trace(fn, shapes, axes).program
-    over = donated(donate, shapes, program)
-    found = _counted(program, ledger_of(counts), over, Residuals(fn, shapes, axes))
+    over = donated(donate, shapes, opened(program).outvars)
+    residuals = Later(lambda: of_function(fn, shapes, axes))
+    found = _counted(program, ledger_of(counts), over, residuals)
     if axes is None:
         return found
     local, notes = on_one_device(program, specs, axes.dimensions())
-    alone = _counted(local, ledger_of(counts, notes, axes.dimensions()), over, known(None, ()))
+    alone = _counted(local, ledger_of(counts, notes, axes.dimensions()), over, known((None, ())))
     return dataclasses.replace(found, per_device=alone)
 
 
 def _counted(
-    program: ClosedProgram, ledger: Ledger, over: Mapping[int, int], residuals: Residuals
+    program: ClosedProgram, ledger: Ledger, over: Mapping[int, int], residuals: Later[Kept]
 ) -> Cost:
     """The cost of a program some of whose arguments have results that are written over them."""
     body = opened(program)
@@ -215,7 +217,7 @@ def _counted(
     inputs = graph.arguments(body.invars)
     results = graph.run(program, inputs)
     peak = peak_bytes(graph, results, {inputs[i]: results[j] for i, j in over.items()})
-    return summary(walked, ledger, program, body.outvars, residuals, peak)
+    return summary(walked, ledger, program, body.outvars, peak, residuals)
 
 
 def trip_counts(trips: Sequence[int | str | Expression]) -> list[Expression]:
@@ -231,8 +233,8 @@ def summary(
     ledger: Ledger,
     program: Program,
     results: Sequence[Atom],
-    residuals: Residuals,
     peak: Expression,
+    residuals: Later[Kept],
     *,
     start: int = START,
 ) -> Cost:

@@ -10,7 +10,7 @@ from jax import export
 
 from equipoise._check import type_error, value_error
 from equipoise._jax.meshes.local import typed_as
-from equipoise._jax.programs import ClosedProgram, Size, aval, is_array, opened
+from equipoise._jax.programs import Atom, Size, aval, is_array
 from equipoise._types import PyTree
 from equipoise.cost._program.layouts import without_axes
 from equipoise.cost._program.sizes import structure
@@ -44,9 +44,9 @@ def structures(
 
 
 def donated(
-    donate: int | Sequence[int], shapes: Sequence[PyTree], program: ClosedProgram
+    donate: int | Sequence[int], shapes: Sequence[PyTree], outvars: Sequence[Atom]
 ) -> dict[int, int]:
-    """The inputs of the program that belong to donated arguments, each with the result over it."""
+    """The inputs of a program that belong to donated arguments, each with the result over it."""
     numbers = (donate,) if isinstance(donate, int) else tuple(donate)
     for number in numbers:
         if isinstance(number, bool) or not isinstance(number, int):
@@ -55,7 +55,7 @@ def donated(
             count = f"from 0 to {len(shapes) - 1}" if shapes else "none, as there are no arguments"
             raise value_error("donate", f"must hold numbers of arguments: {count}", number)
     results: dict[str, list[int]] = {}
-    for i, v in enumerate(opened(program).outvars):
+    for i, v in enumerate(outvars):
         if is_array(v):
             results.setdefault(_kind(aval(v).shape, aval(v).dtype), []).append(i)
     over = {}
