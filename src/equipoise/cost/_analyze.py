@@ -22,6 +22,7 @@ from equipoise.cost._program.arguments import donated, scope_of, structures
 from equipoise.cost._program.later import Later, known
 from equipoise.cost._program.layouts import layouts, mesh_of
 from equipoise.cost._program.mesh import Axes, Mesh
+from equipoise.cost._program.modules import closed_over
 from equipoise.cost._program.sizes import size_names, total_bytes
 from equipoise.cost._program.trace import Function, trace
 from equipoise.cost._traffic.boundary import with_boundary
@@ -144,7 +145,8 @@ def analyze(
         fn: Any function of arrays that JAX can trace; pytrees in and out.
         args: Arrays, :class:`jax.ShapeDtypeStruct`, or strings such as ``"f32[n,d]"``,
             ``"i32[8,2*n]"`` and ``"bf16[]"``, or pytrees of those. A name means the same size in
-            all of them. Only shapes and dtypes are read.
+            all of them. Only shapes and dtypes are read. Modules of flax and Equinox may be
+            among them: what their attributes hold beside arrays is closed over.
         donate: Numbers of the arguments whose memory the results may take over, as
             ``donate_argnums`` of :func:`jax.jit`. Each array in them is freed after its last use.
         trips: Iterations of the ``while`` loops in the order of the program: numbers, names or
@@ -190,6 +192,7 @@ def analyze(
         Work and depth are those of :cite:t:`blelloch1996`; reverse mode and what it keeps,
         :cite:t:`griewank2008`.
     """
+    fn, args = closed_over(fn, args)
     scope = scope_of(args, constraints)
     shapes = structures(args, constraints, scope)
     stated = mesh_of(args) if mesh is None else mesh

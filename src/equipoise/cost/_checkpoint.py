@@ -10,6 +10,7 @@ from equipoise.cost._analyze import Cost
 from equipoise.cost._expression.amount import amount, in_bytes
 from equipoise.cost._expression.polynomial import Number
 from equipoise.cost._program.arguments import structures
+from equipoise.cost._program.modules import closed_over
 from equipoise.cost._program.sizes import parse
 from equipoise.cost._program.trace import Function
 from equipoise.cost._training import under_policies
@@ -89,6 +90,7 @@ def best_checkpoint(
         :cite:t:`chen2016`.
     """
     bound = amount("at_most", at_most)
+    fn, args = closed_over(fn, args)
     shapes = structures(args, ())
     named = {
         name

@@ -20,6 +20,7 @@ from equipoise.cost._memory.peak import new_graph, peak_bytes
 from equipoise.cost._memory.residuals import of_pullback
 from equipoise.cost._program.arguments import donated, structures
 from equipoise.cost._program.later import Later, known
+from equipoise.cost._program.modules import closed_over
 from equipoise.cost._program.sizes import total_bytes
 from equipoise.cost._program.trace import Function, backward, forward, trace
 
@@ -144,6 +145,7 @@ def analyze_training(
     References:
         :cite:t:`griewank2008`, reverse mode; :cite:t:`chen2016`, rematerialization.
     """
+    fn, args = closed_over(fn, args)
     shapes = structures(args, constraints)
     counts = trip_counts(trips)
     ahead, back, total, residual = _passes(fn, shapes, counts, donate)

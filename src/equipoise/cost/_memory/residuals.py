@@ -12,8 +12,9 @@ from equipoise.cost._count.scope import Walked
 from equipoise.cost._count.walk import walk_whole
 from equipoise.cost._expression.expression import Expression
 from equipoise.cost._program.mesh import Axes
+from equipoise.cost._program.remedy import with_numbers
 from equipoise.cost._program.sizes import array_bytes, total_bytes
-from equipoise.cost._program.trace import Function, Pullback, forward, with_numbers
+from equipoise.cost._program.trace import Function, Pullback, forward
 
 # The bytes where there is a derivative, and what is to be said of them.
 Kept: TypeAlias = tuple[Expression | None, tuple[str, ...]]
