@@ -15,6 +15,7 @@ from equipoise.cost._count.walk import Ledger, walk_whole
 from equipoise.cost._count.work import Work
 from equipoise.cost._expression.expression import Expression, from_terms
 from equipoise.cost._expression.extremes import largest
+from equipoise.cost._expression.printing import folded
 from equipoise.cost._memory.peak import new_graph, peak_bytes
 from equipoise.cost._memory.residuals import Kept, of_function
 from equipoise.cost._partition.local import on_one_device
@@ -44,7 +45,8 @@ class Cost:
         bytes_read: Bytes that all operations read, none fused.
         bytes_written: Bytes that all operations write, none fused.
         peak_bytes: Most bytes alive at once, arguments and results included, where chains of
-            elementwise operations are computed in the loops that read them, as XLA compiles them.
+            elementwise operations are computed in the loops that read them, and loops run in the
+            order of XLA on the CPU, which undoes checkpoints outside of loops.
         unfused_peak_bytes: The same where every operation writes its result to memory.
         input_bytes: Bytes of all arguments.
         output_bytes: Bytes of the results.
@@ -101,7 +103,7 @@ class Cost:
     def __str__(self) -> str:
         names = [field.name for field in dataclasses.fields(self) if field.repr]
         names += ["residual_bytes", "assumptions"]
-        rows: list[list[object]] = [[f"  {name}", getattr(self, name)] for name in names]
+        rows: list[list[object]] = [[f"  {name}", folded(getattr(self, name))] for name in names]
         return f"Cost\n{aligned(rows)}"
 
     @at("cost.Cost.by")

@@ -16,6 +16,7 @@ from equipoise.cost._count.scope import Walked
 from equipoise.cost._count.walk import Ledger, walk, walk_whole
 from equipoise.cost._expression.expression import ZERO, Expression
 from equipoise.cost._expression.order import frontier
+from equipoise.cost._expression.printing import folded
 from equipoise.cost._memory.peak import new_graph, peak_bytes
 from equipoise.cost._memory.residuals import of_pullback
 from equipoise.cost._program.arguments import donated, structures
@@ -80,11 +81,13 @@ class TrainingCost:
         """A row for each pass, what is kept between them, and the same under each policy."""
         passes = ("forward", "backward", "total", "rematerialized")
         costs = [(name, getattr(self, name)) for name in passes]
-        rows: list[list[object]] = [[f"  {name}", c.depth, c.flops] for name, c in costs]
+        rows: list[list[object]] = [
+            [f"  {name}", folded(c.depth), folded(c.flops)] for name, c in costs
+        ]
         kept: list[list[object]] = [
-            ["  bytes kept between them", self.residual_bytes],
-            ["  rematerialized", self.rematerialized.residual_bytes],
-            ["  flops of the forward pass for the derivative alone", self.prepared_flops],
+            ["  bytes kept between them", folded(self.residual_bytes)],
+            ["  rematerialized", folded(self.rematerialized.residual_bytes)],
+            ["  flops of the forward pass for the derivative alone", folded(self.prepared_flops)],
         ]
         table = aligned(rows, header=["  pass", "depth", "flops"])
         policies: list[list[object]] = [
