@@ -15,7 +15,7 @@ _FACTORS = 4  # most numbers of a message that are tried as factors
 _COMPARED = re.compile(r"comparison '(\w+)' [<>=!]+ '(\d+)'")
 _OUTSIDE = re.compile(r"ufunc|real number, not _DimExpr")  # what NumPy and math say of a size
 
-Function = Callable[..., PyTree]
+_Function = Callable[..., PyTree]
 
 
 def with_numbers(args: Sequence[PyTree]) -> tuple[dict[str, int], tuple[PyTree, ...]]:
@@ -26,7 +26,7 @@ def with_numbers(args: Sequence[PyTree]) -> tuple[dict[str, int], tuple[PyTree, 
     return sizes, _written(args, {name: str(size) for name, size in sizes.items()})
 
 
-def remedy(fn: Function, args: Sequence[PyTree], message: str) -> str:
+def remedy(fn: _Function, args: Sequence[PyTree], message: str) -> str:
     """What to do where tracing failed with this message; empty where not even numbers help."""
     sizes, numbers = with_numbers(args)
     if not sizes or not _is_traceable(fn, numbers):
@@ -62,7 +62,7 @@ def _constraints(message: str) -> Iterator[str]:
         yield from (f"{name} >= {int(number) + more}" for more in (0, 1))
 
 
-def _is_traceable(fn: Function, args: Sequence[PyTree]) -> bool:
+def _is_traceable(fn: _Function, args: Sequence[PyTree]) -> bool:
     try:
         jax.make_jaxpr(fn)(*args)
     except Exception:
