@@ -78,7 +78,8 @@ html_static_path = ["_static"]
 html_css_files = ["equipoise.css"]
 html_show_sourcelink = False
 html_context = {"default_mode": "auto"}
-html_sidebars = {page: [] for page in ("index", "explorer", "changelog", "references", "search")}
+alone = ("index", "tour", "explorer", "changelog", "references", "search")
+html_sidebars = {page: [] for page in alone}
 html_theme_options = {
     "logo": {
         "text": f"Equipoise {version}",

@@ -3,13 +3,19 @@
 import json
 import pathlib
 
+import matplotlib.pyplot as plt
+
+from equipoise import plot
+
 HERE = pathlib.Path(__file__).parent
 AREAS = "attention", "vi", "games", "cost"
 TITLES = {area: f"equipoise.{area}" for area in AREAS} | {
+    "roofline": "Time as bounded beforehand, and as measured",
     "training": "Critical learning rate of a transformer",
     "prediction": "Critical learning rate, as predicted and as played",
     "latency": "Time to the first result",
 }
+PICTURE = "pictures/bounds.png"
 HEAD = """# Performance
 
 Made from the results of the scripts in `tests/benchmarks`, with the machine and the versions they
@@ -61,7 +67,7 @@ def cells(row: dict, rows: list[dict]) -> dict[str, str]:
 def table(rows: list[dict]) -> list[str]:
     """Markdown of the rows; a column that is empty throughout is left out."""
     lines = [cells(row, rows) for row in rows]
-    columns = [name for name in lines[0] if any(line[name] for line in lines)]
+    columns = [name for name in lines[0] if any(line[name] not in ("", "–") for line in lines)]
     return [
         "| " + " | ".join(columns) + " |",
         "| " + " | ".join("---" for _ in columns) + " |",
@@ -77,6 +83,29 @@ def losses(rows: list[dict]) -> list[str]:
         for row, ratio in faster
         if ratio is not None and ratio < 1
     ]
+
+
+def picture(rows: list[dict], target: pathlib.Path) -> None:
+    """Programs measured against their bounds, on logarithmic axes: none may lie below the line."""
+    times = {(row["title"], row["name"]): row["seconds"] for row in rows}
+    programs = list(dict.fromkeys(row["title"] for row in rows))
+    resource = {row["title"]: row["note"] for row in rows if row["name"] == "bound"}
+    with plot.styled():
+        ax = plot.new_axes(None)
+        for kind, color in zip(sorted(set(resource.values())), plot.COLORS, strict=False):
+            chosen = [name for name in programs if resource[name] == kind]
+            bounds = [1e3 * times[name, "bound"] for name in chosen]
+            measured = [1e3 * times[name, "measured"] for name in chosen]
+            ax.loglog(bounds, measured, "o", color=color, label=f"bound by {kind}")
+            for name, x, y in zip(chosen, bounds, measured, strict=True):
+                ax.annotate(name, (x, y), (5, -3), textcoords="offset points", fontsize=7)
+        ends = [1e3 * min(times.values()), 1e3 * max(times.values())]
+        ax.plot(ends, ends, color="black", linewidth=1)
+        ax.set(xlabel="bound (ms)", ylabel="measured (ms)", title="No program beats its bound")
+        ax.legend()
+        target.parent.mkdir(exist_ok=True)
+        ax.figure.savefig(target)
+    plt.close(ax.figure)
 
 
 def page(results: dict[str, dict]) -> str:
@@ -100,6 +129,8 @@ def page(results: dict[str, dict]) -> str:
             ":::",
             "",
         ]
+        if area == "roofline":
+            lines += [f"![Ten programs on or above the line of equal times.]({PICTURE})", ""]
         if any(against(row, rows) is not None for row in rows):
             lines += ["**Where we lose.**", "", *(losses(rows) or ["Nowhere in this table."]), ""]
     return "\n".join(lines)
@@ -108,7 +139,10 @@ def page(results: dict[str, dict]) -> str:
 def write_performance_page() -> None:
     """Write the page where what it says has changed."""
     kept = sorted((HERE / "guide" / "performance").glob("*.json"))
-    text = page({path.stem: json.loads(path.read_text()) for path in kept})
+    results = {path.stem: json.loads(path.read_text()) for path in kept}
+    if "roofline" in results:
+        picture(results["roofline"]["rows"], HERE / "guide" / PICTURE)
+    text = page(results)
     target = HERE / "guide" / "performance.md"
     if not target.exists() or target.read_text() != text:
         target.write_text(text)

@@ -27,7 +27,7 @@ ROOMS = {
         "_kernel": {"_masks"},
         "_fused": {"_masks", "_kernel"},
         "_layer": {"_kernel"},
-        "_lookup": set(),
+        "_lookup": {"_kernel"},
     },
     "vi": {
         "_supports": set(),

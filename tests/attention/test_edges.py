@@ -229,3 +229,11 @@ def test_reference_names_an_option_that_attention_does_not_have():
     x = jnp.ones((2, 1, 3))
     with pytest.raises(TypeError, match="`causal` is not an argument of attention"):
         attention.reference_attention(x, x, x, causal=True)
+
+
+def test_attention_names_a_mask_that_was_not_called():
+    x = jnp.ones((2, 1, 3))
+    expected = r"`mask` must be boolean.*got the function causal. Call what makes one"
+    for attend in (attention.dot_product_attention, attention.reference_attention):
+        with pytest.raises(TypeError, match=expected):
+            attend(x, x, x, mask=attention.causal)

@@ -116,3 +116,26 @@ def test_cost_tree_rejects_bad_input():
         plot.cost_tree(SCOPED, measure="transcendental_flops", n=1, d=1)
     with pytest.raises(ValueError, match="`d` must be given a size"):
         plot.cost_tree(SCOPED, n=1)
+
+
+def test_time_bounds_draws_the_bound_of_each_part_in_the_color_of_its_resource():
+    found = cost.roofline(SCOPED, "H100", n=4096, d=512)
+    axes = plot.time_bounds(found, kind="scope")
+    widths = [bar.get_width() for container in axes.containers for bar in container]
+    expected = [1e6 * seconds for seconds in found.by("scope").values()]
+    assert sorted(widths) == pytest.approx(sorted(expected))
+    assert {text.get_text() for text in axes.get_legend().get_texts()} == set(
+        found.by("scope").bound_by
+    )
+    assert axes.get_title(loc="left").startswith("mix takes")
+
+
+def test_time_bounds_shows_the_text_of_lines_and_rejects_bad_input():
+    found = cost.roofline(SCOPED, "H100", n=64, d=16)
+    labels = [text.get_text() for text in plot.time_bounds(found).get_yticklabels()]
+    assert any("h = x @ p" in label for label in labels)
+    with pytest.raises(ValueError, match=r"plot.time_bounds: `kind` must be one of"):
+        plot.time_bounds(found, kind="shape")
+    empty = cost.roofline(cost.analyze(lambda: 1.0), "H100")
+    with pytest.raises(ValueError, match="must have parts that take a finite time"):
+        plot.time_bounds(empty)

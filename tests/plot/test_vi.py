@@ -117,7 +117,8 @@ def test_rank_histograms_color_what_is_not_uniform():
     np.testing.assert_array_equal(shown.get_data().values, 10)
     np.testing.assert_array_equal(expected.get_data().values, 10)
     # A bin has an sd of 3; the largest of ten is between two and four of them away.
-    assert 10 - 12 < band.get_data().values[0] < 10 - 6
+    assert 10 + 6 < band.get_data().values[0] < 10 + 12
+    np.testing.assert_allclose(band.get_data().values + band.get_data().baseline, 20)
     assert first.patches[2].get_edgecolor() != second.patches[2].get_edgecolor()
     with pytest.raises(ValueError, match="`ax` must be 2 axes or fewer; got 3 of them"):
         plot.rank_histograms(found, ax=[first, second, first])

@@ -11,6 +11,7 @@ from equipoise.attention._fused.request import refusal, serves
 from equipoise.attention._fused.tower import attend
 from equipoise.attention._kernel.blockwise import blockwise
 from equipoise.attention._kernel.mesh import placed_by
+from equipoise.attention._kernel.problem import Problem
 from equipoise.attention._masks.kinds import Window
 from equipoise.attention._masks.mask import Mask
 from equipoise.attention._reference import places, with_sinks
@@ -167,6 +168,17 @@ def dot_product_attention(
         dropout_rate=dropout_rate,
         dropout_key=dropout_key,
     )
+    out, lse = attended(problem, implementation, block_size)
+    out, lse = with_sinks(out, lse, problem.sinks)
+    shape = jnp.shape(query)
+    out = out.reshape(*shape[:-1], out.shape[-1]).astype(problem.value.dtype)
+    return (out, lse.reshape(shape[:-1])) if return_residual else out
+
+
+def attended(
+    problem: Problem, implementation: str | None, block_size: int | None
+) -> tuple[Array, Array]:
+    """(o, lse) without sinks, in the dtype of sums, by what was asked for or serves."""
     if block_size is not None:
         block_size = positive_integer("block_size", block_size)
     if implementation == "reference":
@@ -188,12 +200,7 @@ def dot_product_attention(
                 came,
                 "Use implementation=None, which serves all.",
             )
-        out, lse = attend(problem, forced=True)
-    elif implementation is None and block_size is None and serves(problem):
-        out, lse = attend(problem)
-    else:
-        out, lse = blockwise(problem, block_size)
-    out, lse = with_sinks(out, lse, problem.sinks)
-    shape = jnp.shape(query)
-    out = out.reshape(*shape[:-1], out.shape[-1]).astype(problem.value.dtype)
-    return (out, lse.reshape(shape[:-1])) if return_residual else out
+        return attend(problem, forced=True)
+    if implementation is None and block_size is None and serves(problem):
+        return attend(problem)
+    return blockwise(problem, block_size)

@@ -53,9 +53,7 @@ def problem_of(
     **options: Unpack[Options],
 ) -> Problem:
     """The problem in normal form."""
-    for name, option in options.items():
-        if name not in Options.__annotations__:
-            raise type_error(name, "is not an argument of attention", option)
+    check_names(options)
     query, key, value = _arrays(query, key, value)
     batch = query.shape[:-3]
     t, n, h = query.shape[-3:]
@@ -71,30 +69,36 @@ def problem_of(
     if score_fn is not None:
         scalars = (dtype, *(jnp.int32,) * 4)
         program, captured = hoist("score_fn", score_fn, scalars, jnp.floating, (query, key))
-    rate = options.get("dropout_rate", 0.0)
-    allowed, by_index = parted(_mask(mask, options, sizes))
+    allowed, by_index = parted(mask_of(mask, options, sizes))
     return Problem(
         query=query.reshape(b, t, n, h),
         key=key.reshape(b, s, k, h),
         value=value.reshape(b, s, k, value.shape[-1]),
         scale=_scale(options.get("scale"), h, dtype),
-        offset=_offset(options.get("query_offset", 0), batch),
+        offset=offset_of(options.get("query_offset", 0), batch),
         bias=bias,
         allowed=allowed,
         mask=by_index,
         captured=captured,
-        kept=_dropout_words(rate, options.get("dropout_key"), (b, n, t), s),
+        kept=dropout_words(options, (b, n, t), s),
         soft_cap=None if cap is None else _scalar("logits_soft_cap", cap, dtype),
-        sinks=_sinks(options.get("sinks"), n),
+        sinks=sinks_of(options, n),
         score_fn=program,
-        dropout_rate=float(rate),
+        dropout_rate=float(options.get("dropout_rate", 0.0)),
     )
 
 
-def _mask(mask: Array | Mask | None, options: Options, sizes: tuple[int, ...]) -> Mask | None:
+def check_names(options: Options) -> None:
+    """Options are those of attention."""
+    for name, option in options.items():
+        if name not in Options.__annotations__:
+            raise type_error(name, "is not an argument of attention", option)
+
+
+def mask_of(mask: Array | Mask | None, options: Options, sizes: tuple[int, ...]) -> Mask | None:
     """All that is asked for, as one mask."""
     *batch, _, t, s = sizes
-    offset = _offset(options.get("query_offset", 0), tuple(batch))
+    offset = offset_of(options.get("query_offset", 0), tuple(batch))
     parts: list[Mask] = []
     if mask is not None:
         mask = mask if isinstance(mask, Mask) else Pairs(_boolean(mask))
@@ -123,6 +127,13 @@ def _mask(mask: Array | Mask | None, options: Options, sizes: tuple[int, ...]) -
 
 
 def _boolean(mask: Array) -> Array:
+    if callable(mask):
+        raise type_error(
+            "mask",
+            "must be boolean (True attends) or a mask value",
+            mask,
+            "Call what makes one, as in attention.causal(); a function of indices is `mask_fn`.",
+        )
     array = jnp.asarray(mask)
     if array.dtype != bool:
         raise type_error(
@@ -141,7 +152,7 @@ def _scale(scale: float | Array | None, h: int, dtype: jnp.dtype) -> float | Arr
     return array if is_traced(scale) else float(scale)
 
 
-def _offset(offset: int | Array, batch: tuple[int, ...]) -> int | Array:
+def offset_of(offset: int | Array, batch: tuple[int, ...]) -> int | Array:
     if isinstance(offset, (int, np.integer)) and not isinstance(offset, bool):
         return int(offset)
     return _per_batch("query_offset", offset, batch)
@@ -238,7 +249,9 @@ def _scalar(argument: str, value: float | Array, dtype: jnp.dtype) -> Array:
     return array.astype(dtype)
 
 
-def _sinks(sinks: Array | None, heads: int) -> Array | None:
+def sinks_of(options: Options, heads: int) -> Array | None:
+    """The logits of sinks, if there are some."""
+    sinks = options.get("sinks")
     if sinks is None:
         return None
     array = floating_array("sinks", sinks)
@@ -247,10 +260,9 @@ def _sinks(sinks: Array | None, heads: int) -> Array | None:
     return array
 
 
-def _dropout_words(
-    rate: float, key: PRNGKeyArray | None, rows: tuple[int, ...], keys: int
-) -> tuple[Array, Array] | None:
+def dropout_words(options: Options, rows: tuple[int, ...], keys: int) -> tuple[Array, Array] | None:
     """Random words of rows and keys; those of a pair mix into its fate, never a T × S array."""
+    rate, key = options.get("dropout_rate", 0.0), options.get("dropout_key")
     if is_traced(rate) or not isinstance(rate, (int, float, np.floating)):
         raise type_error("dropout_rate", "must be a Python number", rate)
     if not 0 <= rate < 1:

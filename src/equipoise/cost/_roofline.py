@@ -18,7 +18,7 @@ _SHOWN = 10
 
 @static_result
 class Bounds(Mapping[Label, float]):
-    """A lower bound of the time of each part of a program; a mapping from labels to seconds.
+    """The least time that each part takes; a mapping from labels to seconds.
 
     Printed, it shows the ten parts that take longest. A part whose intermediate results need not
     leave the device is bound by nothing, and is left out.

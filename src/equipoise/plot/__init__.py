@@ -13,6 +13,7 @@ from equipoise.plot._attention import (
 from equipoise.plot._cost import (
     cost_curves,
 )
+from equipoise.plot._cost_bounds import time_bounds
 from equipoise.plot._cost_tree import (
     cost_tree,
 )
@@ -68,6 +69,7 @@ __all__ = [  # noqa: RUF022
     "image_grid",
     "cost_curves",
     "cost_tree",
+    "time_bounds",
     "COLORS",
     "styled",
     "new_axes",

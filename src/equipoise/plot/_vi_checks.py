@@ -83,12 +83,13 @@ def rank_histograms(
         for one, number in zip(ax, order, strict=False):
             good = bool(calibration.uniform[number])
             color = VERDICT_COLORS["converges" if good else "diverges"]
-            one.stairs(low, edges, baseline=high, fill=True, color="#d0d0d0")
+            one.stairs(high, edges, baseline=low, fill=True, color="#d8d8d8")
             one.stairs(expected, edges, color="black", lw=0.8)
             one.stairs(np.asarray(calibration.counts[number]), edges, color=color, lw=1.8)
             p = float(calibration.p_value[number])
             title = f"{calibration.names[number]}: p = {p:.2g}"
-            one.set(xlabel="rank / draws", ylabel="simulations", title=title, ylim=(0, None))
+            one.set(xlabel="rank / draws", ylabel="simulations", title=title, xlim=(0, 1))
+            one.set_ylim(0, 1.1 * max(np.max(high), np.max(calibration.counts[number])))
     return ax
 
 

@@ -12,7 +12,7 @@ import pytest
 from equipoise import attention
 from equipoise.attention._fused import trial
 from tests.attention.fused import stand_in
-from tests.attention.fused.test_tower import ARRAYS, SERVED, loss
+from tests.attention.fused.test_tower import ARRAYS, REQUESTS, SERVED, loss
 
 
 def text(attend, options, arrays, *platforms):
@@ -95,7 +95,7 @@ def tried(arrays, options, *, backward=True):
         return jax.jit(slope if backward else values).lower(arrays), made
 
 
-@pytest.mark.parametrize("name", SERVED)
+@pytest.mark.parametrize("name", REQUESTS)
 @pytest.mark.usefixtures("machine")
 def test_dot_product_attention_trusts_kernels_that_give_the_definition(name, caplog):
     arrays, options = SERVED[name]

@@ -97,7 +97,14 @@ KERNELS = {
 }
 
 
-@pytest.mark.parametrize("name", SERVED)
+# By default what differs in the request's arrays or masks; sizes and types are slow tests.
+PLAIN = {"full", "causal", "window", "lengths", "bias", "boolean array", "one key head"}
+REQUESTS = [
+    pytest.param(name, marks=[] if name in PLAIN else [pytest.mark.slow]) for name in SERVED
+]
+
+
+@pytest.mark.parametrize("name", REQUESTS)
 def test_dot_product_attention_takes_the_kernels_for_first_order_and_blocks_above(name):
     arrays, options = SERVED[name]
     with as_cuda() as calls:

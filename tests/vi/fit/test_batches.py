@@ -13,6 +13,7 @@ import pytest
 
 from equipoise import vi
 from equipoise.vi._target.batches import batches_of, expanded
+from tests.vi.programs import counted
 
 NUM_ROWS = 230
 
@@ -89,6 +90,11 @@ def test_fit_of_batches_is_that_of_all_data(data, key):
     # Both are the optimum, that of the batches up to 1e-3 nats.
     gap = vi.kl_divergence(FAMILY, fit.params, FAMILY, whole.params)
     assert gap < 0.01
+    # Other data of the same shapes are other operands of the same programs.
+    reversed_rows = jax.tree.map(lambda leaf: leaf[::-1], data)
+    with counted() as again:
+        vi.fit(counts, EXAMPLE, key, **(options | {"data": reversed_rows}))
+    assert not again
     half = vi.fit(counts, EXAMPLE, key, num_steps=1, **options)
     rest = vi.fit(counts, EXAMPLE, key, state=half.state, **options)
     chex.assert_trees_all_equal(rest.state, fit.state)

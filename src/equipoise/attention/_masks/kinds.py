@@ -123,6 +123,8 @@ class Segments(Mask):
 
     def bounds(self, extent: Extent) -> Bounds:
         """From the least and the largest id of the block's rows and keys."""
+        if not extent.contiguous:
+            return UNKNOWN
         rows, keys = extent.sizes
         r_min, r_max = _span(self.rows, extent.row[0], rows)
         k_min, k_max = _span(self.keys, extent.key[0], keys)

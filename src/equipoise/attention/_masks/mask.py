@@ -26,7 +26,8 @@ UNKNOWN: Bounds = np.ones((), bool), np.zeros((), bool)
 class Indices(NamedTuple):
     """Where the pairs of a block lie: rows (t,), keys (s,), and its batch entries and heads.
 
-    What it tells of them broadcasts to (batch, head, row, key).
+    What it tells of them broadcasts to (batch, head, row, key). Where they are not contiguous a
+    gap may part some of the rows or keys from those before.
     """
 
     rows: Array
@@ -35,6 +36,7 @@ class Indices(NamedTuple):
     first_head: int | np.int32 | Array
     num_heads: int
     num_batch: int
+    contiguous: bool = True
 
     @property
     def batch(self) -> Array:
@@ -74,6 +76,7 @@ class Extent(NamedTuple):
     query: tuple[Flags, Flags]
     key: tuple[Flags, Flags]
     sizes: tuple[int, int]
+    contiguous: bool = True
 
 
 class Mask:
@@ -159,6 +162,11 @@ class Pairs(Mask):
     def allowed(self, pairs: Indices) -> Array:
         """The part of the array: rows, keys and heads of a block follow on each other."""
         shape = self.array.shape
+        if not pairs.contiguous:
+            at = pairs.batch, pairs.head, pairs.row, pairs.key
+            return self.array[
+                *(jnp.zeros_like(i) if n == 1 else i for i, n in zip(at, shape, strict=True)),
+            ]
         rows, keys = ((x[0], x.size) for x in (pairs.rows, pairs.keys))
         parts = (0, shape[0]), (pairs.first_head, pairs.num_heads), rows, keys
         cut = [(0, 1) if n == 1 else part for n, part in zip(shape, parts, strict=True)]

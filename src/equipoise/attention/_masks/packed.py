@@ -51,10 +51,11 @@ def document(lengths: Int[Array, "*batch documents"]) -> Mask:
 
     .. math::
 
-        m_{ij} = [\, d(i) = d(j) \,], \qquad d(i) = \#\{ k : \ell_1 + \dots + \ell_k \le i \}
+        m_{ij} = [\, d(i) = d(j) \,], \qquad
+        d(i) = \#\{ k : \text{length}_1 + \dots + \text{length}_k \le i \}
 
     Args:
-        lengths: ℓ, tokens of each document. Shape ``(*batch, documents)``, or ``(documents,)``
+        lengths: Tokens of each document. Shape ``(*batch, documents)``, or ``(documents,)``
             for all. Documents of length 0 are none.
 
     Returns:

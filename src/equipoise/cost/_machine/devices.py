@@ -99,10 +99,16 @@ def measure_device(size: int = 1024, *, repeats: int = 5) -> Device:
     device = jax.devices()[0]
     matrix = jnp.ones((size, size), jnp.float32)
     product = jax.jit(lambda a: a @ a)
-    flops = 2 * size**3 / min(_seconds(product, matrix) for _ in range(repeats))
-    long = jnp.ones(16 * size**2, jnp.float32)
-    copy = jax.jit(lambda a: a + 1)
-    bandwidth = 2 * long.nbytes / min(_seconds(copy, long) for _ in range(repeats))
+    product(matrix).block_until_ready()
+    flops = 2 * size**3 / min(_timed(product, matrix)[0] for _ in range(repeats))
+    # In place: on some machines memory that was not used yet is slow, whoever writes to it.
+    copy = jax.jit(lambda a: a + 1, donate_argnums=0)
+    long = copy(jnp.ones(16 * size**2, jnp.float32))
+    times = []
+    for _ in range(repeats):
+        elapsed, long = _timed(copy, long)
+        times.append(elapsed)
+    bandwidth = 2 * long.nbytes / min(times)
     stated = device.memory_stats() or {}
     return Device(
         name=f"{device.platform}: {device.device_kind}",
@@ -113,8 +119,9 @@ def measure_device(size: int = 1024, *, repeats: int = 5) -> Device:
     )
 
 
-def _seconds(run: Callable[[Array], Array], operand: Array) -> float:
-    run(operand).block_until_ready()
+def _timed(run: Callable[[Array], Array], operand: Array) -> tuple[float, Array]:
+    """Seconds of a run, and its result."""
+    operand.block_until_ready()
     start = time.perf_counter()
-    run(operand).block_until_ready()
-    return time.perf_counter() - start
+    found = run(operand).block_until_ready()
+    return time.perf_counter() - start, found

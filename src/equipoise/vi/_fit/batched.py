@@ -17,7 +17,7 @@ from equipoise.vi._fit.natural import ascended
 from equipoise.vi._fit.start import Begun, Local, best_of, find_starts, other_modes, starting_point
 from equipoise.vi._target.batches import Batches, expanded, lacking
 from equipoise.vi._target.points import Chance, balanced
-from equipoise.vi._target.target import Target, num_points, trace
+from equipoise.vi._target.target import Target, asked_in, num_points, trace
 from equipoise.vi._weights.products import transported
 
 _ROWS_EACH = 20  # for each coordinate: so many know where to look
@@ -81,16 +81,13 @@ def _settle(
     everything, before = batches.all_rows(), np.inf
     for _ in range(_MOST_ANCHORS):
         rows = batches.some_rows(rng, num_batches)
-        center = mean.astype(batches.positions.dtype)
+        center = mean.astype(asked_in(batches.positions))
         whole, part = (expanded(batches, r, center, curved=True) for r in (everything, rows))
-        missing = lacking(whole, part)
-        target = trace(batches.on(*rows), family, missing)
+        target = trace(batches.on(*rows), family, lacking(whole, part))
         gain, state = ascended(target, noise, mean, factor)
-        if not np.isfinite(gain):
-            break
         if gain <= _SMALL_GAIN:
             return _Settled(mean, factor, state.elbo, target, at_rest=True)
-        if gain > _FRACTION * before:
+        if not gain < _FRACTION * before:
             num_batches = _GROW * num_batches
         mean, factor, before = state.mean, state.factor, gain
     return _Settled(mean, factor, state.elbo, target, at_rest=False)

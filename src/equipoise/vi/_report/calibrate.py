@@ -16,8 +16,8 @@ from equipoise.vi._fit.fit import fit as default_fit
 from equipoise.vi._fit.result import Fit, posterior_draws
 
 _Fit: TypeAlias = Callable[[Callable[[PyTree], Scalar], PyTree, PRNGKeyArray], Fit]
-_MIN_SIMULATIONS = 20  # two bins of ten
-_EACH, _MOST_BINS = 10, 20  # ranks that a bin should have, and bins of a histogram
+_MIN_SIMULATIONS = 20  # two bins of ten, which is little
+_EACH, _MOST_BINS = 20, 20  # ranks that a bin should have, and bins of a histogram
 _FALSE_ALARMS = 0.01  # of all numbers together
 
 

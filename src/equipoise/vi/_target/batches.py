@@ -21,7 +21,7 @@ from equipoise._types import Array, PRNGKeyArray, PyTree, Scalar, record, static
 from equipoise.vi._bounds.density import LogDensity, density_of, flat_log_density
 from equipoise.vi._families.family import Family
 from equipoise.vi._families.layout import Layout
-from equipoise.vi._target.target import Expansion, second_order
+from equipoise.vi._target.target import Expansion, asked_in, second_order
 
 _LogDensityOfRows: TypeAlias = Callable[[PyTree, PyTree, Scalar], Scalar]
 _Sharding: TypeAlias = NamedSharding | None
@@ -92,7 +92,7 @@ class Batches:
             ) -> tuple[tuple[Scalar, Scalar], None]:
                 return _sum(*total, share * one(batch)), None
 
-            last = jnp.zeros((), self.positions.dtype)
+            last = jnp.zeros((), asked_in(self.positions))
             if rest.size and self.of_rest is not None:
                 last = (1 - share * len(rows)) * self._value(self.of_rest, position, rest)
             (total, _), _ = jax.lax.scan(add, (last, jnp.zeros_like(last)), jnp.asarray(rows))
@@ -124,7 +124,7 @@ class Batches:
         batch = jax.tree.unflatten(structure, [_gathered(x, rows, s) for x, s in pairs])
         scale = jnp.asarray(self.num_rows / rows.size, self.positions.dtype)
         value: Scalar = log_density(position, batch, scale)
-        return value.astype(self.positions.dtype)
+        return value.astype(asked_in(self.positions))
 
 
 def _sum(total: Scalar, lost: Scalar, term: Scalar) -> tuple[Scalar, Scalar]:

@@ -58,7 +58,7 @@ class Target:
     @functools.cached_property
     def dtype(self) -> np.dtype:
         """What it is asked in, float32 at least."""
-        return _dtype_of(self.positions)
+        return asked_in(self.positions)
 
     def flat(self, vector: Array) -> Scalar:
         """Log density of one flat vector, with the volume factor of the supports."""
@@ -122,7 +122,7 @@ def trace(log_density: LogDensity, family: Family, lacking: Expansion | None = N
     return target
 
 
-def _dtype_of(positions: Layout) -> np.dtype:
+def asked_in(positions: Layout) -> np.dtype:
     """Matrices are factorized in float32 at least."""
     return np.dtype(np.float32) if positions.dtype.itemsize < 4 else positions.dtype
 
