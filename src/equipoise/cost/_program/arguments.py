@@ -14,7 +14,7 @@ from equipoise._jax.meshes.local import typed_as
 from equipoise._jax.programs import ClosedProgram, aval, is_array, opened
 from equipoise._types import PyTree
 from equipoise.cost._program.layouts import without_axes
-from equipoise.cost._program.sizes import structure
+from equipoise.cost._program.sizes import as_text, structure
 
 # Floating-point types of eight bits and fewer: "f8_e4m3fn" is float8_e4m3fn.
 _SMALL = [name for name in dir(jnp) if name.startswith(("float4_", "float6_", "float8_"))]
@@ -55,17 +55,20 @@ def donated(
         if not 0 <= number < len(shapes):
             count = f"from 0 to {len(shapes) - 1}" if shapes else "none, as there are no arguments"
             raise value_error("donate", f"must hold numbers of arguments: {count}", number)
-    kinds = [aval(v) for v in opened(program).outvars if is_array(v)]
-    results = Counter(f"shape {x.shape} and dtype {x.dtype}" for x in kinds)
     leaves = jax.tree_util.tree_leaves_with_path(tuple(shapes))
     flags = [path[0].idx in numbers for path, _ in leaves]
+    if not any(flags):
+        return flags
+    kinds = [aval(v) for v in opened(program).outvars if is_array(v)]
+    results = Counter((tuple(map(as_text, x.shape)), x.dtype) for x in kinds)
     for (path, leaf), is_donated in zip(leaves, flags, strict=True):
-        kind = f"shape {jnp.shape(leaf)} and dtype {jnp.result_type(leaf)}"
+        shape, dtype = jnp.shape(leaf), jnp.result_type(leaf)
+        kind = tuple(map(as_text, shape)), dtype
         if is_donated and not results[kind]:
             raise value_error(
                 "donate",
                 "must name arguments whose arrays a result can take the place of",
-                f"args{jax.tree_util.keystr(path)} of {kind}",
+                f"args{jax.tree_util.keystr(path)} of shape {shape} and dtype {dtype}",
                 "No result is left that has its shape and dtype; JAX would keep it as it is.",
             )
         results[kind] -= is_donated

@@ -33,16 +33,18 @@ def layouts(args: Sequence[PyTree], shapes: Sequence[PyTree], axes: Axes | None)
     paths = jax.tree_util.tree_leaves_with_path(tuple(args))
     found = []
     for (path, leaf), shape in zip(paths, jax.tree.leaves(tuple(shapes)), strict=True):
-        name, rank = f"args{jax.tree_util.keystr(path)}", len(getattr(shape, "shape", ()))
-        spec = _spec(leaf, rank)
+        spec = _spec(leaf, len(getattr(shape, "shape", ())))
+        found.append(spec)
         named = [axis for part in spec for axis in part]
+        if not named:
+            continue
+        name = f"args{jax.tree_util.keystr(path)}"
         if not set(named) <= set(known):
             stated = ", ".join(known) or "none"
             advice = "State them, as in mesh={'data': 8}."
             raise value_error("mesh", f"must have the axes of `{name}`", stated, advice)
         if len(set(named)) < len(named):
             raise value_error(name, "must be divided along each axis once", ", ".join(named))
-        found.append(spec)
     return found
 
 
