@@ -1,4 +1,4 @@
-"""Sphinx configuration; built by ``sphinx-build -W --keep-going -n docs docs/_build/html``."""
+"""Sphinx configuration; built by ``sphinx-build -W --keep-going docs docs/_build/html``."""
 
 import importlib
 import importlib.metadata
@@ -78,10 +78,11 @@ html_static_path = ["_static"]
 html_css_files = ["equipoise.css"]
 html_show_sourcelink = False
 html_context = {"default_mode": "auto"}
-html_sidebars = {page: [] for page in ("index", "explorer", "references", "search")}
+alone = ("index", "tour", "explorer", "changelog", "references", "search")
+html_sidebars = {page: [] for page in alone}
 html_theme_options = {
     "logo": {
-        "text": "Equipoise",
+        "text": f"Equipoise {version}",
         "alt_text": "A point balanced on the unit circle",
         "image_light": "_static/mark.svg",
         "image_dark": "_static/mark.svg",

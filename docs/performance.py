@@ -67,7 +67,7 @@ def cells(row: dict, rows: list[dict]) -> dict[str, str]:
 def table(rows: list[dict]) -> list[str]:
     """Markdown of the rows; a column that is empty throughout is left out."""
     lines = [cells(row, rows) for row in rows]
-    columns = [name for name in lines[0] if any(line[name] for line in lines)]
+    columns = [name for name in lines[0] if any(line[name] not in ("", "–") for line in lines)]
     return [
         "| " + " | ".join(columns) + " |",
         "| " + " | ".join("---" for _ in columns) + " |",

@@ -7,12 +7,13 @@ import zlib
 # One device by default; tests that need eight start their own process.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("MPLBACKEND", "Agg")
-# Nearly all of the suite's time is compilation, of programs that run once on small arrays. The
-# older emitters compile thrice as fast; later versions of jaxlib no longer have them, and abort
-# where they meet an unknown flag.
+# Nearly all of the suite's time is compilation, of programs that run once on small arrays, and
+# every core has a worker of its own. The older emitters compile thrice as fast; later versions of
+# jaxlib no longer have them, and abort where they meet an unknown flag.
 os.environ.setdefault(
     "XLA_FLAGS",
     "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
+    " --xla_cpu_parallel_codegen_split_count=1 --xla_cpu_multi_thread_eigen=false"
     + " --xla_cpu_use_fusion_emitters=false"
     * importlib.metadata.version("jaxlib").startswith(("0.9.", "0.10.")),
 )

@@ -135,6 +135,12 @@ def test_results_survive_flattening_and_print(area, name):
     assert type(instance).__name__ == name
     leaves, structure = jax.tree.flatten(instance)
     chex.assert_trees_all_equal(jax.tree.unflatten(structure, leaves), instance)
+    assert repr(instance) == str(instance)
+    assert " at 0x" not in repr(instance)
+    # Where a transformation holds the leaves: unknown, in batches, or none at all.
+    jax.eval_shape(lambda x: (repr(x), 0)[1], instance)
+    repr(jax.tree.map(lambda x: np.stack([x, x]), instance))
+    repr(jax.tree.map(lambda _: object(), instance))
     lines = str(instance).splitlines()
     assert 1 <= len(lines) <= 40
     assert max(map(len, lines)) <= 120

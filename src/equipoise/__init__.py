@@ -5,6 +5,7 @@
 * :mod:`equipoise.games`: gradient play, and the exact step size where it stops converging.
 * :mod:`equipoise.cost`: symbolic work, depth and memory of any JAX function.
 * :mod:`equipoise.layers`: the sequence layers that the other areas are shown on.
+* :mod:`equipoise.plot`: figures of their results.
 """
 
 from importlib import import_module
@@ -12,10 +13,10 @@ from types import ModuleType
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from equipoise import attention, cost, games, layers, vi
+    from equipoise import attention, cost, games, layers, plot, vi
 
 __version__ = "0.1.0"
-__all__ = ["__version__", "attention", "cost", "games", "layers", "vi"]
+__all__ = ["__version__", "attention", "cost", "games", "layers", "plot", "vi"]
 
 
 def __getattr__(name: str) -> ModuleType:

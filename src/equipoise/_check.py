@@ -8,6 +8,7 @@ defines.
 
 import contextlib
 import contextvars
+import inspect
 from collections.abc import Collection, Iterator
 
 import jax
@@ -36,6 +37,8 @@ def describe(value: object) -> str:
     """Shape and dtype of an array, otherwise type and value, short enough for a message."""
     if hasattr(value, "shape") and hasattr(value, "dtype"):
         return f"{value.dtype}{list(value.shape)}"
+    if inspect.isroutine(value):
+        return f"the function {value.__name__}"
     text = repr(value)
     return f"{type(value).__name__} {text if len(text) <= 60 else text[:57] + '...'}"
 
@@ -105,6 +108,25 @@ def positive_integer(argument: str, value: object, *, minimum: int = 1) -> int:
     if value < minimum:
         raise value_error(argument, f"must be at least {minimum}", value)
     return int(value)
+
+
+def rows_in_front(argument: str, data: PyTree) -> tuple[int, PyTree]:
+    """The number of rows that all leaves have in front, and the data as arrays."""
+    data = jax.tree.map(
+        lambda leaf: leaf if isinstance(leaf, jax.Array) else jax.device_put(np.asarray(leaf)), data
+    )
+    leaves = jax.tree_util.tree_leaves_with_path(data)
+    if not leaves:
+        raise value_error(argument, "must have at least one array leaf", "an empty pytree")
+    for path, leaf in leaves:
+        name = f"{argument}{jax.tree_util.keystr(path)}"
+        if leaf.ndim == 0 or leaf.shape[0] == 0:
+            raise value_error(name, "must have rows in front", describe(leaf))
+        if leaf.shape[0] != leaves[0][1].shape[0]:
+            raise value_error(
+                name, f"must have {leaves[0][1].shape[0]} rows as the leaves before", describe(leaf)
+            )
+    return leaves[0][1].shape[0], data
 
 
 def random_key(argument: str, value: PyTree) -> PyTree:

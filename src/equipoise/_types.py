@@ -20,6 +20,7 @@ __all__ = [
     "Scalar",
     "Shaped",
     "aligned",
+    "field_by_field",
     "record",
     "result",
     "short",
@@ -44,7 +45,7 @@ def record(cls: type[_T]) -> type[_T]:
 
 @dataclass_transform(frozen_default=True, field_specifiers=(static_field, dataclasses.field))
 def result(cls: type[_T]) -> type[_T]:
-    """A record that is the answer to a question: its ``str`` is an aligned summary."""
+    """A record that is the answer to a question: it prints as an aligned summary."""
     return _printed(record(cls))
 
 
@@ -56,8 +57,17 @@ def static_result(cls: type[_T]) -> type[_T]:
 
 def _printed(cls: type[_T]) -> type[_T]:
     if "__str__" not in cls.__dict__:
-        cls.__str__ = _summary  # type: ignore[method-assign]
+        cls.__str__ = field_by_field  # type: ignore[method-assign]
+    cls.__repr__ = _at_the_prompt  # type: ignore[method-assign]
     return cls
+
+
+def _at_the_prompt(self: object) -> str:
+    """The summary, in a notebook too; plain fields where a transformation holds the leaves."""
+    known = (jax.Array, np.ndarray, np.generic, bool, int, float, complex)
+    leaves = jax.tree.leaves(self)
+    plain = all(isinstance(x, known) and not isinstance(x, jax.core.Tracer) for x in leaves)
+    return str(self) if plain else field_by_field(self)
 
 
 def short(value: object) -> str:
@@ -104,7 +114,8 @@ def aligned(rows: Sequence[Sequence[object]], *, header: Sequence[str] | None = 
     )
 
 
-def _summary(self: object) -> str:
+def field_by_field(self: object) -> str:
+    """A result as rows of its fields."""
     fields = [field for field in dataclasses.fields(self) if field.repr]  # type: ignore[arg-type]
     rows = [[f"  {field.name}", getattr(self, field.name)] for field in fields]
     return f"{type(self).__name__}\n{aligned(rows)}"

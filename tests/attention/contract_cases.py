@@ -10,15 +10,14 @@ _QUERY, _KEY, _VALUE = (jnp.asarray(_rng.normal(size=(5, 2, 3))) for _ in range(
 _MASK_VALUE = (
     "A mask value, not a function of float arrays; tests/attention/masks/test_masks.py holds it."
 )
+_MASKS = (
+    *("Mask", "causal", "sliding_window", "chunked", "segments"),
+    *("document", "prefix", "tree", "from_function"),
+)
 
 CASES: dict = {
     "dot_product_attention": Case(attention.dot_product_attention, (_QUERY, _KEY, _VALUE)),
     "reference_attention": Case(attention.reference_attention, (_QUERY, _KEY, _VALUE)),
-    "Mask": Static(_MASK_VALUE),
-    "causal": Static(_MASK_VALUE),
-    "sliding_window": Static(_MASK_VALUE),
-    "segments": Static(_MASK_VALUE),
-    "prefix": Static(_MASK_VALUE),
-    "from_function": Static(_MASK_VALUE),
+    **dict.fromkeys(_MASKS, Static(_MASK_VALUE)),
 }
 CASES |= contract_cases_around.CASES

@@ -102,6 +102,51 @@ def test_dot_product_attention_edge_no_keys_no_rows():
     assert np.all(gradient == 0)
 
 
+@pytest.mark.parametrize(("b", "t", "s"), [(B, T, 0), (B, 0, S), (0, T, S), (0, 0, 0)])
+def test_attention_edge_nothing_to_read_or_nobody_to_read_it(b, t, s):
+    """Of functions of indices too, and of their derivatives."""
+    q, k, v = QUERY[:b, :t], KEY[:b, :s], VALUE[:b, :s]
+    options = {
+        "mask_fn": lambda b, h, i, j: i > j,
+        "score_fn": lambda s, b, h, i, j: 2 * s,
+        "dropout_rate": 0.5,
+        "dropout_key": jax.random.key(0),
+    }
+
+    @jax.jit
+    def found(q):
+        found = [
+            attend(q, k, v, return_residual=True, **options)
+            for attend in (attention.dot_product_attention, attention.reference_attention)
+        ]
+        statistics = attention.attention_statistics(q, k, mask=attention.causal())
+        return *found, attention.linear_attention(q, k, v), statistics
+
+    (out, lse), reference, linear, statistics = found(q)
+    assert out.shape == linear.shape == (b, t, N, E)
+    chex.assert_trees_all_equal((out, lse), reference)
+    assert np.all(out == 0)
+    assert np.all(np.isneginf(lse))
+    assert statistics.top_weights.shape == (b, t, N, 1)
+    assert statistics.key_mass.shape == (b, s, N)
+    if s == 0:
+        assert np.all(statistics.top_indices == -1)
+        assert np.all(statistics.top_weights == 0)
+        assert np.all(statistics.entropy == 0)
+    slopes = jax.grad(lambda q: sum(jnp.sum(x) for x in (found(q)[0][0], found(q)[3].entropy)))(q)
+    assert np.all(slopes == 0)
+
+
+def test_attention_makes_no_infinity_of_its_own_where_they_are_looked_for():
+    x = QUERY[:, :, :2]
+    with jax.debug_infs(True):
+        for options in ({"is_causal": True}, {"local_window_size": 3, "sinks": jnp.ones(2)}):
+            blocks(x, x, x, **options)
+            attention.reference_attention(x, x, x, **options)
+        attention.attention_statistics(x, x, mask=attention.causal())
+        attention.linear_attention(x, x, x, is_causal=True)
+
+
 def test_dot_product_attention_first_row_of_causal_reads_the_first_key():
     out = blocks(*ARRAYS, is_causal=True)
     first = jnp.repeat(VALUE[:, 0], N // VALUE.shape[2], axis=1)

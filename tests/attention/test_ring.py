@@ -11,7 +11,12 @@ import numpy as np
 import pytest
 
 from equipoise import attention
+from equipoise.attention._kernel.grid import Grid
+from equipoise.attention._kernel.schedule import schedule_of
+from equipoise.attention._masks.placed import Placed, part_of
+from equipoise.attention._request import problem_of
 from tests.attention import ring_process
+from tests.attention.meshes.process import finished
 
 ROOT = pathlib.Path(__file__).parents[2]
 
@@ -35,12 +40,36 @@ def test_ring_attention_on_one_device_is_attention():
     np.testing.assert_allclose(y, expected, rtol=0, atol=1e-14)
 
 
+def test_ring_attention_in_zigzag_has_the_same_causal_work_on_all_devices():
+    """Of 2·d halves each device has one that reads r + 1 of them and one that reads 2·d − r."""
+    devices, t = 4, 6
+    x = jnp.ones((t, 1, 2))
+
+    def computed(device, *, zigzag):
+        rows = part_of(jnp.int32(device), t, devices, zigzag=zigzag)
+        total = 0
+        for source in range(devices):
+            keys = part_of(jnp.int32(source), t, devices, zigzag=zigzag)
+            mask = Placed(attention.causal(), rows, keys, contiguous=not zigzag)
+            grid = Grid(1, t, t, 1, t // 2, t // 2)
+            total += int(schedule_of(problem_of(x, x, x, mask=mask), grid).stop[-1])
+        return total
+
+    assert [computed(r, zigzag=True) for r in range(devices)] == [2 * devices + 1] * devices
+    assert [computed(r, zigzag=False) for r in range(devices)] == [3, 7, 11, 15]
+
+
 @pytest.mark.slow
 def test_ring_attention_on_eight_devices_equals_one():
     process = start("devices")
     output, _ = process.communicate(timeout=600)
     assert process.returncode == 0, output
     assert output.endswith("equal\n")
+
+
+@pytest.mark.slow
+def test_ring_attention_with_every_option_equals_one_device():
+    finished("tests.attention.ring_options")
 
 
 @pytest.mark.slow
@@ -58,12 +87,11 @@ def test_ring_attention_in_two_processes_equals_one():
 @pytest.mark.parametrize(
     ("kind", "shapes", "options", "message"),
     [
-        (
-            ValueError,
-            [(8, 2, 4), (6, 2, 4), (6, 2, 4)],
-            {"is_causal": True},
-            "`key` must have as many tokens as `query`, 8",
-        ),
+        (ValueError, [(7, 2, 4)] * 3, {"layout": "zigzag"}, "`layout` must halve the 7 rows"),
+        (TypeError, [(8, 2, 4)] * 3, {"causal": True}, "`causal` is not an argument"),
+        (ValueError, [(8, 2, 4)] * 3, {"layout": "striped"}, "`layout` must be one of"),
+        (ValueError, [(8, 2, 4)] * 3, {"mask": jnp.ones((8, 5), bool)}, "`mask` must have 8"),
+        (ValueError, [(8, 2, 4)] * 3, {"mask": attention.segments([1, 2])}, "must have arrays"),
         (ValueError, [(8, 2, 4)] * 3, {"bias": jnp.ones((8, 5))}, "`bias` must have 8"),
         (ValueError, [(8, 3, 4), (8, 2, 4), (8, 2, 4)], {}, "multiple of `key`"),
         (TypeError, [(8, 2, 4)] * 3, {"bias": jnp.ones((8, 8), int)}, "`bias` must be a floating"),

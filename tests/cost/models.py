@@ -266,10 +266,10 @@ def state_of(params):
     )
 
 
-def cases():
+def cases(models=MODELS):
     """(name, function, arguments, donated, a batch) of every model in each of its uses."""
-    for name, (fn, params, x) in MODELS.items():
-        batch = BATCH[x]
+    for name, (fn, params, x, *batch) in models.items():
+        batch = batch[0] if batch else BATCH[x]
         yield f"{name}: inference", fn, (params, x), (), batch
         yield f"{name}: gradient", functools.partial(gradient, fn), (params, x), (), batch
         training = functools.partial(step, fn), (params, state_of(params), x)

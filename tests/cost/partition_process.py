@@ -169,7 +169,8 @@ CASES = {
 
 # XLA masks what is looked up elsewhere; it sums for mean and variance at once.
 REWRITTEN = ("vocabulary", "normalized")
-# XLA brings arrays together as soon as it can, and holds several that are counted one by one.
+# XLA brings arrays together as soon as it can, and sums several at once: it holds at a time what is
+# counted one by one.
 EARLY = ("gathered, trained", "gathered unasked", "experts", "model, gathered unasked")
 LOOPS = {"recurrent": N, "model, stacked": 3}  # XLA counts what is in a loop once
 

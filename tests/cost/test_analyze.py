@@ -14,7 +14,7 @@ from tests.cost import programs
 MEASURES = [
     name
     for name in cost.Cost.__dataclass_fields__
-    if name not in ("branches", "parts", "notes", "residuals", "per_device")
+    if name not in ("branches", "parts", "per_device", "notes", "residuals")
 ] + ["residual_bytes"]
 
 

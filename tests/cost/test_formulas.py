@@ -42,7 +42,7 @@ def test_bytes_kept_grow_with_the_length_or_its_square():
     assert recurrent.residual_bytes == 16 * n * d + 8 * d**2
     assert block.residual_bytes.leading("n") == 13 * n**2
     assert block.rematerialized.residual_bytes.degree("n") == 1
-    # The blockwise implementation has loops that need numbers for sizes.
+    # The blocks of a causal mask are counted by a name of their own where sizes are names.
     kept = []
     for length in (2048, 4096):
         layer = attention_layer(8, is_causal=True, implementation="blockwise")

@@ -145,6 +145,7 @@ def test_analyze_refuses_meshes_that_it_cannot_follow():
         cost.analyze(spread, "f32[b]", mesh={name: name for name in "tuvwxyz"})
 
 
+@pytest.mark.slow
 def test_per_device_is_what_the_compiler_makes_for_twenty_one_shardings():
     root = pathlib.Path(__file__).parents[2]
     process = [sys.executable, "-m", "tests.cost.partition_process"]

@@ -12,6 +12,7 @@ import pytest
 from equipoise import games
 from equipoise.games._critical import critical
 from equipoise.games._spectrum.spectrum import family_of
+from tests.thinned import thinned
 
 ETAS = np.linspace(0.1, 1.0, 5)
 VECTOR = np.linspace(0.1, 1.0, 4)
@@ -120,8 +121,7 @@ MAPS = {
 }
 
 
-@pytest.mark.parametrize("make", [number, array])
-@pytest.mark.parametrize("name", QUESTIONS)
+@pytest.mark.parametrize(("name", "make"), thinned(QUESTIONS, [number, array]))
 def test_a_question_is_one_program_for_all_games_that_compute_alike(name, make, compilations):
     one_program_for_all(QUESTIONS[name], make, compilations)
 

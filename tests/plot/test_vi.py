@@ -90,6 +90,40 @@ def test_trust_report_takes_one_fit_or_several_in_order():
     assert labels == ["fit 0", "fit 1"]
 
 
+def test_fit_history_shows_the_steps_and_what_the_draws_say():
+    fit = vi.fit(lambda z: jnp.sum(z - jnp.exp(z)), jnp.zeros(2), jax.random.key(0))
+    ax = plot.fit_history(fit)
+    np.testing.assert_array_equal(ax.lines[0].get_ydata(), fit.history)
+    np.testing.assert_allclose(ax.lines[1].get_ydata(), fit.elbo.value)
+    # Γ(1)² = 1.
+    np.testing.assert_allclose(ax.lines[2].get_ydata(), 0.0, atol=0.05)
+    said = "trusted" if fit.trusted else "not trusted"
+    assert title_of(ax) == f"{len(fit.history)} steps, then draws: {fit.source}, {said}"
+    low, high = ax.get_ylim()
+    assert low < float(fit.elbo.value) < high
+
+
+def test_rank_histograms_color_what_is_not_uniform():
+    ranks = np.stack([np.arange(100), np.zeros(100, int)], axis=1)
+    counts = np.stack([np.full(10, 10), np.append(100, np.zeros(9, int))])
+    found = vi.Calibration(
+        ranks, counts, np.full(10, 10.0), np.array([0.0, 900.0]), np.array([1.0, 0.0]),
+        np.array([True, False]), np.ones(100, bool), ("['a']", "['b']"), 99,
+    )  # fmt: skip
+    first, second = plot.rank_histograms(found)
+    assert title_of(first) == "['b']: p = 0"
+    assert title_of(second) == "['a']: p = 1"
+    band, expected, shown = second.patches
+    np.testing.assert_array_equal(shown.get_data().values, 10)
+    np.testing.assert_array_equal(expected.get_data().values, 10)
+    # A bin has an sd of 3; the largest of ten is between two and four of them away.
+    assert 10 + 6 < band.get_data().values[0] < 10 + 12
+    np.testing.assert_allclose(band.get_data().values + band.get_data().baseline, 20)
+    assert first.patches[2].get_edgecolor() != second.patches[2].get_edgecolor()
+    with pytest.raises(ValueError, match="`ax` must be 2 axes or fewer; got 3 of them"):
+        plot.rank_histograms(found, ax=[first, second, first])
+
+
 def test_latent_map_labels_each_class_at_its_median():
     means = np.array([[0.0, 0.0], [2.0, 2.0], [4.0, 1.0], [10.0, 10.0]])
     ax = plot.latent_map(means, np.array([0, 0, 0, 1]))

@@ -119,6 +119,35 @@ CASES = {
     ),
     "fit": Static("reports mistakes from values, so it is no traced function; see test_fit.py"),
     "posterior_draws": Static("draws from a Fit, whose source is static; see test_fit.py"),
+    "summary": Static("takes a Fit and says what it holds; see report/test_summary.py"),
+    "Summary": Pytree(
+        lambda: vi.Summary(
+            VECTOR,
+            VECTOR,
+            VECTOR[:, None],
+            VECTOR,
+            VECTOR,
+            *[jnp.ones((3, 2))] * 2,
+            ("a", "b", "c"),
+            (0.5,),
+            0.9,
+            "why",
+        )
+    ),
+    "calibrate": Static("fits data sets one after the other; see report/test_calibrate.py"),
+    "Calibration": Pytree(
+        lambda: vi.Calibration(
+            jnp.ones((5, 3), int),
+            jnp.ones((3, 2), int),
+            jnp.ones(2),
+            VECTOR,
+            VECTOR,
+            VECTOR > 0,
+            jnp.ones(5, bool),
+            ("a", "b", "c"),
+            9,
+        )
+    ),
     "Fit": Static("made by fit alone; test_fit.py flattens and prints one"),
     "Verdict": Static("an enum; test_diagnose.py holds each of its sentences"),
     "Source": Static("an enum; test_fit.py compares it with its strings"),

@@ -41,10 +41,10 @@ def options(name):
     return {"family": FOLLOWED[name], "num_steps": 20, "optimizer": optax.adam(0.02)}
 
 
-SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("flow", "mixture")]
+SLOW = [pytest.param(n, marks=pytest.mark.slow) for n in ("low_rank", "flow", "mixture")]
 
 
-@pytest.mark.parametrize("name", [*NATURAL, "low_rank", "mean_field_by_adam", *SLOW])
+@pytest.mark.parametrize("name", [*NATURAL, "mean_field_by_adam", *SLOW])
 def test_fit_compiles_few_programs_and_none_of_them_twice(name, key):
     jax.clear_caches()
     with counted() as first:

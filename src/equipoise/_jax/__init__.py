@@ -10,7 +10,7 @@ adapter         imports                                       seen to work on ja
                 of a lowering: ``axis_context``,
                 ``lowering_parameters.for_export``
 ``varying``     of ``jax.typeof``: ``vma``, ``mat``; the      0.9.0, 0.10.2, 0.12.0.1
-                primitive named ``pvary``
+                primitives ``pvary`` and ``reshard``
 ``zeros``       ``jax.custom_derivatives``: SymbolicZero      0.9.0, 0.10.2, 0.12.0.1
 ==============  ============================================  ========================
 

@@ -8,7 +8,7 @@ and Python numbers alike, becomes operands; the rest is looked up among the prog
 
 import collections
 from collections.abc import Callable, Hashable, Iterator, Sequence
-from typing import TypeAlias
+from typing import TypeAlias, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -19,6 +19,7 @@ from equipoise._jax.programs import (
     Atom,
     ClosedProgram,
     Equation,
+    OpenProgram,
     Program,
     again,
     as_function,
@@ -34,6 +35,7 @@ from equipoise._jax.work import work
 from equipoise._types import Array, PyTree, record, static_field
 
 _Key: TypeAlias = Hashable
+_T = TypeVar("_T")
 _MOST_PROGRAMS = 1024
 _ORDERS = 2  # of derivatives that tell functions with rules of their own apart
 
@@ -100,12 +102,27 @@ def traced(
     out_tree = jax.tree.structure(shapes)
     outline = _Outline(kept=kept)
     key = (outline.of(program, lift=True), jax.tree.structure(examples), out_tree)
-    if key not in seen:
-        seen[key] = _Shared(_lifted(program, outline), out_tree)
-    seen.move_to_end(key)
-    while len(seen) > _MOST_PROGRAMS:
-        seen.popitem(last=False)
-    return Traced(tuple(outline.captured), seen[key])
+    found = _found(seen, key, lambda: _Shared(_lifted(program, outline), out_tree))
+    return Traced(tuple(outline.captured), found)
+
+
+# Programs without what they captured, which are what they are seen as.
+_opened: collections.OrderedDict[_Key, OpenProgram] = collections.OrderedDict()
+
+
+def shared(program: OpenProgram) -> OpenProgram:
+    """The program, or one seen before that computes the same: one object for all of them."""
+    return _found(_opened, _Outline().of(program), lambda: program)
+
+
+def _found(programs: collections.OrderedDict[_Key, _T], key: _Key, make: Callable[[], _T]) -> _T:
+    """What is kept under the key, and kept if it is new; the one used longest ago gives way."""
+    if key not in programs:
+        programs[key] = make()
+    programs.move_to_end(key)
+    while len(programs) > _MOST_PROGRAMS:
+        programs.popitem(last=False)
+    return programs[key]
 
 
 class _Same:

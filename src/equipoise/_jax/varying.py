@@ -1,16 +1,28 @@
-"""On which mesh an array lies, and over which of its axes it varies inside of ``jax.shard_map``."""
+"""On which mesh an array lies, and over which of its axes it varies inside of ``jax.shard_map``.
 
+And programs traced for arrays of one kind, evaluated on arrays of another.
+"""
+
+import functools
 from collections.abc import Callable, Sequence
 
 import jax
+import jax.numpy as jnp
 from jax import lax
 
 from equipoise._jax.programs import (
+    COND,
+    SCAN,
+    SHARD_MAP,
+    WHILE,
     ClosedProgram,
     Equation,
+    Program,
     again,
     as_function,
     bind,
+    branches,
+    called,
     closed,
     constants,
     held,
@@ -19,6 +31,8 @@ from equipoise._jax.programs import (
     own_rules,
     plain_call,
     run,
+    scan,
+    while_loop,
 )
 from equipoise._types import Array, PyTree
 
@@ -75,23 +89,118 @@ def evaluated(program: ClosedProgram, operands: Sequence[Array]) -> list[Array]:
     """The results of such a program, of whose arrays and constants some may vary over fewer axes.
 
     What is cast inside of it is cast outside: a derivative sums over devices there, and once. The
-    arrays may also lie on a mesh whose axes were of another kind.
+    arrays may also lie on a mesh whose axes were of another kind. Loops and branches are made anew
+    for the arrays as they are.
     """
     captured = constants(program)
     if all(mesh_of(x).empty for x in (*captured, *operands)):
         return as_function(program)(*operands)
     cast = alike([*captured, *operands])
+    count = len(captured)
+    return _again(closed(opened(program), cast[:count]), cast[count:])
+
+
+def _again(program: Program, operands: Sequence[Array]) -> list[Array]:
+    """The results on arrays that vary alike, which vary so too."""
 
     def apply(equation: Equation, values: list[Array]) -> Sequence[Array]:
-        if equation.primitive.name == "pvary":
+        name = equation.primitive.name
+        if name in _PLACED:
             return values  # each reader casts anew what it reads
-        inner = None if own_rules(equation) else plain_call(equation)
+        if own_rules(equation):
+            if _union(values):
+                # Its rules were traced for operands that vary as they did there.
+                as_there = list(map(_over, map(_axes, equation.invars), values))
+                return again(program, equation, as_there)
+            return _with_rules(program, equation, values)
+        inner = None if name == SHARD_MAP else called(equation)
         if inner is not None:
             return run(inner, values, apply)
-        if own_rules(equation) or any(held(equation)):
-            # Its parts and rules were traced for operands that vary as they did there.
+        if name in _ANEW:
+            return _ANEW[name](equation, alike(values))
+        if any(held(equation)):
             return again(program, equation, list(map(_over, map(_axes, equation.invars), values)))
         return bind(equation, alike(values))
 
-    count = len(captured)
-    return run(closed(opened(program), cast[:count]), cast[count:], apply)
+    found = run(program, operands, apply)
+    return alike([*found, *operands])[: len(found)]
+
+
+def _scan(equation: Equation, values: Sequence[Array]) -> list[Array]:
+    layout = scan(equation)
+    first, last = layout.num_constants, layout.num_constants + layout.num_carried
+
+    def step(carry: list[Array], along: list[Array]) -> tuple[list[Array], list[Array]]:
+        found = _again(layout.body, [*values[:first], *carry, *along])
+        return found[: layout.num_carried], found[layout.num_carried :]
+
+    length: PyTree = layout.length
+    start, along = list(values[first:last]), list(values[last:])
+    carry, made = lax.scan(step, start, along, length, layout.reverse)
+    return [*carry, *made]
+
+
+def _while(equation: Equation, values: Sequence[Array]) -> list[Array]:
+    layout = while_loop(equation)
+    first, last = layout.num_test_constants, layout.num_test_constants + layout.num_body_constants
+    found: list[Array] = lax.while_loop(
+        lambda carry: _again(layout.test, [*values[:first], *carry])[0],
+        lambda carry: _again(layout.body, [*values[first:last], *carry]),
+        list(values[last:]),
+    )
+    return found
+
+
+def _cond(equation: Equation, values: Sequence[Array]) -> list[Array]:
+    sides = [functools.partial(_again, side) for side in branches(equation)]
+    found: list[Array] = lax.switch(values[0], [lambda *xs, f=f: f(xs) for f in sides], *values[1:])
+    return found
+
+
+_PLACED = ("pvary", "reshard")  # which change where an array is, and not what it is
+_ANEW: dict[str, Callable[[Equation, Sequence[Array]], list[Array]]] = {
+    SCAN: _scan,
+    WHILE: _while,
+    COND: _cond,
+}
+
+
+def _with_rules(program: Program, equation: Equation, values: Sequence[Array]) -> list[Array]:
+    """A call with rules of derivation of its own, which are traced on the mesh where it was."""
+    avals: list[PyTree] = [atom.aval for atom in equation.invars]
+    moving = [i for i, a in enumerate(avals) if jnp.issubdtype(a.dtype, jnp.inexact)]
+    inner: PyTree = plain_call(equation)
+
+    def rule(derive: Callable[..., PyTree], *others: PyTree) -> ClosedProgram:
+        def derivative(operands: Sequence[Array], *directions: Array) -> PyTree:
+            def moved(*xs: Array) -> list[Array]:
+                known = dict(zip(moving, xs, strict=True))
+                return again(program, equation, [known.get(i, x) for i, x in enumerate(operands)])
+
+            return derive(moved, [operands[i] for i in moving], list(directions))
+
+        with jax.sharding.use_abstract_mesh(avals[0].sharding.mesh):
+            return jax.make_jaxpr(derivative)(avals, *others)
+
+    if equation.primitive.name.startswith("custom_jvp"):
+
+        def tangent(primals: Sequence[Array], tangents: Sequence[Array]) -> tuple[PyTree, PyTree]:
+            traced = rule(
+                lambda f, at, along: jax.jvp(f, at, along)[1], *(avals[i] for i in moving)
+            )
+            return forward(*primals), _again(traced, [*primals, *(tangents[i] for i in moving)])
+
+        forward: PyTree = jax.custom_jvp(lambda *xs: _again(inner, xs))
+        forward.defjvp(tangent)
+    else:
+
+        def pull(operands: Sequence[Array], cotangents: list[Array]) -> tuple[Array | None, ...]:
+            outs = [atom.aval for atom in equation.outvars]
+            traced = rule(lambda f, at, given: jax.vjp(f, *at)[1](given), *outs)
+            found = dict(zip(moving, _again(traced, [*operands, *cotangents]), strict=True))
+            return tuple(found.get(i) for i in range(len(avals)))
+
+        forward = jax.custom_vjp(lambda *xs: _again(inner, xs))
+        forward.defvjp(lambda *xs: (forward(*xs), xs), pull)
+    results: list[Array] = forward(*values)
+    return results

@@ -26,13 +26,9 @@ from equipoise.attention._lookup.lookup import (
 )
 from equipoise.attention._lookup.noisy import NoisyLookup, noisy_lookup
 from equipoise.attention._masks.mask import Mask
-from equipoise.attention._masks.named import (
-    causal,
-    from_function,
-    prefix,
-    segments,
-    sliding_window,
-)
+from equipoise.attention._masks.named import causal, chunked, from_function, sliding_window
+from equipoise.attention._masks.packed import document, prefix, segments
+from equipoise.attention._masks.tree import tree
 from equipoise.attention._multi_head import MultiHeadAttention, multi_head_attention
 from equipoise.attention._position import (
     Alibi,
@@ -51,8 +47,11 @@ __all__ = [  # noqa: RUF022
     "Mask",
     "causal",
     "sliding_window",
+    "chunked",
     "segments",
+    "document",
     "prefix",
+    "tree",
     "from_function",
     "rotary_embedding",
     "rotary_tables",

@@ -11,8 +11,9 @@ from equipoise._check import at, floating_array, positive_integer, type_error, v
 from equipoise._types import Array, Bool, Float, Int, PyTree, result, static_field
 from equipoise.attention._dot_product import dot_product_attention
 from equipoise.attention._kernel.mesh import place, placed_by
+from equipoise.attention._kernel.operations import only
 from equipoise.attention._kernel.schedule import any_of_batch
-from equipoise.attention._masks.kinds import window_sides
+from equipoise.attention._masks.kinds import Window, window_sides
 
 
 @result
@@ -211,7 +212,7 @@ def decode_step(
     value: Float[Array, "*batch t k e"],
     *,
     scale: float | Float[Array, ""] | None = None,
-    local_window_size: int | tuple[int | None, int | None] | None = None,
+    local_window_size: Window = None,
     logits_soft_cap: float | None = None,
     sinks: Float[Array, " n"] | None = None,
     score_fn: Callable[..., Array] | None = None,
@@ -233,7 +234,8 @@ def decode_step(
         key: k of the new tokens. Shape ``(*batch, t, k, h)``.
         value: v of the new tokens. Shape ``(*batch, t, k, e)``.
         scale: Factor on q·k. Default 1/√h.
-        local_window_size: (left, right) of positions around each; right is 0 in effect.
+        local_window_size: (left, right) of positions around each; right is 0 in effect. Numbers
+            for a ring.
         logits_soft_cap: x ↦ cap·tanh(x/cap) on the scores.
         sinks: Logit per head that takes weight.
         score_fn: ``f(score, batch, head, q_index, k_index)``, indices are positions.
@@ -275,6 +277,10 @@ def decode_step(
         left, _ = window_sides("local_window_size", local_window_size)
     keys, values = cache.key.astype(query.dtype), cache.value.astype(query.dtype)
     if cache.ring:
+        if isinstance(left, jax.Array):
+            raise type_error(
+                "local_window_size", "must be Python integers for a ring, which they size", left
+            )
         if left is not None and left + t > cache.capacity:
             raise value_error(
                 "local_window_size",
@@ -303,8 +309,8 @@ def decode_step(
         **options,
     )
     if not cache.ring:
-        lost = start + jnp.arange(t, dtype=jnp.int32) >= cache.capacity
-        y = jnp.where(lost.reshape((1,) * (y.ndim - 3) + (t, 1, 1)), jnp.nan, y)
+        found = start + jnp.arange(t, dtype=jnp.int32) < cache.capacity
+        y = only(y, found.reshape((1,) * (y.ndim - 3) + (t, 1, 1)), jnp.nan)
     return cache, y
 
 
@@ -312,7 +318,7 @@ class _ByPosition(TypedDict, total=False):
     """The options of attention that depend on where a key is."""
 
     is_causal: bool
-    local_window_size: int | tuple[int | None, int | None] | None
+    local_window_size: Window
     score_fn: Callable[..., Array] | None
     mask_fn: Callable[..., Array] | None
 

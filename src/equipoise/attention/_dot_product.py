@@ -11,6 +11,8 @@ from equipoise.attention._fused.request import refusal, serves
 from equipoise.attention._fused.tower import attend
 from equipoise.attention._kernel.blockwise import blockwise
 from equipoise.attention._kernel.mesh import placed_by
+from equipoise.attention._kernel.problem import Problem
+from equipoise.attention._masks.kinds import Window
 from equipoise.attention._masks.mask import Mask
 from equipoise.attention._reference import places, with_sinks
 from equipoise.attention._request import Options, problem_of
@@ -63,7 +65,7 @@ def dot_product_attention(
     is_causal: bool = False,
     query_seq_lengths: Int[Array, "*batch"] | None = None,
     key_value_seq_lengths: Int[Array, "*batch"] | None = None,
-    local_window_size: int | tuple[int | None, int | None] | None = None,
+    local_window_size: Window = None,
     logits_soft_cap: float | None = None,
     segment_ids: Int[Array, "*batch t"] | tuple[Array, Array] | None = None,
     sinks: Float[Array, " n"] | None = None,
@@ -85,7 +87,7 @@ def dot_product_attention(
 
     Arguments shared with :func:`jax.nn.dot_product_attention` have its names, order, shapes and
     meaning. Blocks of rows meet blocks of keys one after the other; those that a mask rules out
-    are not computed, neither here nor in any derivative.
+    are not computed, neither here nor in any derivative. Sizes may be symbolic dimensions.
 
     Args:
         query: q. Shape ``(*batch, t, n, h)``.
@@ -97,7 +99,8 @@ def dot_product_attention(
         is_causal: Whether key j ≤ position of row i is required.
         query_seq_lengths: Rows of each batch entry; later ones are 0. Shape ``(*batch)``.
         key_value_seq_lengths: Keys of each batch entry. Shape ``(*batch)``.
-        local_window_size: (left, right) of a band of positions, or one number for both.
+        local_window_size: (left, right) of a band of positions, or one number for both. A side
+            may be a scalar array.
         logits_soft_cap: x ↦ cap·tanh(x/cap) on the scores, after the bias.
         segment_ids: Ids, ``(*batch, t)``; only equal ids attend. A pair (rows, keys) if t ≠ s.
         sinks: A logit per head that takes weight and gives no value. Shape ``(n,)``.
@@ -115,7 +118,9 @@ def dot_product_attention(
             further derivatives are by blocks, above either.
         block_size: Rows and keys of a block. Affects time and memory, not the result beyond
             rounding.
-        return_residual: Whether to return the log-sum-exp of the scores (and sink) too.
+        return_residual: Whether to return the log-sum-exp of the scores (and sink) too, in the
+            dtype of sums and with its gradient; :mod:`jax.nn` rounds it to that of ``key`` and
+            stops its gradient.
 
     Returns:
         y, shape ``(*batch, t, n, e)`` in the dtype of ``value``; with ``return_residual`` also the
@@ -163,6 +168,17 @@ def dot_product_attention(
         dropout_rate=dropout_rate,
         dropout_key=dropout_key,
     )
+    out, lse = attended(problem, implementation, block_size)
+    out, lse = with_sinks(out, lse, problem.sinks)
+    shape = jnp.shape(query)
+    out = out.reshape(*shape[:-1], out.shape[-1]).astype(problem.value.dtype)
+    return (out, lse.reshape(shape[:-1])) if return_residual else out
+
+
+def attended(
+    problem: Problem, implementation: str | None, block_size: int | None
+) -> tuple[Array, Array]:
+    """(o, lse) without sinks, in the dtype of sums, by what was asked for or serves."""
     if block_size is not None:
         block_size = positive_integer("block_size", block_size)
     if implementation == "reference":
@@ -184,12 +200,7 @@ def dot_product_attention(
                 came,
                 "Use implementation=None, which serves all.",
             )
-        out, lse = attend(problem, forced=True)
-    elif implementation is None and block_size is None and serves(problem):
-        out, lse = attend(problem)
-    else:
-        out, lse = blockwise(problem, block_size)
-    out, lse = with_sinks(out, lse, problem.sinks)
-    shape = jnp.shape(query)
-    out = out.reshape(*shape[:-1], out.shape[-1]).astype(problem.value.dtype)
-    return (out, lse.reshape(shape[:-1])) if return_residual else out
+        return attend(problem, forced=True)
+    if implementation is None and block_size is None and serves(problem):
+        return attend(problem)
+    return blockwise(problem, block_size)

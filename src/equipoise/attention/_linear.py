@@ -7,7 +7,9 @@ import jax.numpy as jnp
 
 from equipoise._check import at, choice, floating_array, positive_integer, type_error, value_error
 from equipoise._types import Array, Bool, Float
+from equipoise.attention._kernel.grid import is_named
 from equipoise.attention._kernel.mesh import place, placed_by
+from equipoise.attention._kernel.operations import only
 
 
 @at("attention.linear_attention")
@@ -74,13 +76,18 @@ def linear_attention(
         )
     form = choice("form", form, ("parallel", "recurrent"))
     chunk_size = positive_integer("chunk_size", chunk_size)
-    phi = feature_map or (lambda x: jax.nn.elu(x) + 1)
+    phi = feature_map or _positive
     dtype = q.dtype if q.dtype.itemsize >= 4 else jnp.dtype(jnp.float32)
     phi_q, phi_k = phi(q.astype(dtype)), phi(k.astype(dtype))
     # The recurrent form is the parallel one by chunks of a single position.
     size = 1 if form == "recurrent" else chunk_size
     y = _weighted(phi_q, phi_k, v, mask, size if is_causal else None)
     return y.astype(v.dtype)
+
+
+def _positive(x: Array) -> Array:
+    """elu(x) + 1, without the rounding of the sum where x is negative."""
+    return jax.lax.select(x > 0, x + 1, jnp.exp(only(x, x <= 0, 0)))
 
 
 @placed_by(lambda arguments: place(arguments["phi_q"], without=1, beside=1))
@@ -97,7 +104,9 @@ def _weighted(phi_q: Array, phi_k: Array, v: Array, mask: Array | None, size: in
     if size is None:
         y = _read(phi_q, jnp.einsum("...skf,...ske->...kfe", phi_k, v_1))
     else:
-        y = _causal(phi_q, phi_k, v_1, min(size, max(shape[-3], 1)))
+        # A chunk is no longer than the sequence, as far as the length is known.
+        length = size if is_named(shape[-3]) else max(shape[-3], 1)
+        y = _causal(phi_q, phi_k, v_1, min(size, length))
     total = y[..., -1:]
     reached = total != 0
     y = jnp.where(reached, y[..., :-1] / jnp.where(reached, total, 1), 0)

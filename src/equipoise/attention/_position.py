@@ -4,6 +4,7 @@ import math
 
 import jax.numpy as jnp
 import numpy as np
+from jax import dtypes
 
 from equipoise._check import at, floating_array, positive_integer, type_error, value_error
 from equipoise._types import Array, Float, Int, Scalar, result
@@ -76,13 +77,13 @@ def rotary_embedding(
             "offset", "must be 0 where `positions` are given", offset, "Add it to them."
         )
     positions = _integers("positions", positions, (*batch, t), "(*batch, t)")
+    wide = x.dtype if x.dtype.itemsize >= 4 else jnp.dtype(jnp.float32)
     if tables is None:
-        cos, sin = rotary_tables(positions, r, base=base)
+        cos, sin = _turns(positions, r, base, wide)
     else:
         cos, sin = (_table(table, r)[positions] for table in tables)
     # Positions that do not depend on the batch stay small; the head axis follows them.
     lead = x.ndim - 2 - positions.ndim
-    wide = x.dtype if x.dtype.itemsize >= 4 else jnp.dtype(jnp.float32)
     cos, sin = (
         a.astype(wide).reshape((1,) * lead + (*positions.shape, 1, r // 2)) for a in (cos, sin)
     )
@@ -130,8 +131,12 @@ def rotary_tables(
     """
     r = _rotary_size(size, None)
     positions = _integers("positions", positions, None, "")
-    theta = jnp.asarray(base ** (-2 * np.arange(r // 2) / r), float)
-    angles = positions[..., None].astype(theta.dtype) * theta.reshape((1,) * positions.ndim + (-1,))
+    return _turns(positions, r, base, dtypes.canonicalize_dtype(float))
+
+
+def _turns(positions: Array, r: int, base: float, dtype: jnp.dtype) -> tuple[Array, Array]:
+    theta = np.asarray(base ** (-2 * np.arange(r // 2) / r), dtype)
+    angles = positions[..., None].astype(dtype) * theta.reshape((1,) * positions.ndim + (-1,))
     return jnp.cos(angles), jnp.sin(angles)
 
 

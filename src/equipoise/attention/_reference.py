@@ -1,32 +1,39 @@
 """The definition of attention, over whole T × S matrices: the oracle that ships."""
 
+import functools
 from typing import Unpack
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from equipoise._check import at
 from equipoise._types import Array, Bool, Float, PyTree
 from equipoise.attention._kernel.mesh import axes_of, place, placed, placed_by
+from equipoise.attention._kernel.operations import only
 from equipoise.attention._kernel.problem import Problem, whole
 from equipoise.attention._kernel.scores import dropout, scores
 from equipoise.attention._masks.mask import Mask
 from equipoise.attention._request import Options, problem_of
 
 
-def _define(problem: Problem) -> tuple[Array, Array, Array]:
-    """(o, lse, scores): o (b, t, n, e), lse (b, t, n), scores (b, n, t, s)."""
+@functools.partial(jax.jit, inline=True)
+def _define(problem: Problem) -> tuple[Array, Array, Array, Array]:
+    """(o, lse, scores, which are more than −inf): o (b, t, n, e), lse (b, t, n), both (b, n, t, s).
+
+    One program where eager, in whose results −inf is that of a row without a key alone.
+    """
     block = whole(problem)
     score, allowed = scores(block)
-    score = score if allowed is None else jnp.where(allowed, score, -jnp.inf)
-    top = jnp.max(score, axis=-1, keepdims=True, initial=-jnp.inf)
-    top = jax.lax.stop_gradient(jnp.where(jnp.isneginf(top), 0, top))
-    reached = ~jnp.isneginf(score)
-    weight = jnp.where(reached, jnp.exp(jnp.where(reached, score, 0) - top), 0)
+    reached = ~jnp.isneginf(score) if allowed is None else ~jnp.isneginf(score) & allowed
+    score = only(score, reached, 0)
+    lowest = np.finfo(score.dtype).min
+    top = jnp.max(only(score, reached, lowest), axis=-1, keepdims=True, initial=lowest)
+    weight = only(jnp.exp(score - jax.lax.stop_gradient(top)), reached, 0)
     total = jnp.sum(weight, axis=-1, keepdims=True)
-    empty = total == 0
-    safe = jnp.where(empty, 1, total)
-    lse = jnp.where(empty, -jnp.inf, jnp.log(safe) + top)[..., 0]
+    some = total != 0
+    safe = only(total, some, 1)
+    lse = only(jnp.log(safe) + jax.lax.stop_gradient(top), some, -jnp.inf)[..., 0]
     weight = weight / safe
     factor = dropout(block)
     weight = weight if factor is None else weight * factor
@@ -39,7 +46,7 @@ def _define(problem: Problem) -> tuple[Array, Array, Array]:
         allowed = jnp.broadcast_to(allowed, weight.shape)[..., None]
         terms = jnp.where(allowed, jnp.swapaxes(value, 1, 2)[:, :, None], 0)
         out = jnp.swapaxes(jnp.sum(weight[..., None] * terms, axis=-2), 1, 2)
-    return out, jnp.swapaxes(lse, 1, 2), score
+    return out, jnp.swapaxes(lse, 1, 2), score, reached
 
 
 def with_sinks(out: Array, lse: Array, sinks: Array | None) -> tuple[Array, Array]:
@@ -116,7 +123,7 @@ def reference_attention(
         :cite:t:`vaswani2017`, equation 1.
     """
     problem = problem_of(query, key, value, bias, mask, **options)
-    out, lse, score = _define(problem)
+    out, lse, score, reached = _define(problem.as_arrays())
     out, lse = with_sinks(out, lse, problem.sinks)
     shape = jnp.shape(query)
     results = [out.reshape(*shape[:-1], out.shape[-1]).astype(problem.value.dtype)]
@@ -124,5 +131,6 @@ def reference_attention(
         results.append(lse.reshape(shape[:-1]))
     if return_scores:
         *batch, t, n, _ = shape
+        score = only(score, reached, -jnp.inf)
         results.append(score.reshape(*batch, n, t, score.shape[-1]))
     return results[0] if len(results) == 1 else tuple(results)

@@ -10,16 +10,20 @@ import numpy as np
 
 from equipoise._check import floating_array, is_traced, type_error, value_error
 from equipoise._types import Array, Float, Int, PRNGKeyArray
+from equipoise.attention._kernel.grid import is_named
 from equipoise.attention._kernel.problem import Problem, wide
+from equipoise.attention._masks.arrays import over_pairs
 from equipoise.attention._masks.functions import hoist
 from equipoise.attention._masks.kinds import (
     Band,
     Before,
     Segments,
+    Window,
+    band,
     function_mask,
     window_sides,
 )
-from equipoise.attention._masks.mask import Mask
+from equipoise.attention._masks.mask import Mask, Pairs, parted
 
 
 class Options(TypedDict, total=False):
@@ -29,7 +33,7 @@ class Options(TypedDict, total=False):
     is_causal: bool
     query_seq_lengths: Int[Array, "*batch"] | None
     key_value_seq_lengths: Int[Array, "*batch"] | None
-    local_window_size: int | tuple[int | None, int | None] | None
+    local_window_size: Window
     logits_soft_cap: float | Float[Array, ""] | None
     segment_ids: Int[Array, "*batch t"] | tuple[Array, Array] | None
     sinks: Float[Array, " n"] | None
@@ -49,9 +53,7 @@ def problem_of(
     **options: Unpack[Options],
 ) -> Problem:
     """The problem in normal form."""
-    for name, option in options.items():
-        if name not in Options.__annotations__:
-            raise type_error(name, "is not an argument of attention", option)
+    check_names(options)
     query, key, value = _arrays(query, key, value)
     batch = query.shape[:-3]
     t, n, h = query.shape[-3:]
@@ -59,7 +61,7 @@ def problem_of(
     b = math.prod(batch)
     sizes = (*batch, n, t, s)
     if bias is not None:
-        bias = _pair_array("bias", floating_array("bias", bias), sizes)
+        bias = over_pairs("bias", floating_array("bias", bias), sizes)
     dtype = wide(query.dtype)
     captured: tuple[Array, ...] = ()
     program = None
@@ -67,47 +69,54 @@ def problem_of(
     if score_fn is not None:
         scalars = (dtype, *(jnp.int32,) * 4)
         program, captured = hoist("score_fn", score_fn, scalars, jnp.floating, (query, key))
-    rate = options.get("dropout_rate", 0.0)
+    allowed, by_index = parted(mask_of(mask, options, sizes))
     return Problem(
         query=query.reshape(b, t, n, h),
         key=key.reshape(b, s, k, h),
         value=value.reshape(b, s, k, value.shape[-1]),
         scale=_scale(options.get("scale"), h, dtype),
-        offset=_offset(options.get("query_offset", 0), batch),
+        offset=offset_of(options.get("query_offset", 0), batch),
         bias=bias,
-        allowed=_allowed(mask, sizes),
-        mask=_mask(mask, options, batch, t, s),
+        allowed=allowed,
+        mask=by_index,
         captured=captured,
-        kept=_dropout_words(rate, options.get("dropout_key"), (b, n, t), s),
+        kept=dropout_words(options, (b, n, t), s),
         soft_cap=None if cap is None else _scalar("logits_soft_cap", cap, dtype),
-        sinks=_sinks(options.get("sinks"), n),
+        sinks=sinks_of(options, n),
         score_fn=program,
-        dropout_rate=float(rate),
+        dropout_rate=float(options.get("dropout_rate", 0.0)),
     )
 
 
-def _mask(
-    mask: Array | Mask | None, options: Options, batch: tuple[int, ...], t: int, s: int
-) -> Mask | None:
-    """All that is asked for by index, as one mask."""
+def check_names(options: Options) -> None:
+    """Options are those of attention."""
+    for name, option in options.items():
+        if name not in Options.__annotations__:
+            raise type_error(name, "is not an argument of attention", option)
+
+
+def mask_of(mask: Array | Mask | None, options: Options, sizes: tuple[int, ...]) -> Mask | None:
+    """All that is asked for, as one mask."""
+    *batch, _, t, s = sizes
+    offset = offset_of(options.get("query_offset", 0), tuple(batch))
     parts: list[Mask] = []
-    if isinstance(mask, Mask):
-        _check_mask(mask, math.prod(batch), t, s)
-        parts.append(mask)
+    if mask is not None:
+        mask = mask if isinstance(mask, Mask) else Pairs(_boolean(mask))
+        parts.append(mask.fitted(sizes, offset))
     if options.get("is_causal"):
         parts.append(Band(None, 0))
     window, ids = options.get("local_window_size"), options.get("segment_ids")
     if window is not None:
-        parts.append(Band(*window_sides("local_window_size", window)))
+        parts.append(band(*window_sides("local_window_size", window)))
     lengths = {
         ("query_seq_lengths", "row"): options.get("query_seq_lengths"),
         ("key_value_seq_lengths", "key"): options.get("key_value_seq_lengths"),
     }
     for (name, axis), length in lengths.items():
         if length is not None:
-            parts.append(Before(_per_batch(name, length, batch), axis))
+            parts.append(Before(_per_batch(name, length, tuple(batch)), axis))
     if ids is not None:
-        parts.append(_segments(ids, batch, t, s))
+        parts.append(_segments(ids, tuple(batch), t, s))
     mask_fn = options.get("mask_fn")
     if mask_fn is not None:
         parts.append(function_mask("mask_fn", mask_fn))
@@ -117,11 +126,8 @@ def _mask(
     return combined
 
 
-def _allowed(mask: Array | Mask | None, sizes: tuple[int, ...]) -> Array | None:
-    """A mask that came as an array."""
-    if mask is None or isinstance(mask, Mask):
-        return None
-    array = _pair_array("mask", jnp.asarray(mask), sizes)
+def _boolean(mask: Array) -> Array:
+    array = jnp.asarray(mask)
     if array.dtype != bool:
         raise type_error(
             "mask",
@@ -134,12 +140,12 @@ def _allowed(mask: Array | Mask | None, sizes: tuple[int, ...]) -> Array | None:
 
 def _scale(scale: float | Array | None, h: int, dtype: jnp.dtype) -> float | Array:
     if scale is None:
-        return 1 / math.sqrt(h)
+        return jax.lax.rsqrt(jnp.asarray(h, dtype)) if is_named(h) else 1 / math.sqrt(h)
     array = _scalar("scale", scale, dtype)
     return array if is_traced(scale) else float(scale)
 
 
-def _offset(offset: int | Array, batch: tuple[int, ...]) -> int | Array:
+def offset_of(offset: int | Array, batch: tuple[int, ...]) -> int | Array:
     if isinstance(offset, (int, np.integer)) and not isinstance(offset, bool):
         return int(offset)
     return _per_batch("query_offset", offset, batch)
@@ -196,18 +202,6 @@ def _arrays(query: Array, key: Array, value: Array) -> tuple[Array, Array, Array
     return query, key, value
 
 
-def _pair_array(argument: str, array: Array, sizes: tuple[int, ...]) -> Array:
-    """An array over pairs as (b or 1, n or 1, t or 1, s or 1)."""
-    full = (1,) * (len(sizes) - array.ndim) + array.shape
-    if array.ndim > len(sizes) or any(a not in (1, n) for a, n in zip(full, sizes, strict=True)):
-        raise value_error(argument, f"must broadcast to (*batch, N, T, S) = {sizes}", array)
-    batch = full[:-3]
-    if any(a != 1 for a in batch):
-        batch = sizes[:-3]
-        array = jnp.broadcast_to(array, (*batch, *full[-3:]))
-    return array.reshape(math.prod(batch), *full[-3:])
-
-
 def _per_batch(argument: str, value: int | Array, batch: tuple[int, ...]) -> Array:
     """Integers for each batch entry as (b or 1,), int32."""
     array = jnp.asarray(value)
@@ -218,18 +212,6 @@ def _per_batch(argument: str, value: int | Array, batch: tuple[int, ...]) -> Arr
             argument, f"must have shape {batch}, one number for each batch entry", array
         )
     return array.reshape(-1).astype(jnp.int32)
-
-
-def _check_mask(mask: Mask, b: int, t: int, s: int) -> None:
-    """The arrays of a mask value fit the problem."""
-    for array, shape in mask.arrays(t, s):
-        if array.shape not in ((b, *shape), (1, *shape)):
-            raise value_error(
-                "mask",
-                f"must have arrays of shape {(b, *shape)} (batch axes as one) or {shape}",
-                array,
-                "Build the mask from ids or lengths of this query and key.",
-            )
 
 
 def _segments(ids: Array | Sequence[Array], batch: tuple[int, ...], t: int, s: int) -> Mask:
@@ -260,7 +242,9 @@ def _scalar(argument: str, value: float | Array, dtype: jnp.dtype) -> Array:
     return array.astype(dtype)
 
 
-def _sinks(sinks: Array | None, heads: int) -> Array | None:
+def sinks_of(options: Options, heads: int) -> Array | None:
+    """The logits of sinks, if there are some."""
+    sinks = options.get("sinks")
     if sinks is None:
         return None
     array = floating_array("sinks", sinks)
@@ -269,10 +253,9 @@ def _sinks(sinks: Array | None, heads: int) -> Array | None:
     return array
 
 
-def _dropout_words(
-    rate: float, key: PRNGKeyArray | None, rows: tuple[int, ...], keys: int
-) -> tuple[Array, Array] | None:
+def dropout_words(options: Options, rows: tuple[int, ...], keys: int) -> tuple[Array, Array] | None:
     """Random words of rows and keys; those of a pair mix into its fate, never a T × S array."""
+    rate, key = options.get("dropout_rate", 0.0), options.get("dropout_key")
     if is_traced(rate) or not isinstance(rate, (int, float, np.floating)):
         raise type_error("dropout_rate", "must be a Python number", rate)
     if not 0 <= rate < 1:

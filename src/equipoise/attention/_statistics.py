@@ -4,10 +4,14 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax import export
 
 from equipoise._check import at, floating_array, positive_integer, value_error
 from equipoise._types import Array, Bool, Float, Int, PyTree, result
+from equipoise.attention._kernel.grid import int32, is_named, least
 from equipoise.attention._kernel.mesh import axes_of, place, placed, placed_by
+from equipoise.attention._kernel.operations import only
 from equipoise.attention._kernel.problem import Problem, some_rows
 from equipoise.attention._kernel.scores import scores
 from equipoise.attention._masks.mask import Mask
@@ -37,6 +41,15 @@ class AttentionStatistics:
     key_mass: Float[Array, "*batch s n"]
     log_sum_exp: Float[Array, "*batch t n"]
     block: Float[Array, "*batch n rows keys"] | None
+
+
+# So that a program that returns one can be exported and loaded.
+export.register_pytree_node_serialization(
+    AttentionStatistics,
+    serialized_name="equipoise.attention.AttentionStatistics",
+    serialize_auxdata=lambda _: b"",
+    deserialize_auxdata=lambda _: (),
+)
 
 
 def _places(arguments: dict[str, PyTree]) -> AttentionStatistics:
@@ -93,7 +106,7 @@ def attention_statistics(
 
     Raises:
         ValueError: If shapes disagree as :func:`dot_product_attention` says, ``top_k`` is not
-            between 1 and s, or ``block`` does not lie within t × s.
+            between 1 and s (1 where there are no keys), or ``block`` does not lie within t × s.
         TypeError: If dtypes are wrong, as :func:`dot_product_attention` says.
 
     Cost: 2·n·t·s·h FLOPs; O(n·s·block_size) memory besides the result.
@@ -127,18 +140,22 @@ def attention_statistics(
     n = heads * group
     batch = jnp.shape(query)[:-3]
     top_k = positive_integer("top_k", top_k)
-    if top_k > s:
+    # Keys that no row may read stand in for those that there may not be.
+    missing = top_k if is_named(s) else max(top_k - s, 0)
+    if not is_named(s) and top_k > max(s, 1):
         raise value_error("top_k", f"must be at most the number of keys, {s}", top_k)
     if block_size is None:
-        block_size = min(256, -(-_BLOCK_SCORES // max(b * n * s, 1)))
-    size = min(positive_integer("block_size", block_size), max(t, 1))
-    count = -(-t // size)
+        scores_of_row = 1 if is_named(b, n, s) else b * n * s
+        block_size = min(256, -(-_BLOCK_SCORES // max(scores_of_row, 1)))
+    block_size = positive_integer("block_size", block_size)
+    size = least(t, block_size if is_named(t) else min(block_size, t))
+    count = -(-t // block_size)
 
     # Rematerialized, so that a derivative does not keep the scores of every block.
     @jax.checkpoint
     def step(mass: Array, start: Array) -> tuple[Array, tuple[Array, ...]]:
         # The last block is moved back inside; rows that it shares count for the mass once.
-        first = jnp.minimum(start, t - size)
+        first = jnp.minimum(start, int32(t - size))
         score, allowed, lse = _rows(problem, first, size)
         weight = _weights(score, allowed, lse)
         entropy = jnp.where(jnp.isneginf(lse), 0, lse) - jnp.sum(weight * score, axis=-1)
@@ -146,24 +163,26 @@ def attention_statistics(
             sink = problem.sinks.astype(lse.dtype)[None, :, None]
             entropy = entropy - jnp.exp(sink - lse) * sink
         entropy = jnp.where(jnp.isneginf(lse), 0, entropy)
-        top, index = jax.lax.top_k(
-            weight if allowed is None else jnp.where(allowed, weight, -1), top_k
-        )
+        readable = weight if allowed is None else jnp.where(allowed, weight, -1)
+        if missing:
+            readable = jnp.pad(readable, (*[(0, 0)] * 3, (0, missing)), constant_values=-1)
+        top, index = jax.lax.top_k(readable, top_k)
         new = first + jnp.arange(size, dtype=jnp.int32) >= start
         mass = mass + jnp.einsum("bnrs,r->bns", weight, new.astype(weight.dtype))
         return mass, (entropy, jnp.maximum(top, 0), jnp.where(top < 0, -1, index), lse)
 
     # A sum over no rows: zeros that vary over the same devices as the inputs under shard_map.
     empty = jnp.einsum("btnh,bskh->bns", problem.query[:, :0], problem.key).astype(problem.dtype)
-    mass, rows = jax.lax.scan(step, empty, jnp.arange(count, dtype=jnp.int32) * size)
+    mass, rows = jax.lax.scan(step, empty, jnp.arange(count, dtype=jnp.int32) * int32(size))
 
     def joined(x: Array) -> Array:
         """(count, b, n, size, ...) as (*batch, t, n, ...), without the rows seen twice."""
         x = jnp.moveaxis(x, (0, 3), (1, 2))
-        last = x[:, -1:, size - (t - (count - 1) * size) :] if count else x
         x = x.reshape(b, count * size, *x.shape[3:])
         if count * size != t:
-            x = jnp.concatenate([x[:, : (count - 1) * size], last[:, 0]], axis=1)
+            row = jnp.arange(t, dtype=jnp.int32)
+            moved = jnp.where(row < int32((count - 1) * size), 0, int32(count * size - t))
+            x = x.at[:, row + moved].get(mode="promise_in_bounds", unique_indices=True)
         return x.reshape(*batch, *x.shape[1:])
 
     entropy, top_weights, top_indices, lse = map(joined, rows)
@@ -190,15 +209,15 @@ def _rows(problem: Problem, first: Array, size: int) -> tuple[Array, Array | Non
     score, allowed = scores(some_rows(problem, first, size))
     if allowed is not None:
         allowed = jnp.broadcast_to(allowed, shape)
-    masked = score if allowed is None else jnp.where(allowed, score, -jnp.inf)
+    masked = score if allowed is None else only(score, allowed, -jnp.inf)
     if problem.sinks is not None:
         sink = problem.sinks.astype(score.dtype)[None, :, None, None]
         masked = jnp.concatenate([masked, jnp.broadcast_to(sink, (*shape[:-1], 1))], axis=-1)
-    top = jax.lax.stop_gradient(jnp.max(masked, axis=-1, initial=-jnp.inf))
-    top = jnp.where(jnp.isneginf(top), 0, top)
+    lowest = np.finfo(score.dtype).min
+    top = jax.lax.stop_gradient(jnp.max(masked, axis=-1, initial=lowest))
     total = jnp.sum(jnp.exp(masked - top[..., None]), axis=-1)
     reached = total > 0
-    lse = jnp.where(reached, jnp.log(jnp.where(reached, total, 1)) + top, -jnp.inf)
+    lse = only(jnp.log(only(total, reached, 1)) + top, reached, -jnp.inf)
     return score, allowed, lse
 
 

@@ -1,7 +1,7 @@
 """The cost of one function: operations, depth and memory."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from equipoise._check import at, type_error
 from equipoise._jax.programs import Atom, ClosedProgram, Program, opened
@@ -87,7 +87,7 @@ class Cost:
 
     @property
     def assumptions(self) -> tuple[str, ...]:
-        """Assumptions of the count: primitives without a rule, loops of unknown length."""
+        """What the count assumed, such as the price of a primitive without a rule."""
         alone = () if self.per_device is None else self.per_device.notes
         return tuple(dict.fromkeys((*self.notes, *self.residuals.found[1], *alone)))
 
@@ -195,27 +195,27 @@ def analyze(
     axes = None if stated is None else Axes(stated, scope, constraints)
     specs, counts = layouts(args, shapes, axes), trip_counts(trips)
     program = trace(fn, shapes, axes).program
-    free = donated(donate, shapes, program)
-    found = _counted(program, ledger_of(counts), free, Residuals(fn, shapes, axes))
+    over = donated(donate, shapes, program)
+    found = _counted(program, ledger_of(counts), over, Residuals(fn, shapes, axes))
     if axes is None:
         return found
     local, notes = on_one_device(program, specs, axes.dimensions())
-    alone = _counted(local, ledger_of(counts, notes, axes.dimensions()), free, known(None, ()))
+    alone = _counted(local, ledger_of(counts, notes, axes.dimensions()), over, known(None, ()))
     return dataclasses.replace(found, per_device=alone)
 
 
 def _counted(
-    program: ClosedProgram, ledger: Ledger, free: Sequence[bool], residuals: Residuals
+    program: ClosedProgram, ledger: Ledger, over: Mapping[int, int], residuals: Residuals
 ) -> Cost:
-    """The cost of a program whose arguments may be written over where they are free."""
-    walked = walk_whole(program, ledger, free)
+    """The cost of a program some of whose arguments have results that are written over them."""
+    body = opened(program)
+    walked = walk_whole(program, ledger, [i in over for i in range(len(body.invars))])
     walked = walked._replace(parts=with_boundary(walked.parts, program))
     graph = new_graph()
-    inputs = graph.arguments(opened(program).invars)
+    inputs = graph.arguments(body.invars)
     results = graph.run(program, inputs)
-    over = [v for v, is_free in zip(inputs, free, strict=True) if is_free]
-    peak = peak_bytes(graph, results, over)
-    return summary(walked, ledger, program, opened(program).outvars, residuals, peak)
+    peak = peak_bytes(graph, results, {inputs[i]: results[j] for i, j in over.items()})
+    return summary(walked, ledger, program, body.outvars, residuals, peak)
 
 
 def trip_counts(trips: Sequence[int | str | Expression]) -> list[Expression]:

@@ -38,7 +38,8 @@ class Dependencies:
         """The kind, whether derivatives agree, and a picture of small patterns."""
         lines = [f"Dependencies: {self.kind}", f"  confirmed by derivatives: {self.confirmed}"]
         lines += [f"  assumed: {note}" for note in self.assumptions]
-        if not isinstance(self.structural, jax.core.Tracer) and max(self.structural.shape) <= 32:
+        known = not isinstance(self.structural, jax.core.Tracer) and self.structural.ndim == 2
+        if known and max(self.structural.shape) <= 32:
             lines += [
                 "  " + "".join(".#"[int(e)] for e in row) for row in np.asarray(self.structural)
             ]

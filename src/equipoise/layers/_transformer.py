@@ -35,10 +35,9 @@ def transformer_block(
         hidden: The width inside the feed-forward map. Default 4·d.
         is_causal: Whether a position reads itself and earlier ones alone.
         window: How many positions to either side attention reads, the own one included.
-        implementation: ``"plain"`` writes out the scores, n² of them or n·r in a window, and can
-            be analyzed with named sizes; ``"blockwise"`` is
-            :func:`equipoise.attention.dot_product_attention`, in memory linear in n, whose loops
-            over blocks need sizes that are numbers.
+        implementation: ``"plain"`` writes out the scores, n² of them or n·r in a window, and is
+            analyzed exactly with named sizes; ``"blockwise"`` is
+            :func:`equipoise.attention.dot_product_attention`, in memory linear in n.
 
     Returns:
         A :class:`Layer` with ``params`` ``attention_norm``, ``attention``, ``feed_forward_norm``

@@ -43,6 +43,7 @@ from equipoise.plot._vi import (
     posterior_pair,
     trust_report,
 )
+from equipoise.plot._vi_checks import fit_history, rank_histograms
 
 # In teaching order.
 __all__ = [  # noqa: RUF022
@@ -61,7 +62,9 @@ __all__ = [  # noqa: RUF022
     "posterior_pair",
     "elbo_curve",
     "gradient_noise",
+    "fit_history",
     "trust_report",
+    "rank_histograms",
     "latent_map",
     "image_grid",
     "cost_curves",

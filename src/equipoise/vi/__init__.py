@@ -29,6 +29,8 @@ from equipoise.vi._families.mean_field import mean_field
 from equipoise.vi._families.mixture import mixture
 from equipoise.vi._fit.fit import fit
 from equipoise.vi._fit.result import Fit, Source, posterior_draws
+from equipoise.vi._report.calibrate import Calibration, calibrate
+from equipoise.vi._report.summary import Summary, summary
 from equipoise.vi._supports.bijectors import interval, ordered, positive, real, simplex
 from equipoise.vi._supports.cholesky import cholesky_correlation
 from equipoise.vi._supports.support import Support
@@ -40,6 +42,10 @@ __all__ = [  # noqa: RUF022
     "fit",
     "Fit",
     "posterior_draws",
+    "summary",
+    "Summary",
+    "calibrate",
+    "Calibration",
     "diagnose",
     "Diagnostics",
     "Verdict",

@@ -55,6 +55,21 @@ def test_dot_product_attention_called_eagerly_is_one_program(compilations, size,
     assert len(compilations) == 1, compilations
 
 
+def test_dot_product_attention_called_eagerly_again_compiles_nothing(compilations):
+    """Nor with functions and masks that were made anew, around other arrays."""
+    x = jax.device_put(arrays(16)[0])
+    for slope in jax.device_put([np.float32(1), np.float32(2)]):
+        before = len(compilations)
+        attention.dot_product_attention(
+            x,
+            x,
+            x,
+            mask=attention.from_function(lambda b, h, q, k: q != k),
+            score_fn=lambda s, b, h, q, k, slope=slope: jax.nn.relu(s) * slope,
+        )
+    assert len(compilations) == before
+
+
 @pytest.mark.parametrize("is_causal", [False, True])
 @pytest.mark.parametrize("size", SIZES)
 def test_dot_product_attention_has_each_product_once(monkeypatch, size, is_causal):

@@ -104,6 +104,7 @@ def test_normal_form_predicts_the_invariant_circle(k):
     assert form.amplitude(form.step_size - 1e-7 * k) == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rule", [games.optimistic(), games.extragradient()])
 def test_normal_form_predicts_the_distance_of_a_closed_curve_that_is_no_circle(rule):
     def payoff(x, y):

@@ -168,6 +168,7 @@ def test_critical_step_size_derivative_holds_by_a_parameter_of_the_rule():
     np.testing.assert_allclose([value, slope], [1.4, 2.0], rtol=TOLERANCE)
 
 
+@pytest.mark.slow
 def test_critical_step_size_derivative_is_zero_where_nothing_is_lost():
     def step(sigma, rule):
         return critical(rule, bilinear(sigma)).step_size

@@ -106,6 +106,7 @@ def test_critical_step_size_notices_what_comes_back_and_leaves_again():
     assert lost.num_repelling == 1
 
 
+@pytest.mark.slow
 def test_critical_step_size_attracted_differentiates_where_flat_and_repelling_tie(rng):
     def attracted(a):
         game = games.general_sum(lambda x: 3 * a * x[0] ** 2 / 2 - a * x[1] ** 2 + 0 * x[2])

@@ -77,6 +77,9 @@ RULES = {
 }
 
 
+BATCHES = [(1, False), (3, False), (2, True)]  # sizes, and whether rows are replaced
+
+
 def second_moment(make, rule, batch_size, replacement, eta):
     """E[A ⊗ A] over all batches, of the step on the state with a 1 appended; its size."""
     j, g = fields(make)

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from equipoise import games
-from tests.games.noise.batches_by_hand import DATA, RULES, H, descent, saddle, stationary
+from tests.games.noise.batches_by_hand import BATCHES, DATA, RULES, H, descent, saddle, stationary
+from tests.thinned import thinned
 
 MEAN_AT = (jnp.array(2.0),)
 
@@ -15,12 +16,11 @@ def mean_of(batch_size=1, rows=(1.0, 3.0)):
     return games.sampled(lambda x, d: (x - d) ** 2 / 2, jnp.array(rows), batch_size=batch_size)
 
 
-@pytest.mark.parametrize(("batch_size", "replacement"), [(1, False), (3, False), (2, True)])
-@pytest.mark.parametrize("name", RULES)
-def test_noise_floor_is_what_all_batches_leave_as_it_is(name, batch_size, replacement):
-    game, at = saddle(batch_size, replacement)
+@pytest.mark.parametrize(("name", "batches"), thinned(RULES, BATCHES))
+def test_noise_floor_is_what_all_batches_leave_as_it_is(name, batches):
+    game, at = saddle(*batches)
     floor = games.noise_floor(game, RULES[name], at, step_size=0.2)
-    covariance, shift = stationary(saddle, name, batch_size, replacement, 0.2)
+    covariance, shift = stationary(saddle, name, *batches, 0.2)
     # Solves of condition 1/(1 − ρ), some tens.
     np.testing.assert_allclose(floor.covariance, covariance, rtol=1e-11, atol=1e-12)
     np.testing.assert_allclose(floor.shift, shift, atol=1e-12)

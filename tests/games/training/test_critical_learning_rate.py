@@ -121,6 +121,7 @@ def test_critical_learning_rate_holds_where_groups_have_different_optimizers_and
     np.testing.assert_allclose(lost.step_size, 2 / top, rtol=1e-8)
 
 
+@pytest.mark.slow
 def test_critical_learning_rate_holds_for_optimizers_that_mix_coordinates():
     root = np.random.default_rng(1).normal(size=(12, 12))
     matrix = root @ root.T
@@ -147,6 +148,7 @@ def fit(params, x, y):
     return jnp.mean(((x @ weight + bias[None])[:, 0] - y) ** 2)
 
 
+@pytest.mark.slow
 def test_critical_learning_rate_without_a_matrix_matches_the_matrix():
     params = network((5, 16, 8, 1), jax.random.key(1))
     x = jax.random.normal(jax.random.key(2), (32, 5))

@@ -7,7 +7,11 @@ import pytest
 
 from equipoise import vi
 
-arviz = pytest.importorskip("arviz")
+
+@pytest.fixture(scope="module")
+def arviz():
+    """Imported by the one process that needs it: it takes seconds."""
+    return pytest.importorskip("arviz")
 
 
 @pytest.fixture(scope="module")
@@ -18,7 +22,7 @@ def fit():
     return vi.fit(log_density, {"a": jnp.zeros(2), "b": {"c": 0.0}}, jax.random.key(0))
 
 
-def test_groups_become_the_data_of_arviz(fit):
+def test_groups_become_the_data_of_arviz(arviz, fit):
     groups = vi.to_arviz(fit, jax.random.key(1), 500)
     if arviz.__version__.startswith("0."):
         data = arviz.from_dict(**groups)

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from equipoise._types import Array
 from equipoise.attention._kernel.problem import Problem
 from equipoise.attention._masks.kinds import Band, Before
-from equipoise.attention._masks.mask import Both, Mask
+from equipoise.attention._masks.mask import Mask, conjuncts
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,7 +51,7 @@ class Arrays:
 
 def refusal(problem: Problem) -> tuple[str, str, object] | None:
     """(argument, what the kernels serve, what came) of the first thing that they cannot serve."""
-    parts = _conjuncts(problem.mask)
+    parts = conjuncts(problem.mask)
     known = all(isinstance(part, (Band, Before)) for part in parts)
     left, right = _band(parts)
     masks = "causal, a window with a causal mask, lengths or a boolean array"
@@ -99,7 +99,7 @@ def serves(problem: Problem) -> bool:
 
 def planned(problem: Problem, *, forced: bool) -> tuple[list[Array], Plan]:
     """A problem that is not refused as the kernels' request."""
-    parts = _conjuncts(problem.mask)
+    parts = conjuncts(problem.mask)
     left, right = _band(parts)
     lengths = [part for part in parts if isinstance(part, Before)]
     arrays = Arrays(
@@ -141,15 +141,6 @@ def as_problem(plan: Plan, arrays: Arrays) -> Problem:
         score_fn=None,
         dropout_rate=0.0,
     )
-
-
-def _conjuncts(mask: Mask | None) -> list[Mask]:
-    """The masks that ``&`` joined."""
-    if mask is None:
-        return []
-    if isinstance(mask, Both):
-        return _conjuncts(mask.left) + _conjuncts(mask.right)
-    return [mask]
 
 
 def _band(parts: Sequence[Mask]) -> tuple[int | None, int | None]:

@@ -53,17 +53,15 @@ def _tried(plan: Plan, types: _Types, backward: bool, device: jax.Device) -> str
             asked = [jax.ShapeDtypeStruct(*x) for x in (*types, types[0])]  # type: ignore[no-untyped-call]
             run.lower(*asked).compile()
             small = _small(plan, sizes)
-            found = run(*small)
-            wanted = _definition(plan, small, backward=backward)
+            errors = jax.jit(functools.partial(_errors, plan))(run(*small), small)
         # Whatever it raises where a driver, a library or a shape does not suit it.
         except Exception as error:
             return f"it raises {type(error).__name__}: {error}"
-        for name, kernel in found.items():
-            # Rounding of operands, weights and results to half precision, 2^-9 each, in sums of
-            # terms of either sign; a wrong mask, scale or head is off by the whole.
-            off = jnp.max(jnp.abs(kernel.astype(jnp.float32) - wanted[name]))
-            if not off <= 0.02 * jnp.max(jnp.abs(wanted[name])):
-                return f"its {name} is off by {float(off):.3g}"
+    for name, (off, size) in errors.items():
+        # Rounding of operands, weights and results to half precision, 2^-9 each, in sums of
+        # terms of either sign; a wrong mask, scale or head is off by the whole.
+        if not off <= 0.02 * size:
+            return f"its {name} is off by {float(off):.3g}"
     return None
 
 
@@ -101,11 +99,20 @@ def _small(plan: Plan, sizes: dict[str, tuple[tuple[int, ...], np.dtype]]) -> li
             x = x if name == "bias" else (x < 0.5) | (np.arange(cut[-1]) == 0)
         else:
             x = np.array([(rows if name == "rows" else keys) - 7, 5])[: min(shape[0], batch)]
-        made.append(jnp.asarray(x, sizes[name][1]))
-    return [*made, jnp.asarray(rng.normal(size=shapes["query"]), dtype)]
+        made.append(x.astype(sizes[name][1]))
+    return [jnp.asarray(x) for x in (*made, rng.normal(size=shapes["query"]).astype(dtype))]
 
 
-def _definition(plan: Plan, leaves: list[Array], *, backward: bool) -> dict[str, Array]:
+def _errors(
+    plan: Plan, found: dict[str, Array], leaves: list[Array]
+) -> dict[str, tuple[Array, Array]]:
+    """How far each array is off from its definition at most, and how large that is at most."""
+    wanted = _definition(plan, leaves)
+    off = {name: jnp.abs(x.astype(jnp.float32) - wanted[name]) for name, x in found.items()}
+    return {name: (jnp.max(x), jnp.max(jnp.abs(wanted[name]))) for name, x in off.items()}
+
+
+def _definition(plan: Plan, leaves: list[Array]) -> dict[str, Array]:
     """What the kernel is to give, from whole matrices in float32."""
     arrays = plan.arrays(leaves[:-1])
     groups = arrays.query.shape[2] // arrays.key.shape[2]
@@ -126,11 +133,8 @@ def _definition(plan: Plan, leaves: list[Array], *, backward: bool) -> dict[str,
     names = [name for name in ("query", "key", "value", "bias") if name in plan.names]
     moving = {name: getattr(arrays, name).astype(jnp.float32) for name in names}
     out, pull, lse = jax.vjp(attend, moving, has_aux=True)
-    found = _named(out, lse)
-    if backward:
-        (grads,) = pull(leaves[-1].astype(jnp.float32))
-        found |= {f"cotangent of {name}": x for name, x in grads.items()}
-    return found
+    (grads,) = pull(leaves[-1].astype(jnp.float32))
+    return _named(out, lse) | {f"cotangent of {name}": x for name, x in grads.items()}
 
 
 def _named(out: Array, lse: Array) -> dict[str, Array]:

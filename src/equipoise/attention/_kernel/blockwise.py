@@ -85,12 +85,12 @@ def _forward(problem: Problem, schedule: Schedule, grid: Grid) -> _Totals:
     leaves, structure = jax.tree.flatten(problem)
     zero = zero_like_all((*leaves, *schedule), dtype)
     # Several blocks of rows meet a key again and again; a single one, only those that it reads.
-    several = grid.row_blocks > 1
+    several = grid.row_blocks != 1
 
     def start(totals: _Totals, rows: Place) -> _Carry:
         # A maximum that is finite from the start: beside it what is -inf has weight 0, and what
         # stands in the totals has, if another block of rows has written there.
-        shape = (b, grid.head_block * g, grid.row_block)
+        shape = (b, grid.head_block * g, grid.block_rows)
         lowest = jnp.broadcast_to(zero + np.finfo(dtype).min, shape)
         return lowest, jnp.broadcast_to(zero, shape), grid.read(totals[0], BY_ROW, rows)
 

@@ -1,13 +1,32 @@
-"""The grid of blocks over heads, rows and keys, and where arrays and blocks lie on it."""
+"""The grid of blocks over heads, rows and keys, and where arrays and blocks lie on it.
+
+A length is a number, or a symbolic dimension, which JAX leaves untyped: a *named* size.
+"""
 
 from typing import NamedTuple, TypeAlias
 
+import jax.numpy as jnp
 import numpy as np
-from jax import lax
+from jax import core, export, lax
 
 from equipoise._types import Array
 
 Index: TypeAlias = Array | np.int32
+
+
+def is_named(*sizes: int) -> bool:
+    """Whether one of the sizes is no number."""
+    return any(map(export.is_symbolic_dim, sizes))
+
+
+def int32(size: int) -> Index:
+    """A size as an operand: a name would be an int64 where those are on, and widen all indices."""
+    return jnp.asarray(size, jnp.int32) if is_named(size) else np.int32(size)
+
+
+def least(length: int, block: int) -> int:
+    """The smaller of a length and a block that, if the length is a number, is not longer."""
+    return core.min_dim(length, block) if is_named(length) else block
 
 
 class Axes(NamedTuple):
@@ -40,7 +59,8 @@ class Grid(NamedTuple):
     """Numbers of key heads, rows and keys, and of those in a block, none more than there are.
 
     Blocks divide the heads. An axis over heads may be longer by a factor, the query heads that
-    share a key head, and so are its blocks.
+    share a key head, and so are its blocks. Of named rows or keys a block has as many as it says,
+    or all. With ``every`` all blocks are computed, and loops need no schedule to be counted.
     """
 
     heads: int
@@ -49,6 +69,17 @@ class Grid(NamedTuple):
     head_block: int
     row_block: int
     key_block: int
+    every: bool = False
+
+    @property
+    def block_rows(self) -> int:
+        """How many rows a block has."""
+        return least(self.rows, self.row_block)
+
+    @property
+    def block_keys(self) -> int:
+        """How many keys a block has."""
+        return least(self.keys, self.key_block)
 
     @property
     def head_blocks(self) -> int:
@@ -58,12 +89,12 @@ class Grid(NamedTuple):
     @property
     def row_blocks(self) -> int:
         """How many blocks of rows there are."""
-        return -(-self.rows // self.row_block)
+        return (self.rows + self.row_block - 1) // self.row_block
 
     @property
     def key_blocks(self) -> int:
         """How many blocks of keys there are."""
-        return -(-self.keys // self.key_block)
+        return (self.keys + self.key_block - 1) // self.key_block
 
     def shape(self, whole: tuple[int, ...], axes: Axes) -> tuple[int, ...]:
         """The shape of a block of an array of this shape."""
@@ -71,9 +102,9 @@ class Grid(NamedTuple):
         if axes.head is not None:
             size[axes.head] = whole[axes.head] // self.head_blocks
         if axes.row is not None:
-            size[axes.row] = self.row_block
+            size[axes.row] = self.block_rows
         if axes.key is not None:
-            size[axes.key] = self.key_block
+            size[axes.key] = self.block_keys
         return tuple(size)
 
     def read(self, x: Array, axes: Axes, place: Place) -> Array:
@@ -103,14 +134,14 @@ class Grid(NamedTuple):
 
     def place(self, head: Index, row: Index, key: Index) -> Place:
         """Where the block lies that is so many blocks of heads, rows and keys from the first."""
-        row_first, row_start = _start(row, self.row_block, self.rows)
-        key_first, key_start = _start(key, self.key_block, self.keys)
+        row_first, row_start = _start(row, self.block_rows, self.rows)
+        key_first, key_start = _start(key, self.block_keys, self.keys)
         return Place(times(head, self.head_block), row_start, row_first, key_start, key_first)
 
 
 def times(index: Index, factor: int) -> Index:
     """So many times the index."""
-    return index if factor == 1 else lax.mul(index, np.int32(factor))
+    return index if factor == 1 else lax.mul(index, int32(factor))
 
 
 def _start(number: Index, block: int, length: int) -> tuple[Index, Index]:
@@ -118,7 +149,7 @@ def _start(number: Index, block: int, length: int) -> tuple[Index, Index]:
     first = times(number, block)
     if length % block == 0:
         return first, first
-    return first, lax.min(first, np.int32(length - block))
+    return first, lax.min(first, int32(length - block))
 
 
 class Schedule(NamedTuple):

@@ -10,7 +10,7 @@ from jax import lax
 
 from equipoise._jax.varying import alike
 from equipoise._types import Array
-from equipoise.attention._kernel.grid import Axes, Grid, Index, Place, Schedule
+from equipoise.attention._kernel.grid import Axes, Grid, Index, Place, Schedule, int32, is_named
 
 _Totals = TypeVar("_Totals")
 _Carry = TypeVar("_Carry")
@@ -34,7 +34,7 @@ def walk(
     Each of them starts a carry, updates it with the arrays' blocks at each place of its schedule,
     and puts it into the totals.
     """
-    if not schedule.row.size:
+    if schedule.row.size == 0 and not grid.every:
         return totals
 
     def cut(place: Place, *, held: bool) -> Callable[[Array, Axes], Array]:
@@ -62,6 +62,12 @@ def walk(
         if grid.key_blocks == 1:
             # It is computed even if nothing in it is allowed: it adds zeros.
             return first, finish(totals, at(rows, carry), rows)
+        if grid.every:
+
+            def key_block(key: Index, carry: _Carry) -> _Carry:
+                return at(grid.place(head, row, key), carry)
+
+            return first, finish(totals, _repeat(grid.key_blocks, key_block, carry), rows)
         stop, carry = _loop(first, lambda: _entry(schedule.stop, row), pair, carry)
         return stop, finish(totals, carry, rows)
 
@@ -77,6 +83,9 @@ def _repeat(count: int, body: Callable[[Index, _Carry], _Carry], carry: _Carry) 
     """The carry after ``body(i, carry)`` for i < count; without a loop where that is 1."""
     if count == 1:
         return body(_ZERO, carry)
+    if is_named(count):
+        # With the bound carried along, so that it can be read off the program.
+        return lax.fori_loop(_ZERO, int32(count), body, carry)
     return _loop(_ZERO, lambda: np.int32(count), body, carry)[1]
 
 

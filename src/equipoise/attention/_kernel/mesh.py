@@ -61,6 +61,11 @@ def place(x: Array, *, without: int = 0, beside: int = 0) -> PartitionSpec:
     return placed(*axes[: len(axes) - without], *(None,) * beside)
 
 
+def replicated(function: _F) -> _F:
+    """A function of such arrays whose results every device has as a whole."""
+    return placed_by(lambda _: placed())(function)
+
+
 def _explicit(arrays: PyTree) -> PyTree:
     """The mesh with explicit axes that one of the arrays lies on, or None."""
     meshes = (mesh_of(x) for x in jax.tree.leaves(arrays) if isinstance(x, jax.Array))

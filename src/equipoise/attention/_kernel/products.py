@@ -5,6 +5,7 @@ routine of half the speed; a transposed copy of the smaller operand makes it an 
 copy costs more than it saves where the sum is short.
 """
 
+import math
 from collections.abc import Sequence
 from typing import TypeAlias
 
@@ -13,6 +14,7 @@ from jax import lax
 
 from equipoise._jax.programs import ClosedProgram, Equation, Value, bind, plain_call, run
 from equipoise._types import Array
+from equipoise.attention._kernel.grid import is_named
 
 _LONG = 512
 _Pair: TypeAlias = tuple[Sequence[int], Sequence[int]]
@@ -36,9 +38,9 @@ def _product(
 ) -> Array:
     (sum_a, sum_b), (batch_a, batch_b) = dimension_numbers
     summed = [len(axes) == 1 and axes[0] < x.ndim - 1 for axes, x in ((sum_a, a), (sum_b, b))]
-    if not all(summed) or a.shape[sum_a[0]] < _LONG:
+    if not all(summed) or _order([a.shape[sum_a[0]]]) < (0, _LONG):
         return _multiplied(a, b, dimension_numbers, **params)
-    if a.size > b.size:
+    if _order(a.shape) > _order(b.shape):
         out = _product(b, a, dimension_numbers=((sum_b, sum_a), (batch_b, batch_a)), **params)
         batch, free = len(batch_a), b.ndim - 1
         order = (*range(batch), *range(free, out.ndim), *range(batch, free))
@@ -48,6 +50,12 @@ def _product(
     turned = _barrier(jnp.moveaxis(a, axis, -1))
     batch_a = tuple(i - (i > axis) for i in batch_a)
     return _barrier(_multiplied(turned, b, (((a.ndim - 1,), sum_b), (batch_a, batch_b)), **params))
+
+
+def _order(shape: Sequence[int]) -> tuple[int, int]:
+    """How large an array is, one with more named sizes being the larger one."""
+    numbers = [n for n in shape if not is_named(n)]
+    return len(shape) - len(numbers), math.prod(numbers)
 
 
 def _multiplied(a: Array, b: Array, numbers: tuple[_Pair, _Pair], **params: object) -> Array:

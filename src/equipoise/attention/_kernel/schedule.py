@@ -6,7 +6,7 @@ import numpy as np
 
 from equipoise._jax.varying import mesh_of
 from equipoise._types import Array, PyTree
-from equipoise.attention._kernel.grid import Grid, Schedule
+from equipoise.attention._kernel.grid import Grid, Schedule, int32, is_named, least
 from equipoise.attention._kernel.problem import Problem
 from equipoise.attention._masks.mask import Extent, Flags, Mask
 
@@ -16,11 +16,13 @@ _BLOCK, _SMALLEST, _LONGEST, _SCORES = 512, 128, 4096, 2**24
 # On CPU a product of one head is shared out between cores, and products of several heads go one
 # after another: heads are taken together only while their scores are few enough to stay in cache.
 _IN_CACHE = 2**19
+_NAMED_BATCH = 8  # what a batch counts whose size is a name
 
 
 def grid_of(problem: Problem, block_size: int | None) -> Grid:
     """Blocks of nearly equal length, none longer than asked for."""
     b, t, s, k, g = problem.sizes
+    b, named_heads = _NAMED_BATCH if is_named(b) else b, is_named(k, g)
     # Heads that XLA may have divided between devices are not taken one by one.
     on_cpu = jax.default_backend() == "cpu" and not mesh_of(problem.query).auto_axes
     row_block = key_block = block_size or _BLOCK
@@ -28,15 +30,17 @@ def grid_of(problem: Problem, block_size: int | None) -> Grid:
         # Where no block is skipped, long ones waste nothing and pass over the sums less often.
         row_block *= 4 if on_cpu and problem.mask is None else 1
         together = b * g * (1 if on_cpu else k)
-        while key_block > _SMALLEST and row_block * key_block * together > _SCORES:
+        most = 0 if named_heads else _SCORES // together
+        while key_block > _SMALLEST and row_block * key_block > most:
             row_block, key_block = row_block // 2, key_block // 2
     row_block, key_block = _fitted(t, row_block), _fitted(s, key_block)
     head_block = k
-    if on_cpu:
+    if on_cpu and not named_heads:
         most = _IN_CACHE // (b * g * row_block * key_block)
         if most < k:
             head_block = max(n for n in range(1, k) if k % n == 0 and n <= max(most // 2, 1))
-    return Grid(k, t, s, head_block, row_block, key_block)
+    every = is_named(t, s) and problem.mask is None
+    return Grid(k, t, s, head_block, row_block, key_block, every)
 
 
 def grid_of_values(problem: Problem, grid: Grid, block_size: int | None) -> Grid:
@@ -47,6 +51,8 @@ def grid_of_values(problem: Problem, grid: Grid, block_size: int | None) -> Grid
     """
     if block_size is not None or problem.mask is not None or jax.default_backend() != "cpu":
         return grid
+    if grid.every:
+        return grid
     scores = grid.row_block * grid.key_block
     key_block = _fitted(grid.keys, max(grid.key_block, min(_LONGEST, scores // _SMALLEST)))
     row_block = _fitted(grid.rows, max(scores // key_block, 1))
@@ -54,20 +60,29 @@ def grid_of_values(problem: Problem, grid: Grid, block_size: int | None) -> Grid
 
 
 def _fitted(length: int, block_size: int) -> int:
+    if is_named(length):
+        return block_size
     count = -(-length // block_size)
     return -(-length // count)
 
 
-def _ends(length: int, block: int) -> tuple[np.ndarray, np.ndarray]:
-    """First index read and last index of each block, int32."""
-    first = np.arange(0, length, block, dtype=np.int32)
-    start = np.minimum(first, np.int32(length - block))
-    return start, start + np.int32(block - 1)
+def _ends(length: int, block: int, count: int) -> tuple[Flags, Flags]:
+    """First index read and last index of each block, int32; of NumPy where they are known."""
+    size = least(length, block)
+    number, minimum = (jnp.arange, jnp.minimum) if is_named(length) else (np.arange, np.minimum)
+    first: Flags = minimum(number(count, dtype=np.int32) * int32(size), int32(length - size))
+    return first, first + int32(size - 1)
 
 
 def schedule_of(problem: Problem, grid: Grid) -> Schedule:
-    """The pairs of blocks to compute, known while tracing unless a mask holds arrays."""
-    possible: Flags = np.ones((grid.row_blocks, grid.key_blocks), bool)
+    """The pairs of blocks to compute, known while tracing unless a mask holds arrays.
+
+    Named lengths are not known either; nothing is listed where every block is computed.
+    """
+    if grid.every:
+        return Schedule._make([np.zeros(0, np.int32)] * 3)
+    ones = jnp.ones if is_named(grid.rows, grid.keys) else np.ones
+    possible: Flags = ones((grid.row_blocks, grid.key_blocks), bool)
     if problem.mask is not None:
         found = _possible(problem.mask, problem.offset, grid) & possible[None]
         possible = found.any(axis=0)  # type: ignore[assignment]
@@ -78,17 +93,20 @@ def schedule_of(problem: Problem, grid: Grid) -> Schedule:
         return Schedule._make(known)
     possible = any_of_batch(possible)
     first = jnp.argsort(~possible.reshape(-1), stable=True).astype(jnp.int32)
-    row, key = jnp.divmod(first, np.int32(grid.key_blocks))
+    row, key = jnp.divmod(first, int32(grid.key_blocks))
     return Schedule(row, key, jnp.cumsum(possible.sum(axis=1, dtype=jnp.int32)))
 
 
 def _possible(mask: Mask, offset: int | Array, grid: Grid) -> Flags:
     """Whether a block may hold a pair, broadcasting to (batch, row blocks, key blocks)."""
-    row_first, row_last = (x[None, :, None] for x in _ends(grid.rows, grid.row_block))
-    key_first, key_last = (x[None, None, :] for x in _ends(grid.keys, grid.key_block))
+    rows = _ends(grid.rows, grid.row_block, grid.row_blocks)
+    keys = _ends(grid.keys, grid.key_block, grid.key_blocks)
+    row_first, row_last = (x[None, :, None] for x in rows)
+    key_first, key_last = (x[None, None, :] for x in keys)
     ahead = offset if isinstance(offset, int) else offset[:, None, None]
     query = row_first + ahead, row_last + ahead
-    return mask.bounds(Extent((row_first, row_last), query, (key_first, key_last)))[0]
+    sizes = grid.block_rows, grid.block_keys
+    return mask.bounds(Extent((row_first, row_last), query, (key_first, key_last), sizes))[0]
 
 
 @jax.custom_batching.custom_vmap

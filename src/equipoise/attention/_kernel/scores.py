@@ -1,6 +1,7 @@
 """Scores, permission and dropout of one block of (row, key) pairs, from the arrays of the block."""
 
 import jax.numpy as jnp
+import numpy as np
 
 from equipoise._types import Array
 from equipoise.attention._kernel.operations import both, heads_first, only, product
@@ -59,4 +60,5 @@ def dropout(block: Block) -> Array | None:
         word = (word ^ (word >> 16)) * jnp.uint32(factor)
         word = word ^ (word >> shift)
     threshold = jnp.uint32(min(int(problem.dropout_rate * 2**32), 2**32 - 1))
-    return jnp.where(word >= threshold, 1 / (1 - problem.dropout_rate), 0).astype(problem.dtype)
+    kept = np.asarray(1 / (1 - problem.dropout_rate), problem.dtype)
+    return jnp.where(word >= threshold, kept, np.zeros_like(kept))

@@ -30,7 +30,7 @@ def leaf_axes(problem: Problem) -> list[Axes]:
     """For each array of the problem, which of its axes run over heads, rows and keys."""
 
     def pairs(x: Array | None) -> Axes | None:
-        return None if x is None else Axes(*(a if x.shape[a] > 1 else None for a in (1, 2, 3)))
+        return None if x is None else Axes(*(None if x.shape[a] == 1 else a for a in (1, 2, 3)))
 
     axes: PyTree = jax.tree.map(lambda _: Axes(), problem)
     axes = dataclasses.replace(
@@ -47,17 +47,17 @@ def leaf_axes(problem: Problem) -> list[Axes]:
 
 def block_of(problem: Problem, place: Place, grid: Grid) -> Block:
     """The block at a place, of a problem whose arrays were cut to it."""
-    rows = lax.add(lax.iota(jnp.int32, grid.row_block), place.row_start)
-    keys = lax.add(lax.iota(jnp.int32, grid.key_block), place.key_start)
+    rows = lax.add(lax.iota(jnp.int32, grid.block_rows), place.row_start)
+    keys = lax.add(lax.iota(jnp.int32, grid.block_keys), place.key_start)
     return Block(problem, times(place.head, problem.sizes[-1]), rows, keys)
 
 
 def overlap(place: Place, block: Block, grid: Grid, *, of_rows: bool) -> Array | None:
     """Pairs that no earlier block had, (1, 1, t or 1, s or 1); None where all are new."""
     fresh = None
-    if grid.keys % grid.key_block:
+    if grid.keys % grid.block_keys != 0:
         fresh = (block.keys >= place.key_first)[None, None, None, :]
-    if of_rows and grid.rows % grid.row_block:
+    if of_rows and grid.rows % grid.block_rows != 0:
         fresh = both((block.rows >= place.row_first)[None, None, :, None], fresh)
     return fresh
 

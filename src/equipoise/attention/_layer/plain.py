@@ -1,7 +1,7 @@
-"""Attention with its scores written out, for small inputs and for sizes that are names.
+"""Attention with its scores written out, for small inputs and for what is counted by names.
 
-Loops over blocks need sizes that are numbers. Here every operation takes named ones too, so that
-:mod:`equipoise.cost` can count them: n² scores, or n·r in a window.
+Which blocks a loop computes is decided by values where lengths are names. Here every operation is
+one that :mod:`equipoise.cost` counts exactly: n² scores, or n·r in a window.
 """
 
 import jax

@@ -1,10 +1,13 @@
 """How much a lookup can lose to other keys, and the margin that keeps the loss small."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 
 from equipoise._check import at, floating_array, value_error
 from equipoise._types import Array, Float, Scalar, result
+from equipoise.attention._kernel.mesh import replicated
 from equipoise.attention._lookup.lookup import checked, mixture, scalar
 
 
@@ -22,6 +25,7 @@ class LookupErrorBound:
 
 
 @at("attention.lookup_error_bound")
+@replicated
 def lookup_error_bound(
     weights: Float[Array, " n"], values: Float[Array, "n e"], *, margin: Scalar | float
 ) -> LookupErrorBound:
@@ -67,7 +71,12 @@ def lookup_error_bound(
     if values.ndim != 2:
         raise value_error("values", "must have shape (n, e)", values)
     values, weights, dtype = checked(values, weights, name="values")
-    delta = scalar("margin", margin).astype(values.dtype)
+    return _bound(values, weights, scalar("margin", margin), dtype)
+
+
+@functools.partial(jax.jit, static_argnames="dtype")
+def _bound(values: Array, weights: Array, margin: Array, dtype: jnp.dtype) -> LookupErrorBound:
+    delta = margin.astype(values.dtype)
     support, log_weights, valid = mixture(weights)
     w = jnp.where(support, jnp.exp(log_weights), 0)
     others = jnp.sum(~support, dtype=values.dtype)
@@ -80,6 +89,7 @@ def lookup_error_bound(
 
 
 @at("attention.lookup_sharpness")
+@replicated
 def lookup_sharpness(weights: Float[Array, " n"], *, leaked_weight: Scalar | float) -> Scalar:
     r"""Margin at which a lookup leaks no more than a given weight, whatever the keys.
 
@@ -116,7 +126,12 @@ def lookup_sharpness(weights: Float[Array, " n"], *, leaked_weight: Scalar | flo
     if weights.ndim != 1:
         raise value_error("weights", "must have shape (n,)", weights)
     _, weights, dtype = checked(weights[:, None], weights)
-    epsilon = scalar("leaked_weight", leaked_weight).astype(weights.dtype)
+    return _sharpness(weights, scalar("leaked_weight", leaked_weight), dtype)
+
+
+@functools.partial(jax.jit, static_argnames="dtype")
+def _sharpness(weights: Array, leaked_weight: Array, dtype: jnp.dtype) -> Array:
+    epsilon = leaked_weight.astype(weights.dtype)
     support, _, valid = mixture(weights)
     margin = _log_odds(support, epsilon.dtype) + jnp.log1p(-epsilon) - jnp.log(epsilon)
     return jnp.where(valid, margin, jnp.nan).astype(dtype)

@@ -1,6 +1,7 @@
 """Which query reads a wanted mixture of values, and how far its output can be off."""
 
 import enum
+import functools
 from typing import Self
 
 import jax
@@ -8,6 +9,7 @@ import jax.numpy as jnp
 
 from equipoise._check import at, floating_array, value_error
 from equipoise._types import Array, Float, Int, Scalar, result
+from equipoise.attention._kernel.mesh import replicated
 from equipoise.attention._lookup.least_norm import (
     CONTRADICTORY,
     SEPARATED,
@@ -77,6 +79,7 @@ class LookupQuery:
 
 
 @at("attention.lookup_query")
+@replicated
 def lookup_query(
     keys: Float[Array, "n d"], weights: Float[Array, " n"], *, sharpness: Scalar | float
 ) -> LookupQuery:
@@ -133,7 +136,12 @@ def lookup_query(
         :cite:t:`goldfarb1983`; :cite:t:`vaswani2017`.
     """
     keys, weights, dtype = checked(keys, weights)
-    beta = scalar("sharpness", sharpness).astype(keys.dtype)
+    return _query(keys, weights, scalar("sharpness", sharpness), dtype)
+
+
+@functools.partial(jax.jit, static_argnames="dtype")
+def _query(keys: Array, weights: Array, sharpness: Array, dtype: jnp.dtype) -> LookupQuery:
+    beta = sharpness.astype(keys.dtype)
     support, log_weights, valid = mixture(weights)
     size = jnp.sum(support, dtype=keys.dtype)
     anchor = jnp.argmax(jnp.where(support, log_weights, -jnp.inf))
@@ -172,6 +180,7 @@ def lookup_query(
 
 
 @at("attention.lookup_margin")
+@replicated
 def lookup_margin(keys: Float[Array, "n d"], weights: Float[Array, " n"]) -> Scalar:
     r"""Largest gap in score that a unit query opens below the keys of the mixture.
 
@@ -209,7 +218,11 @@ def lookup_margin(keys: Float[Array, "n d"], weights: Float[Array, " n"]) -> Sca
     References:
         :cite:t:`cortes1995`; :cite:t:`goldfarb1983`.
     """
-    keys, weights, dtype = checked(keys, weights)
+    return _margin(*checked(keys, weights))
+
+
+@functools.partial(jax.jit, static_argnames="dtype")
+def _margin(keys: Array, weights: Array, dtype: jnp.dtype) -> Array:
     support, log_weights, valid = mixture(weights)
     anchor = jnp.argmax(jnp.where(support, log_weights, -jnp.inf))
     away = keys - keys[None, anchor]

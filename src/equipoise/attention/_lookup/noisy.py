@@ -1,10 +1,13 @@
 """What one head and several heads read when the keys are noisy."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 
 from equipoise._check import at, floating_array, positive_integer, value_error
 from equipoise._types import Array, Float, PRNGKeyArray, result
+from equipoise.attention._kernel.mesh import replicated
 
 
 @result
@@ -25,6 +28,7 @@ class NoisyLookup:
 
 
 @at("attention.noisy_lookup")
+@replicated
 def noisy_lookup(
     keys: Float[Array, "n d"],
     queries: Float[Array, "heads d"],
@@ -88,6 +92,13 @@ def noisy_lookup(
         )
     if factor.ndim != 3 or factor.shape[:2] != mu.shape:
         raise value_error("noise", f"must have shape ({mu.shape[0]}, {mu.shape[1]}, r)", factor)
+    return _looked_up(mu, q, factor, key, num_samples)
+
+
+@functools.partial(jax.jit, static_argnames="num_samples")
+def _looked_up(
+    mu: Array, q: Array, factor: Array, key: PRNGKeyArray, num_samples: int
+) -> NoisyLookup:
     # The scores are Gaussian too, so the keys themselves need not be drawn.
     center = q @ mu.T
     spread = jnp.einsum("hd,ndr->hnr", q, factor)

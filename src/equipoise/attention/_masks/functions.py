@@ -9,6 +9,7 @@ from jax.typing import DTypeLike
 
 from equipoise._check import type_error
 from equipoise._jax.programs import OpenProgram, closed, constants, opened
+from equipoise._jax.traced import shared
 from equipoise._jax.varying import evaluated, traced_alike
 from equipoise._types import Array, PyTree
 
@@ -27,11 +28,12 @@ class Hoisted(NamedTuple):
 
         # Only the axes that an argument has are mapped, so a table looked up by head stays small.
         for axis in reversed(range(4)):
-            axes = tuple(0 if s.shape[axis] > 1 else None for s in scalars)
+            axes = tuple(None if s.shape[axis] == 1 else 0 for s in scalars)
             if any(a == 0 for a in axes):
                 mapped = jax.vmap(mapped, in_axes=axes)
-        squeezed = [s.reshape([n for n in s.shape if n > 1]) for s in scalars]
-        shape = [max(s.shape[axis] for s in scalars) for axis in range(4)]
+        squeezed = [s.reshape([n for n in s.shape if n != 1]) for s in scalars]
+        sizes = zip(*map(jnp.shape, scalars), strict=True)
+        shape = [next((n for n in along if n != 1), 1) for along in sizes]
         return mapped(*squeezed).reshape(shape)
 
 
@@ -58,4 +60,5 @@ def hoist(
             ", ".join(str(aval) for aval in out),
             "It is called with scalars and mapped over batch, heads, queries and keys.",
         )
-    return Hoisted(opened(program)), tuple(constants(program))
+    # Functions that compute alike are one, so that what is compiled for one is found again.
+    return Hoisted(shared(opened(program))), tuple(constants(program))

@@ -1,28 +1,33 @@
 """Masks as values: which query may read which key, by index, composed with ``&``, ``|``, ``~``.
 
-A mask answers two questions. ``allowed`` gives truth for index arrays, and ``bounds`` gives for
-whole blocks whether any pair *may* be allowed and whether all pairs *must* be, from the first and
-last index alone: what no pair may enter is never computed, and nothing of size T × S exists.
+A mask answers two questions: ``allowed`` gives truth for index arrays, ``bounds`` for whole blocks
+whether any pair *may* be allowed and whether all *must* be, from the first and last index alone.
 """
 
-from collections.abc import Iterator
+import functools
+import operator
 from typing import NamedTuple, TypeAlias
 
+import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 
 from equipoise._check import at, type_error
 from equipoise._types import Array, record
+from equipoise.attention._masks.arrays import over_pairs
 
 Flags: TypeAlias = np.ndarray | Array
 Bounds: TypeAlias = tuple[Flags, Flags]
 """(some pair may be allowed, every pair is allowed) for each block of a grid."""
+UNKNOWN: Bounds = np.ones((), bool), np.zeros((), bool)
 
 
 class Indices(NamedTuple):
     """Where the pairs of a block lie: rows (t,), keys (s,), and its batch entries and heads.
 
-    What it tells of them broadcasts to (batch, head, row, key), and is made where it is asked for.
+    What it tells of them broadcasts to (batch, head, row, key). Where they are not contiguous a
+    gap may part some of the rows or keys from those before.
     """
 
     rows: Array
@@ -31,6 +36,7 @@ class Indices(NamedTuple):
     first_head: int | np.int32 | Array
     num_heads: int
     num_batch: int
+    contiguous: bool = True
 
     @property
     def batch(self) -> Array:
@@ -62,12 +68,15 @@ class Indices(NamedTuple):
 class Extent(NamedTuple):
     """First and last index of blocks, each broadcast over the grid (batch, row block, key block).
 
-    Rows and keys are known while tracing; the query offset may be traced.
+    Rows and keys are known while tracing if their lengths are numbers; the query offset may be
+    traced. ``sizes`` are the rows and keys of a block.
     """
 
-    row: tuple[np.ndarray, np.ndarray]
+    row: tuple[Flags, Flags]
     query: tuple[Flags, Flags]
-    key: tuple[np.ndarray, np.ndarray]
+    key: tuple[Flags, Flags]
+    sizes: tuple[int, int]
+    contiguous: bool = True
 
 
 class Mask:
@@ -78,12 +87,13 @@ class Mask:
         m_{ij} \in \{0, 1\}, \qquad (m \,\&\, m')_{ij} = m_{ij} m'_{ij}, \qquad
         (m \mid m')_{ij} = \max(m_{ij}, m'_{ij}), \qquad (\sim\! m)_{ij} = 1 - m_{ij}
 
-    It is made by :func:`causal`, :func:`sliding_window`, :func:`segments`, :func:`prefix` or
-    :func:`from_function` and passed as ``mask``. A mask is a frozen pytree, whose leaves are the
-    ids, lengths and captured arrays that it holds.
+    It is made by :func:`causal`, :func:`sliding_window`, :func:`chunked`, :func:`segments`,
+    :func:`document`, :func:`prefix`, :func:`tree` or :func:`from_function` and passed as ``mask``.
+    A boolean array that broadcasts to ``(*batch, n, t, s)`` may stand on one side of ``&`` or
+    ``|``. A mask is a frozen pytree, whose leaves are the ids, lengths and arrays that it holds.
 
     Raises:
-        TypeError: If ``&`` or ``|`` meets what is no mask value.
+        TypeError: If ``&`` or ``|`` meets what is neither a mask value nor a boolean array.
 
     Cost: Blocks of pairs of which a mask can tell from first and last index that none may attend
     are not computed. Composition keeps what its parts can tell.
@@ -106,35 +116,70 @@ class Mask:
         """Whether some pair of each block may attend, and whether every pair does."""
         raise NotImplementedError
 
-    def arrays(self, rows: int, keys: int) -> Iterator[tuple[Array, tuple[int, ...]]]:
-        """Each array that belongs to batch entries, and what its shape after the batch must be."""
-        del rows, keys
-        yield from ()
+    def fitted(self, sizes: tuple[int, ...], offset: int | Array) -> "Mask":
+        """The mask of a problem of these (*batch, n, t, s), whose first row is at the offset.
 
-    def __and__(self, other: "Mask") -> "Mask":
-        return Both(self, _mask("&", other))
+        An array that does not fit raises.
+        """
+        del sizes, offset
+        return self
 
-    def __or__(self, other: "Mask") -> "Mask":
+    __array_ufunc__ = None  # arrays of NumPy leave the operators to the mask
+
+    def __and__(self, other: "Mask | Array") -> "Mask":
+        return _Both(self, _mask("&", other))
+
+    def __or__(self, other: "Mask | Array") -> "Mask":
         return _Either(self, _mask("|", other))
+
+    __rand__, __ror__ = __and__, __or__
 
     def __invert__(self) -> "Mask":
         return _Inverse(self)
 
 
 def _mask(operator: str, value: object) -> Mask:
-    if not isinstance(value, Mask):
+    if isinstance(value, Mask):
+        return value
+    if not isinstance(value, (jax.Array, np.ndarray)) or value.dtype != bool:
         with at("attention.Mask"):
             raise type_error(
-                operator,
-                "must combine two mask values",
-                value,
-                "Write an array as attention.from_function(lambda b, h, q, k: array[q, k]).",
+                operator, "must combine a mask value with one or a boolean array", value
             )
-    return value
+    return Pairs(jnp.asarray(value))
 
 
 @record
-class Both(Mask):
+class Pairs(Mask):
+    """Pairs for which an array is true, (b or 1, n or 1, t or 1, s or 1) once it is fitted."""
+
+    array: Array
+
+    def fitted(self, sizes: tuple[int, ...], offset: int | Array) -> "Mask":
+        """With the batch axes as one."""
+        return Pairs(over_pairs("mask", self.array, sizes))
+
+    def allowed(self, pairs: Indices) -> Array:
+        """The part of the array: rows, keys and heads of a block follow on each other."""
+        shape = self.array.shape
+        if not pairs.contiguous:
+            at = pairs.batch, pairs.head, pairs.row, pairs.key
+            return self.array[
+                *(jnp.zeros_like(i) if n == 1 else i for i, n in zip(at, shape, strict=True)),
+            ]
+        rows, keys = ((x[0], x.size) for x in (pairs.rows, pairs.keys))
+        parts = (0, shape[0]), (pairs.first_head, pairs.num_heads), rows, keys
+        cut = [(0, 1) if n == 1 else part for n, part in zip(shape, parts, strict=True)]
+        starts = [jnp.asarray(start, jnp.int32) for start, _ in cut]
+        return lax.dynamic_slice(self.array, starts, [size for _, size in cut])
+
+    def bounds(self, extent: Extent) -> Bounds:
+        """Nothing is known of a block."""
+        return UNKNOWN
+
+
+@record
+class _Both(Mask):
     """Pairs of two masks."""
 
     left: Mask
@@ -149,10 +194,9 @@ class Both(Mask):
         (p, c), (q, d) = self.left.bounds(extent), self.right.bounds(extent)
         return p & q, c & d
 
-    def arrays(self, rows: int, keys: int) -> Iterator[tuple[Array, tuple[int, ...]]]:
-        """Those of both."""
-        yield from self.left.arrays(rows, keys)
-        yield from self.right.arrays(rows, keys)
+    def fitted(self, sizes: tuple[int, ...], offset: int | Array) -> "Mask":
+        """Of both."""
+        return _Both(*(part.fitted(sizes, offset) for part in (self.left, self.right)))
 
 
 @record
@@ -171,10 +215,9 @@ class _Either(Mask):
         (p, c), (q, d) = self.left.bounds(extent), self.right.bounds(extent)
         return p | q, c | d
 
-    def arrays(self, rows: int, keys: int) -> Iterator[tuple[Array, tuple[int, ...]]]:
-        """Those of both."""
-        yield from self.left.arrays(rows, keys)
-        yield from self.right.arrays(rows, keys)
+    def fitted(self, sizes: tuple[int, ...], offset: int | Array) -> "Mask":
+        """Of both."""
+        return _Either(*(part.fitted(sizes, offset) for part in (self.left, self.right)))
 
 
 @record
@@ -192,6 +235,23 @@ class _Inverse(Mask):
         possible, certain = self.mask.bounds(extent)
         return certain ^ True, possible ^ True
 
-    def arrays(self, rows: int, keys: int) -> Iterator[tuple[Array, tuple[int, ...]]]:
-        """Those of the mask."""
-        yield from self.mask.arrays(rows, keys)
+    def fitted(self, sizes: tuple[int, ...], offset: int | Array) -> "Mask":
+        """Of the mask."""
+        return _Inverse(self.mask.fitted(sizes, offset))
+
+
+def conjuncts(mask: Mask | None) -> list[Mask]:
+    """The masks that ``&`` joined."""
+    if isinstance(mask, _Both):
+        return conjuncts(mask.left) + conjuncts(mask.right)
+    return [] if mask is None else [mask]
+
+
+def parted(mask: Mask | None) -> tuple[Array | None, Mask | None]:
+    """A boolean array that must hold, the first one, and the mask that must hold beside it."""
+    parts = conjuncts(mask)
+    first = next((part for part in parts if isinstance(part, Pairs)), None)
+    if first is None:
+        return None, mask
+    rest = [part for part in parts if part is not first]
+    return first.array, functools.reduce(operator.and_, rest) if rest else None

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import jax.numpy as jnp
 import numpy as np
 
 from equipoise._jax.programs import Atom, Equation, OpenProgram, aval, has_effects, is_literal
@@ -137,7 +138,7 @@ def is_small(variable: Atom) -> bool:
     found = aval(variable)
     if not found.shape:
         return True
-    return found.shape in ((1,), (2,), (3,)) and np.issubdtype(found.dtype, np.integer)
+    return found.shape in ((1,), (2,), (3,)) and jnp.issubdtype(found.dtype, jnp.integer)
 
 
 def _fold(primitive: str, sizes: list[Expression | None]) -> Known:

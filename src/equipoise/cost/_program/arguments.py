@@ -1,8 +1,8 @@
 """Arguments given as arrays, shape structures or strings, with one scope of named sizes a call."""
 
 import re
-from collections import Counter
 from collections.abc import Sequence
+from typing import TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +11,7 @@ from jax import export
 
 from equipoise._check import type_error, value_error
 from equipoise._jax.meshes.local import typed_as
-from equipoise._jax.programs import ClosedProgram, aval, is_array, opened
+from equipoise._jax.programs import ClosedProgram, Size, aval, is_array, opened
 from equipoise._types import PyTree
 from equipoise.cost._program.layouts import without_axes
 from equipoise.cost._program.sizes import as_text, structure
@@ -44,10 +44,13 @@ def structures(
     return tuple(jax.tree.unflatten(tree, made))
 
 
+_Kind: TypeAlias = tuple[tuple[str, ...], np.dtype]
+
+
 def donated(
     donate: int | Sequence[int], shapes: Sequence[PyTree], program: ClosedProgram
-) -> list[bool]:
-    """Which inputs of the program may be written over: those of the donated arguments."""
+) -> dict[int, int]:
+    """The inputs of the program that belong to donated arguments, each with the result over it."""
     numbers = (donate,) if isinstance(donate, int) else tuple(donate)
     for number in numbers:
         if isinstance(number, bool) or not isinstance(number, int):
@@ -55,24 +58,28 @@ def donated(
         if not 0 <= number < len(shapes):
             count = f"from 0 to {len(shapes) - 1}" if shapes else "none, as there are no arguments"
             raise value_error("donate", f"must hold numbers of arguments: {count}", number)
-    leaves = jax.tree_util.tree_leaves_with_path(tuple(shapes))
-    flags = [path[0].idx in numbers for path, _ in leaves]
-    if not any(flags):
-        return flags
-    kinds = [aval(v) for v in opened(program).outvars if is_array(v)]
-    results = Counter((tuple(map(as_text, x.shape)), x.dtype) for x in kinds)
-    for (path, leaf), is_donated in zip(leaves, flags, strict=True):
-        shape, dtype = jnp.shape(leaf), jnp.result_type(leaf)
-        kind = tuple(map(as_text, shape)), dtype
-        if is_donated and not results[kind]:
+    results: dict[_Kind, list[int]] = {}
+    for i, v in enumerate(opened(program).outvars):
+        if is_array(v):
+            results.setdefault(_kind(aval(v).shape, aval(v).dtype), []).append(i)
+    over = {}
+    for i, (path, leaf) in enumerate(jax.tree_util.tree_leaves_with_path(tuple(shapes))):
+        if path[0].idx not in numbers:
+            continue
+        kind = _kind(jnp.shape(leaf), jnp.result_type(leaf))
+        if not results.get(kind):
             raise value_error(
                 "donate",
                 "must name arguments whose arrays a result can take the place of",
-                f"args{jax.tree_util.keystr(path)} of shape {shape} and dtype {dtype}",
+                f"args{jax.tree_util.keystr(path)} of shape {leaf.shape} and dtype {leaf.dtype}",
                 "No result is left that has its shape and dtype; JAX would keep it as it is.",
             )
-        results[kind] -= is_donated
-    return flags
+        over[i] = results[kind].pop(0)
+    return over
+
+
+def _kind(shape: Sequence[Size], dtype: np.dtype) -> _Kind:
+    return tuple(map(as_text, shape)), dtype
 
 
 def scope_of(args: Sequence[PyTree], constraints: Sequence[str]) -> export.SymbolicScope:

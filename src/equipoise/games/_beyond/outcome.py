@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from equipoise._types import Array, Bool, Float, Int, Scalar, aligned, result
+from equipoise._types import Array, Bool, Float, Int, Scalar, aligned, field_by_field, result
 from equipoise.games._critical.critical_step import FLIP, Kind
 from equipoise.games._rules.game import Players
 from equipoise.games._rules.verdict import Word
@@ -82,7 +82,7 @@ class NormalForm:
     def __str__(self) -> str:
         """The coefficient, and what it means in words."""
         if isinstance(self.kind, jax.core.Tracer) or jnp.ndim(self.kind):
-            return repr(self)
+            return field_by_field(self)
         rows = [
             ["  outcome", Outcome.said(self.outcome)],
             ["  kind", Kind(int(self.kind)).word],

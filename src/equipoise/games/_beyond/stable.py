@@ -7,7 +7,7 @@ import jax
 import numpy as np
 
 from equipoise._check import at, is_traced, positive_integer, type_error
-from equipoise._types import Array, Float, Int, PyTree, Scalar, aligned, result
+from equipoise._types import Array, Float, Int, PyTree, Scalar, aligned, field_by_field, result
 from equipoise.games._beyond.pieces import Piece, Spans, pieces, proven, without
 from equipoise.games._critical.critical import measured
 from equipoise.games._critical.crossing import BATCH
@@ -43,6 +43,8 @@ class StableStepSizes:
 
     def __str__(self) -> str:
         """The intervals, one a line."""
+        if isinstance(self.intervals, jax.core.Tracer) or np.ndim(self.intervals) != 2:
+            return field_by_field(self)
         limit, flat = float(self.max_step_size), int(self.num_flat)
         ends = np.asarray(self.intervals)
         rows = [

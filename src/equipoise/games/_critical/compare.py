@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from equipoise._check import at, type_error, value_error
-from equipoise._types import Array, Float, aligned, result, static_field
+from equipoise._types import Array, Float, aligned, field_by_field, result, static_field
 from equipoise.games._critical.critical import critical_step_size
 from equipoise.games._critical.critical_step import CriticalStep, Kind
 from equipoise.games._rules.game import Game, Players
@@ -52,7 +52,7 @@ class Comparison(CriticalStep):
     def __str__(self) -> str:
         """The table, the largest step size first."""
         if isinstance(self.step_size, jax.core.Tracer) or jnp.ndim(self.step_size) != 1:
-            return repr(self)
+            return field_by_field(self)
         steps = {name: self[name] for name in self.names}
         order = sorted(
             self.names,

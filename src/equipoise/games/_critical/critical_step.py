@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from equipoise._types import Array, Bool, Int, Scalar, Shaped, aligned, result
+from equipoise._types import Array, Bool, Int, Scalar, Shaped, aligned, field_by_field, result
 from equipoise.games._rules.numerics import rounding
 from equipoise.games._rules.verdict import Word
 from equipoise.games._spectrum.algebra import namespace
@@ -94,7 +94,7 @@ class CriticalStep:
     def __str__(self) -> str:
         """The step sizes, and how the equilibrium is lost, in words."""
         if isinstance(self.kind, jax.core.Tracer) or jnp.ndim(self.kind):
-            return repr(self)
+            return field_by_field(self)
         step, attracted = float(self.step_size), float(self.attracted_step_size)
         names = ["step_size", "neutral_step_size", "eigenvalue", "angle"]
         if step == 0 and attracted != 0:

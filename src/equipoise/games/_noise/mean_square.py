@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from equipoise._check import at
-from equipoise._types import Array, Int, Scalar, aligned, result
+from equipoise._types import Array, Int, Scalar, aligned, field_by_field, result
 from equipoise.games._noise.moments import Noisy, moments, noisy, row_models
 from equipoise.games._noise.second import flat_directions, resolvent, settles, step_on
 from equipoise.games._rules.dynamics import (
@@ -44,7 +44,7 @@ class MeanSquareCriticalStep:
     def __str__(self) -> str:
         """The step size, and what it means."""
         if isinstance(self.step_size, jax.core.Tracer) or jnp.ndim(self.step_size):
-            return repr(self)
+            return field_by_field(self)
         size = float(self.step_size)
         says = f"The variance of play stays bounded below {size:.6g} and grows above."
         if size == 0:

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
 from equipoise._check import at
-from equipoise._types import Array, Bool, Float, Int, Scalar, aligned, result
+from equipoise._types import Array, Bool, Float, Int, Scalar, aligned, field_by_field, result
 from equipoise.games._noise.moments import Noisy, moments, noisy, row_models
 from equipoise.games._noise.second import flat_directions, resolvent, settles, step_on
 from equipoise.games._rules.dynamics import typed_steps
@@ -46,7 +46,7 @@ class NoiseFloor:
     def __str__(self) -> str:
         """The excess loss, and what the noise does, in words."""
         if isinstance(self.verdict, jax.core.Tracer) or jnp.ndim(self.verdict):
-            return repr(self)
+            return field_by_field(self)
         says = {
             CONVERGES: "Play settles to a distance that the noise keeps up.",
             DIVERGES: "The variance of play grows without bound at this step size.",

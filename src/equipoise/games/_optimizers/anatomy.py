@@ -18,15 +18,19 @@ from equipoise._check import is_traced, type_error, value_error
 from equipoise._types import PyTree
 from equipoise.games._optimizers.optimizer import Optimizer, Shapes
 from equipoise.games._optimizers.pushes import (
+    PUSH,
+    Answers,
     Static,
     answers_to_pushes,
     count_history,
     is_float,
     largest_tangents,
 )
+from equipoise.games._rules.numerics import rounding
 
 _LEAST_TANGENT = 1e-9  # of the gradient's: above it is memory, below is a square of `NEARLY_ZERO`
 _LARGEST_BEND = 0.1  # between a finite push and the derivative, as a part of the latter
+_NEAR = 1e-3  # parts of an answer below it are taken for none
 
 
 class Anatomy(NamedTuple):
@@ -72,10 +76,12 @@ def anatomy(
         flags = jax.tree.map(lambda f, sub: jax.tree.map(lambda _: f, sub), frozen, shapes.state)
         leaves = zip(jax.tree.leaves(flags), jax.tree.leaves(shapes.state), strict=True)
         moves = tuple(not held and is_float(leaf) for held, leaf in leaves)
-    *found, fed = _evaluated(answers_to_pushes, optimizer, static, moves, period)
-    answer, finite, bent, crossed, uneven, uphill, is_late = map(float, found)
+    said = _evaluated(answers_to_pushes, optimizer, static, moves, period)
+    with np.errstate(all="ignore"):  # what is not finite is judged as such
+        answer, bent = _proportion(said)
+        is_diagonal, is_common, is_late = _ways(said)
     advice = "Its linearization says nothing of what a push does."
-    if not finite:
+    if not (np.isfinite(said.by_signs).all() and np.isfinite(said.up).all()):
         raise value_error(
             argument, "must have a finite update for small gradients", "one that has none"
         )
@@ -88,10 +94,40 @@ def anatomy(
         )
     if answer == 0:
         raise value_error(argument, "must move the parameters", "one whose update is 0", advice)
-    near = 1e-3
-    is_diagonal = crossed < near and not uphill
-    is_common = is_diagonal and uneven < near
-    return Anatomy(moves, period, tuple(map(bool, fed)), is_diagonal, is_common, bool(is_late))
+    return Anatomy(moves, period, tuple(map(bool, said.is_fed)), is_diagonal, is_common, is_late)
+
+
+def _proportion(said: Answers) -> tuple[float, float]:
+    """How large the answer to a push is, and how much of it the derivative misses."""
+    size, change = _norm(said.by_signs), said.up - said.down
+    noise = 1e3 * rounding(said.up.dtype) * (_norm(said.up) + _norm(said.down))
+    missed = max(_norm(change - 2 * PUSH * said.by_signs) - noise, 0)
+    return max(_norm(change) / (2 * PUSH), size), missed / max(2 * PUSH * size, 1e-30)
+
+
+def _ways(said: Answers) -> tuple[bool, bool, bool]:
+    """Whether the optimizer is diagonal, common to all coordinates, and late."""
+    by_ones, all_shifted = said.by_ones, said.all_shifted
+    whole = np.maximum(abs(by_ones), abs(said.by_signs))
+    crossed = _part(said.by_signs - by_ones * said.signs, whole)
+    crossed += _part(said.shifted - all_shifted * said.signs, whole)
+    first = abs(by_ones).max(axis=0)
+    shape = by_ones / np.where(first > 0, first, 1)
+    uneven = _part(shape - shape[:, :1], shape) + _part(all_shifted - all_shifted[:, :1], by_ones)
+    # To a gradient that stays, and to one that alternates.
+    stays, turns = by_ones.sum(axis=0), by_ones[::2].sum(axis=0) - by_ones[1::2].sum(axis=0)
+    is_diagonal = crossed < _NEAR and not ((stays > 0) | (turns > 0)).any()
+    return is_diagonal, is_diagonal and uneven < _NEAR, bool(((stays < 0) & (turns > 0)).any())
+
+
+def _norm(array: PyTree) -> float:
+    return float(np.linalg.norm(array))
+
+
+def _part(difference: PyTree, whole: PyTree) -> float:
+    """The norm of one as a part of the other's."""
+    size = _norm(whole)
+    return _norm(difference) / size if size > 0 else 0.0
 
 
 def _evaluated(function: Callable[..., PyTree], *args: Any) -> PyTree:

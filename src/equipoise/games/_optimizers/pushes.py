@@ -3,7 +3,7 @@
 import functools
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -11,13 +11,12 @@ import numpy as np
 
 from equipoise._types import Array, PyTree
 from equipoise.games._optimizers.optimizer import Optimizer, Shapes
-from equipoise.games._rules.numerics import rounding
 
 _LONGEST_PERIOD = 64
 # A gradient whose square is nothing beside any ε of an optimizer, yet no float32 zero: at 0 itself
 # norms have no derivative.
 NEARLY_ZERO = 1e-17
-_PUSH = 1e-10
+PUSH = 1e-10
 _SAMPLE = 1024  # coordinates of a leaf that are looked at
 
 
@@ -85,6 +84,10 @@ def _full(like: PyTree, value: float) -> PyTree[Array]:
     return jax.tree.map(lambda s: jnp.full(s.shape, value, s.dtype), like)
 
 
+def _stacked(*trees: PyTree) -> PyTree:
+    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
+
+
 def _begun(optimizer: Optimizer, shapes: Shapes) -> tuple[PyTree, PyTree]:
     """Made-up parameters and the state before the first update."""
     params = _full(shapes.params, 1.0)
@@ -127,11 +130,11 @@ def largest_tangents(optimizer: Optimizer, static: Static, num_updates: int) -> 
     seen = optimizer.update(_full(static.shapes.params, 1.0), start, params)[1]
     if not jax.tree.leaves(start):
         return jnp.zeros(0)
-    both = [
-        _tangents_at(optimizer, static, num_updates, params, jax.tree.map(lifted, begin))
-        for begin in (start, seen)
-    ]
-    return jnp.minimum(*both)
+    starts = _stacked(*(jax.tree.map(lifted, begin) for begin in (start, seen)))
+    return jnp.min(
+        jax.vmap(lambda begin: _tangents_at(optimizer, static, num_updates, params, begin))(starts),
+        axis=0,
+    )
 
 
 def _tangents_at(
@@ -165,34 +168,58 @@ def _tangents_at(
     return jnp.max(sizes, axis=0)
 
 
+class Answers(NamedTuple):
+    """What an optimizer answers, over some updates, to one gradient that is not nothing.
+
+    One row an update, one column a coordinate that is looked at.
+
+    Attributes:
+        up: The updates after a small push by the signs.
+        down: Those after the opposite push.
+        by_signs: Their derivative along the signs.
+        by_ones: Their derivative by all gradients at once.
+        shifted: Their derivative by the parameters, along the signs.
+        all_shifted: That by all parameters at once.
+        signs: One for each coordinate.
+        is_fed: Whether gradients feed a leaf of slow memory, one entry a leaf.
+    """
+
+    up: Array
+    down: Array
+    by_signs: Array
+    by_ones: Array
+    shifted: Array
+    all_shifted: Array
+    signs: Array
+    is_fed: list[Array]
+
+
 @functools.partial(jax.jit, static_argnums=(1, 2, 3))
 def answers_to_pushes(
     optimizer: Optimizer, static: Static, moves: tuple[bool, ...], period: int
-) -> tuple[Array, ...]:
-    """What small pushes of the gradient do over some updates.
-
-    How large the answer is, whether it is finite, how much of it the derivative misses; how much
-    coordinates answer to each other, how differently they answer to their own gradient, whether
-    any goes uphill, and only where it alternates; and which leaves of slow memory are fed.
-    """
+) -> Answers:
+    """The answers to small pushes of the gradient and of the parameters."""
     like = static.shapes.params
     params, start = _begun(optimizer, static.shapes)
-    nothing, ones, signs = _full(like, NEARLY_ZERO), _full(like, 1.0), _wave(like, 1.3)
-    signs = jax.tree.map(jnp.sign, signs)
-    quiet = optimizer.update(nothing, start, params)[1]
-    seen = optimizer.update(ones, start, params)[1]
-    for _ in range(period - 1):
-        quiet = optimizer.update(nothing, quiet, params)[1]
-        seen = optimizer.update(ones, seen, params)[1]
+    nothing, zeros, ones = (_full(like, value) for value in (NEARLY_ZERO, 0.0, 1.0))
+    signs = jax.tree.map(jnp.sign, _wave(like, 1.3))
+
+    def after(gradient: PyTree) -> PyTree:
+        state = start
+        for _ in range(period):
+            state = optimizer.update(gradient, state, params)[1]
+        return state
+
+    both = jax.vmap(after)(_stacked(nothing, ones))
+    is_fed = [
+        jnp.any(leaf[0] != leaf[1]) & (is_float(leaf) and not m)
+        for leaf, m in zip(jax.tree.leaves(both), moves, strict=True)
+    ]
     # What moves is at rest; what is slow has seen something.
-    fed = split(seen, moves)[1]
-    triples = zip(jax.tree.leaves(quiet), jax.tree.leaves(seen), moves, strict=True)
-    is_fed = [jnp.any(a != b) & (is_float(a) and not m) for a, b, m in triples]
+    fed = split(jax.tree.map(lambda leaf: leaf[1], both), moves)[1]
     state = joined(split(start, moves)[0], fed, moves, start)
 
-    def answers(g: PyTree, x: PyTree) -> Array:
-        """The updates after a gradient that comes once, flat, one row each."""
-
+    def updates(g: PyTree, x: PyTree) -> Array:
         def one(now: PyTree, first: Array) -> tuple[PyTree, Array]:
             given = jax.tree.map(lambda a, b: jnp.where(first, a, b), g, nothing)
             update, later = optimizer.update(given, now, x)
@@ -206,34 +233,17 @@ def answers_to_pushes(
         length = 4 * period
         return jax.lax.scan(one, state, jnp.arange(length) == 0)[1]
 
-    def pushes(size: float) -> PyTree:
+    def pushed(size: float) -> PyTree:
         return jax.tree.map(lambda b, s: b + jnp.asarray(size, b.dtype) * s, nothing, signs)
 
-    def derivative(along: PyTree, shift: PyTree) -> Array:
-        return jax.jvp(answers, (nothing, params), (along, shift))[1]
-
-    zeros = _full(like, 0.0)
-    up, down = answers(pushes(_PUSH), params), answers(pushes(-_PUSH), params)
-    by_signs, by_ones = derivative(signs, zeros), derivative(ones, zeros)
-    shifted, all_shifted = derivative(zeros, signs), derivative(zeros, ones)
-    size = jnp.linalg.norm(by_signs)
-    noise = 1e3 * rounding(up.dtype) * (jnp.linalg.norm(up) + jnp.linalg.norm(down))
-    missed = jnp.linalg.norm(up - down - 2 * _PUSH * by_signs)
-    answer = jnp.maximum(jnp.linalg.norm(up - down) / (2 * _PUSH), size)
-    bent = jnp.maximum(missed - noise, 0) / jnp.maximum(2 * _PUSH * size, 1e-30)
-    mask = _flat(signs)[None]
-    whole = jnp.maximum(jnp.abs(by_ones), jnp.abs(by_signs))
-    crossed = _part(by_signs - by_ones * mask, whole) + _part(shifted - all_shifted * mask, whole)
-    first = jnp.max(jnp.abs(by_ones), axis=0, keepdims=True)
-    shape = by_ones / jnp.where(first > 0, first, 1)
-    uneven = _part(shape - shape[:, :1], shape) + _part(all_shifted - all_shifted[:, :1], by_ones)
-    finite = jnp.all(jnp.isfinite(by_signs)) & jnp.all(jnp.isfinite(up))
-    # To a gradient that stays, and to one that alternates.
-    turns = jnp.where(jnp.arange(len(by_ones)) % 2 == 0, 1, -1)[:, None].astype(by_ones.dtype)
-    uphill = jnp.any(jnp.sum(by_ones, axis=0) > 0) | jnp.any(jnp.sum(turns * by_ones, axis=0) > 0)
-    is_late = jnp.any((jnp.sum(by_ones, axis=0) < 0) & (jnp.sum(turns * by_ones, axis=0) > 0))
-    fed_leaves = jnp.stack(is_fed) if is_fed else jnp.zeros(0, bool)
-    return answer, finite, bent, crossed, uneven, uphill, is_late, fed_leaves
+    # Two values and four derivatives at once: an optimizer takes long to compile.
+    values, derivatives = jax.vmap(lambda g, v, w: jax.jvp(updates, (g, params), (v, w)))(
+        _stacked(pushed(PUSH), pushed(-PUSH), *4 * [nothing]),
+        _stacked(zeros, zeros, signs, ones, zeros, zeros),
+        _stacked(*4 * [zeros], signs, ones),
+    )
+    up, down, by_signs, by_ones, shifted, all_shifted = *values[:2], *derivatives[2:]
+    return Answers(up, down, by_signs, by_ones, shifted, all_shifted, _flat(signs), is_fed)
 
 
 def _flat(tree: PyTree) -> Array:
@@ -241,9 +251,3 @@ def _flat(tree: PyTree) -> Array:
     leaves = jax.tree.leaves(tree)
     dtype = max((wide(leaf.dtype) for leaf in leaves), key=lambda d: d.itemsize)
     return jnp.concatenate([leaf.ravel()[:_SAMPLE].astype(dtype) for leaf in leaves])
-
-
-def _part(difference: Array, whole: Array) -> Array:
-    """The norm of one as a part of the other's."""
-    size = jnp.linalg.norm(whole)
-    return jnp.where(size > 0, jnp.linalg.norm(difference) / jnp.where(size > 0, size, 1), 0)

@@ -123,7 +123,7 @@ def checked_ratios(ratios: Ratios | None, players: Players) -> Factors:
     if ratios is None:
         return (None,) * len(players)
     if not isinstance(ratios, tuple | list) and getattr(ratios, "ndim", 0) != 1:
-        raise value_error("step_ratios", "must have one number a player", ratios)
+        raise value_error("step_ratios", "must have one number per player", ratios)
     if len(ratios) != len(players):
         raise value_error(
             "step_ratios",

@@ -58,6 +58,8 @@ class Game:
             return text
         return f"{text}, batches of {self.batches.size} of {self.batches.num_rows} rows"
 
+    __repr__ = __str__
+
 
 @at("games.zero_sum")
 def zero_sum(payoff: Callable[..., Scalar]) -> Game:

@@ -61,6 +61,8 @@ class Rule:
         """The name."""
         return f"Rule {self.name}"
 
+    __repr__ = __str__
+
 
 def make_rule(
     name: str,

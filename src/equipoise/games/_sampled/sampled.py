@@ -5,9 +5,8 @@ from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
-from equipoise._check import at, describe, positive_integer, type_error, value_error
+from equipoise._check import at, positive_integer, rows_in_front, type_error, value_error
 from equipoise._types import Array, PRNGKeyArray, PyTree, Scalar
 from equipoise.games._rules.game import Batches, Game
 
@@ -72,7 +71,7 @@ def sampled(
         :cite:t:`robbins1951`; :cite:t:`mulayoff2024`
     """
     payoffs, is_zero_sum = _payoffs(payoff)
-    num_rows, data = _rows(data)
+    num_rows, data = rows_in_front("data", data)
     size = positive_integer("batch_size", batch_size)
     if size > num_rows and not replacement:
         raise value_error(
@@ -149,22 +148,3 @@ def _payoffs(payoff: _Payoff | Sequence[_Payoff]) -> tuple[tuple[_Payoff, ...], 
             "For another number of players pass a tuple of losses, one a player.",
         )
     return (payoff,), num_players == 2
-
-
-def _rows(data: PyTree[Array]) -> tuple[int, PyTree[Array]]:
-    """The number of rows, and the data as arrays."""
-    data = jax.tree.map(
-        lambda leaf: leaf if isinstance(leaf, jax.Array) else jax.device_put(np.asarray(leaf)), data
-    )
-    leaves = jax.tree_util.tree_leaves_with_path(data)
-    if not leaves:
-        raise value_error("data", "must have at least one array leaf", "an empty pytree")
-    for path, leaf in leaves:
-        name = f"data{jax.tree_util.keystr(path)}"
-        if leaf.ndim == 0 or leaf.shape[0] == 0:
-            raise value_error(name, "must have rows in front", describe(leaf))
-        if leaf.shape[0] != leaves[0][1].shape[0]:
-            raise value_error(
-                name, f"must have {leaves[0][1].shape[0]} rows as the leaves before", describe(leaf)
-            )
-    return leaves[0][1].shape[0], data

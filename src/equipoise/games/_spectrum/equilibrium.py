@@ -20,7 +20,7 @@ from equipoise.games._rules.numerics import newton_root, rounding
 
 @result
 class Equilibrium:
-    """A point where no player's gradient is left, and whether it is one.
+    """A candidate for an equilibrium, and whether all gradients vanish there.
 
     Attributes:
         players: The positions.

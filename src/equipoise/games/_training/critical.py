@@ -25,7 +25,7 @@ from equipoise.games._optimizers.optimizer import (
     traced_optimizer,
 )
 from equipoise.games._rules.dynamics import typed
-from equipoise.games._rules.numerics import DENSE_LIMIT, rounding
+from equipoise.games._rules.numerics import DENSE_LIMIT
 from equipoise.games._rules.rule import checked_step_size
 from equipoise.games._training.crossing import first_loss
 from equipoise.games._training.program import Search, measured
@@ -144,12 +144,12 @@ def critical_learning_rate(
             "Give the state that a schedule is to be taken at.",
         )
     limit = checked_step_size("max_step_size", np.inf if max_step_size is None else max_step_size)
-    top = jax.lax.stop_gradient(found.top)
-    limit = typed(limit, top.value.dtype)
-    lost = first_loss(*_known((jax.lax.stop_gradient(found.update), top.value, limit)))
-    # The rate goes like 1/κ.
-    relative = found.slope / jnp.where(top.value > 0, jax.lax.stop_gradient(found.slope), 1)
-    rate = jnp.where(top.value > 0, lost.learning_rate / relative, lost.learning_rate)
+    top, kappa = jax.lax.stop_gradient(found.top), found.slope
+    lost = first_loss(found.update, top.value, typed(limit, top.value.dtype))
+    rate = jnp.asarray(lost.learning_rate)
+    if is_traced(kappa):  # the rate goes like 1/κ
+        kappa = jnp.where(top.value > 0, kappa, 1)
+        rate = rate * jax.lax.stop_gradient(kappa) / kappa
     return CriticalLearningRate(
         learning_rate=rate,
         sharpness=found.sharpness,
@@ -157,17 +157,12 @@ def critical_learning_rate(
         kind=jnp.asarray(lost.kind),
         eigenvalue=jnp.asarray(lost.eigenvalue),
         error=top.error,
-        converged=top.error <= max(tolerance, 4 * rounding(top.error.dtype)),
+        converged=found.converged,
         num_flat=found.counts[0],
         num_repelling=found.counts[1],
         bend=found.bend,
         num_products=top.num_products,
     )
-
-
-def _known(tree: PyTree) -> PyTree:
-    """On the host, where all is known."""
-    return tree if any(map(is_traced, jax.tree.leaves(tree))) else jax.tree.map(np.asarray, tree)
 
 
 def _checked_loss(loss: object, params: PyTree[Array]) -> Traced:

@@ -2,6 +2,7 @@
 
 from typing import NamedTuple
 
+import jax
 import numpy as np
 
 from equipoise._types import Array
@@ -28,6 +29,8 @@ def first_loss(update: Compressed, top: Array, limit: Array) -> _Loss:
     Infinity where κ ≤ 0, as then small steps do not attract, or beyond the limit.
     """
     xp = namespace(update, top, limit)
+    if xp is np:
+        update, top, limit = jax.tree.map(np.asarray, (update, top, limit))
     is_attracted = top > 0
     flip = 2 / xp.where(is_attracted, top, 1)
     # Memory that stays by itself lies on the circle whatever the step; what is lost goes beyond.

@@ -6,6 +6,7 @@ from typing import NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.flatten_util import ravel_pytree
 
 from equipoise._jax.traced import Traced
@@ -18,13 +19,18 @@ from equipoise.games._spectrum.arnoldi import arnoldi
 from equipoise.games._spectrum.lanczos import Largest, inner, largest_eigenvalue, scaled
 from equipoise.games._training.response import (
     Compressed,
+    Linear,
     answers,
     compressed,
+    flattened,
     linear_update,
     widened,
 )
 
 _Product: TypeAlias = Callable[..., PyTree]
+_Counts: TypeAlias = tuple[Array | np.ndarray, ...]
+_UNKNOWN = 2 * (np.asarray(-1, np.int32),)
+_BATCH = 16  # products with the Hessian at once
 
 
 class Search(NamedTuple):
@@ -41,11 +47,12 @@ class _Found(NamedTuple):
     """What the compiled program says."""
 
     top: Largest
+    converged: Array
     slope: Array
     sharpness: Array
     direction: PyTree[Array]
     update: Compressed
-    counts: Array
+    counts: _Counts
     bend: Array
     finite: list[Array]
     moves: Array
@@ -57,21 +64,29 @@ def measured(
 ) -> _Found:
     value, gradient = jax.value_and_grad(loss)(params)
     held = hold(optimizer, search.parts, params, gradient, state)
-    linear = linear_update(held, params)
+    rest, linear = linear_update(held, params)
+    finite = [jnp.all(jnp.isfinite(leaf)) for leaf in (value, *jax.tree.leaves(gradient))]
+    bend = jax.lax.stop_gradient(_bend(held, rest, linear, gradient, params))
+    unravel: _Product = _unchanged
+    if search.is_dense:  # all in one leaf, which compiles faster
+        linear = flattened(linear)
+        params, unravel = ravel_pytree(params)
+    still, example = jax.lax.stop_gradient(params), widened(params)
 
     def hessian(at: PyTree, v: PyTree) -> PyTree:
         # So that no loop keeps what only the parameters enter: all activations, twice.
         at, v = jax.lax.optimization_barrier((at, v))  # type: ignore[no-untyped-call]
         along = jax.tree.map(lambda x, y: y.astype(x.dtype), at, v)
-        return widened(jax.jvp(jax.grad(loss), (at,), (along,))[1])
+        return widened(jax.jvp(jax.grad(lambda x: loss(unravel(x))), (at,), (along,))[1])
 
-    turned = answers(linear, held, params, -1.0)
-    still = jax.lax.stop_gradient(params)
-    example = widened(params)
-    ones, none = jax.tree.map(jnp.ones_like, example), jax.tree.map(jnp.zeros_like, example)
     if search.parts.is_diagonal:
-        gain, decay = turned(ones, none), turned(none, ones)
+        # Of a gradient of ones and of a position of ones, where they turn and where they stay.
+        unit = jax.tree.map(lambda x: jnp.stack([jnp.ones_like(x), jnp.zeros_like(x)]), example)
+        flipped = jax.tree.map(lambda x: x[::-1], unit)
+        turned, stays = jax.vmap(answers(linear, (-1.0, 1.0)))(unit, flipped)
+        gain, decay = (jax.tree.map(lambda x: x[i], turned) for i in (0, 1))  # noqa: B023
         root = jax.tree.map(_root, gain)
+        moves = inner(gain, gain) > 0
 
         def apply(at: PyTree, root: PyTree, decay: PyTree, y: PyTree) -> PyTree:
             pushed = hessian(at, _times(root, y))
@@ -83,34 +98,34 @@ def measured(
         along = _times(root, top.vector)
         pushed = hessian(params, along)
         slope = inner(along, pushed) + inner(top.vector, _times(decay, top.vector))
-        size = jnp.sqrt(inner(along, along))
-        shrink = 1 / jnp.where(size > 0, size, 1)
-        direction, bent = scaled(shrink, along), scaled(shrink, pushed)
+        direction, bent = _unit(along), _unit(along, pushed)
     else:
-        top = _arnoldi_top(_stopped(lambda v: turned(hessian(still, v), v)), example, search)
-        counts = jnp.full(2, -1)
+        turn = answers(linear, (-1.0,))
+        top = _arnoldi_top(_stopped(lambda v: turn(hessian(still, v), v)[0]), example, search)
+        counts = _UNKNOWN
+        push = _scattered(example)
+        moves = inner(*2 * [turn(push, jax.tree.map(jnp.zeros_like, push))[0]]) > 0
         direction, slope = top.vector, top.value
         bent = hessian(still, direction)
     direction, bent = jax.lax.stop_gradient((direction, bent))
-    weight = inner(direction, direction)
+    sharpness = inner(direction, bent)
     if any(search.parts.is_fed) and search.parts.is_diagonal:
-        steady = answers(linear, held, params, 1.0)(ones, none)
-        used = jax.tree.map(
-            lambda v, s: jnp.where(v == 0, 0, v / jnp.where(v == 0, 1, s)), direction, steady
+        weight = jax.tree.map(
+            lambda v, s: jnp.where(v == 0, 0, v / jnp.where(v == 0, 1, s[0])), direction, stays
         )
-        weight = inner(direction, used)
-    update = compressed(linear, held, params, direction, bent)
-    finite = [jnp.all(jnp.isfinite(leaf)) for leaf in (value, *jax.tree.leaves(gradient))]
+        sharpness = sharpness / inner(direction, weight)
+    error = top.error / jnp.where(top.value == 0, 1, jnp.abs(top.value))
     return _Found(
-        top._replace(error=top.error / jnp.where(top.value == 0, 1, jnp.abs(top.value))),
+        top._replace(error=error),
+        error <= max(search.tolerance, 4 * rounding(error.dtype)),
         slope,
-        jax.lax.stop_gradient(inner(direction, bent) / weight),
-        direction,
-        update,
-        counts.astype(jnp.int32),
-        jax.lax.stop_gradient(_bend(held, linear, gradient, params)),
+        jax.lax.stop_gradient(sharpness),
+        widened(unravel(direction)),
+        compressed(linear, direction, bent),
+        counts,
+        bend,
         finite,
-        inner(*[turned(_random(example), none)] * 2) > 0,
+        moves,
     )
 
 
@@ -119,26 +134,28 @@ def _stopped(function: _Product) -> _Product:
     return lambda *operands: jax.lax.stop_gradient(function(*operands))
 
 
-def _top(apply: _Product, example: PyTree, search: Search) -> tuple[Largest, Array]:
+def _top(apply: _Product, example: PyTree, search: Search) -> tuple[Largest, _Counts]:
     """The largest eigenvalue, and how many are flat and negative where all are known."""
     if not search.is_dense:
         found = largest_eigenvalue(
             apply,
-            _random(example),
+            _scattered(example),
             subspace=search.subspace,
             tolerance=search.tolerance,
             max_products=search.max_products,
         )
-        return found, jnp.full(2, -1)
-    flat, unravel = ravel_pytree(example)
-    rows = jnp.eye(flat.size, dtype=flat.dtype)
-    matrix = jax.lax.map(lambda row: ravel_pytree(apply(unravel(row)))[0], rows, batch_size=16)
+        return found, _UNKNOWN
+    # Whole batches: what is left over would be compiled once more.
+    n = example.size
+    rows = jnp.eye(-(-n // _BATCH) * _BATCH, n, dtype=example.dtype)
+    matrix = jax.lax.map(apply, rows, batch_size=_BATCH)[:n]
     values, vectors = jnp.linalg.eigh((matrix + matrix.T) / 2)
     slack = rounding(values.dtype, 0.75) * jnp.max(jnp.abs(values))
-    counts = jnp.stack([jnp.sum(jnp.abs(values) <= slack), jnp.sum(values < -slack)])
-    error = flat.size * rounding(values.dtype) * jnp.max(jnp.abs(values))
-    vector = unravel(vectors[:, -1])
-    return Largest(values[-1], vector, error, jnp.asarray(flat.size)), counts
+    counts = tuple(
+        jnp.sum(chosen, dtype=jnp.int32) for chosen in (jnp.abs(values) <= slack, values < -slack)
+    )
+    error = n * rounding(values.dtype) * jnp.max(jnp.abs(values))
+    return Largest(values[-1], vectors[:, -1], error, jnp.asarray(n)), counts
 
 
 def _arnoldi_top(apply: _Product, example: PyTree, search: Search) -> Largest:
@@ -166,21 +183,30 @@ def _arnoldi_top(apply: _Product, example: PyTree, search: Search) -> Largest:
     return Largest(value, _unit(unravel(vector)), residual, num)
 
 
-def _bend(held: Held, linear: Callable[..., PyTree], gradient: PyTree, params: PyTree) -> Array:
+def _bend(held: Held, rest: PyTree, linear: Linear, gradient: PyTree, params: PyTree) -> Array:
     """How far the update of the gradient is from its linearization, as a part of it."""
-    none = jax.tree.map(jnp.zeros_like, gradient)
-    there, here = (held.update(g, held.still(), held.counts(), params)[0] for g in (gradient, none))
-    still = [jnp.zeros_like(f) for f in held.still()]
-    expected, _ = linear(gradient, still, none)
-    change = jax.tree.map(lambda a, b, e: widened(a) - widened(b) - e, there, here, expected)
+    there, _, _ = held.update(gradient, held.still(), held.counts(), params)
+    expected, _ = linear.update(gradient, linear.still, linear.none)
+    change = jax.tree.map(lambda a, b, e: widened(a) - widened(b) - e, there, rest, expected)
     size = jnp.sqrt(inner(expected, expected))
     return jnp.where(size > 0, jnp.sqrt(inner(change, change)) / jnp.where(size > 0, size, 1), 0)
 
 
-def _random(example: PyTree) -> PyTree:
-    keys = jax.random.split(jax.random.key(0), len(jax.tree.leaves(example)))
-    keys = jax.tree.unflatten(jax.tree.structure(example), list(keys))
-    return jax.tree.map(lambda x, k: jax.random.normal(k, x.shape, x.dtype), example, keys)
+def _scattered(example: PyTree) -> PyTree:
+    """Numbers in [-1, 1) of no regularity: those of ``jax.random`` take long to compile."""
+
+    def leaf(x: Array, seed: int) -> Array:
+        bits = jax.lax.iota(jnp.uint32, x.size) + jnp.uint32(seed)
+        for factor in (0x9E3779B1, 0x85EBCA6B, 0xC2B2AE35):
+            bits = (bits ^ (bits >> 15)) * jnp.uint32(factor)
+        return (bits.astype(x.dtype) / 2.0**31 - 1).reshape(x.shape)
+
+    leaves, structure = jax.tree.flatten(example)
+    return jax.tree.unflatten(structure, [leaf(x, 7919 * i + 1) for i, x in enumerate(leaves)])
+
+
+def _unchanged(tree: PyTree) -> PyTree:
+    return tree
 
 
 def _root(gain: Array) -> Array:
@@ -191,6 +217,7 @@ def _times(a: PyTree, b: PyTree) -> PyTree:
     return jax.tree.map(jnp.multiply, a, b)
 
 
-def _unit(v: PyTree) -> PyTree:
+def _unit(v: PyTree, w: PyTree | None = None) -> PyTree:
+    """The vector, or another one, over the vector's length."""
     size = jnp.sqrt(inner(v, v))
-    return scaled(1 / jnp.where(size > 0, size, 1), v)
+    return scaled(1 / jnp.where(size > 0, size, 1), v if w is None else w)

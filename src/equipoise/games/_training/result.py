@@ -3,7 +3,17 @@
 import jax
 import jax.numpy as jnp
 
-from equipoise._types import Array, Bool, Int, PyTree, Scalar, Shaped, aligned, result
+from equipoise._types import (
+    Array,
+    Bool,
+    Int,
+    PyTree,
+    Scalar,
+    Shaped,
+    aligned,
+    field_by_field,
+    result,
+)
 from equipoise.games._critical.critical_step import Kind
 
 
@@ -45,7 +55,7 @@ class CriticalLearningRate:
     def __str__(self) -> str:
         """The learning rate and how it is lost, and in words what it rests on."""
         if isinstance(self.kind, jax.core.Tracer) or jnp.ndim(self.kind):
-            return repr(self)
+            return field_by_field(self)
         rows: list[list[object]] = [
             ["  learning_rate", self.learning_rate],
             ["  sharpness", self.sharpness],

@@ -14,18 +14,20 @@ from equipoise._types import Array, PyTree, Scalar
 from equipoise.vi._families.family import Family, Params
 from equipoise.vi._families.layout import Layout
 
-LogDensity: TypeAlias = Callable[[PyTree], Scalar]
+LogDensity: TypeAlias = Callable[..., Scalar]
 
 
-def density_of(argument: str, log_density: LogDensity, family: Family) -> Traced:
+def density_of(argument: str, log_density: LogDensity, family: Family, *others: PyTree) -> Traced:
     """The log density of one position as data; raises where it does not return one number.
+
+    Others that it takes are given as their shapes and dtypes.
 
     What it captured are leaves, so that compiled functions that it is an argument of are compiled
     once for its equations.
     """
 
-    def density(position: PyTree) -> Scalar:
-        value = jnp.asarray(log_density(position))
+    def density(position: PyTree, *others: PyTree) -> Scalar:
+        value = jnp.asarray(log_density(position, *others))
         if value.shape != () or not jnp.issubdtype(value.dtype, jnp.floating):
             raise value_error(
                 argument,
@@ -36,7 +38,7 @@ def density_of(argument: str, log_density: LogDensity, family: Family) -> Traced
         return value
 
     if family.positions is not None:
-        return traced(density, family.positions.abstract)
+        return traced(density, family.positions.abstract, *others)
     return traced(density, jax.eval_shape(functools.partial(_position, family)))
 
 

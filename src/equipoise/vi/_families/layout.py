@@ -1,7 +1,7 @@
 """Shapes and supports of a position, and the maps between positions and flat vectors."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import jax
@@ -68,18 +68,26 @@ class Layout(NamedTuple):
 
         Where a support has fewer free numbers than entries, the coordinate is one of them.
         """
-        tree = jax.tree.unflatten(self.structure, range(self.structure.num_leaves))
-        names = [
-            jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path(tree)
-        ]
         ends = np.cumsum([math.prod(shape) for shape in self.flat_shapes])
         leaf = int(np.searchsorted(ends, index, side="right"))
         shape = self.flat_shapes[leaf]
         within = np.unravel_index(index - int(ends[leaf]) + math.prod(shape), shape)
-        name, entry = names[leaf] or "position", ", ".join(map(str, within))
+        name = self._leaf_names[leaf]
         if shape != self.shapes[leaf]:
-            return f"free number {entry} of {name}"
-        return name + (f"[{entry}]" if shape else "")
+            return f"free number {_listed(within)} of {name}"
+        return _entry(name, within)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Where in the example each of its numbers is, in the order of its leaves."""
+        pairs = zip(self._leaf_names, self.shapes, strict=True)
+        return tuple(_entry(name, at) for name, shape in pairs for at in np.ndindex(shape))
+
+    @property
+    def _leaf_names(self) -> list[str]:
+        tree = jax.tree.unflatten(self.structure, range(self.structure.num_leaves))
+        paths = [path for path, _ in jax.tree_util.tree_leaves_with_path(tree)]
+        return [jax.tree_util.keystr(path) or "position" for path in paths]
 
     def log_volume(self, flat: Array) -> Scalar:
         """Log of the volume factor of ``unravel``."""
@@ -120,6 +128,14 @@ class Layout(NamedTuple):
         anywhere = [s.forward(u) for s, u in zip(self.supports, free, strict=True)]
         safe = [jnp.where(inside, x, y) for x, y in zip(leaves, anywhere, strict=True)]
         return inside, self.join(safe)
+
+
+def _listed(within: Sequence[int | np.integer]) -> str:
+    return ", ".join(map(str, within))
+
+
+def _entry(name: str, within: Sequence[int | np.integer]) -> str:
+    return f"{name}[{_listed(within)}]" if within else name
 
 
 def layout(example: PyTree, support: PyTree | Support | None) -> Layout:

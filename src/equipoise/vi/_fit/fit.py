@@ -16,8 +16,10 @@ from equipoise.vi._families.family import Family, check_params, completed
 from equipoise.vi._families.full_rank import full_rank
 from equipoise.vi._families.layout import layout
 from equipoise.vi._families.mean_field import mean_field
+from equipoise.vi._fit.batched import begin_on_batches
 from equipoise.vi._fit.descent import GradientState
 from equipoise.vi._fit.gradient import (
+    BATCHED_STEPS,
     GRADIENT_STEPS,
     choose_optimizer,
     first_params,
@@ -25,18 +27,19 @@ from equipoise.vi._fit.gradient import (
     plan,
 )
 from equipoise.vi._fit.judge import judge, judging
-from equipoise.vi._fit.loop import Progress, check_choices, check_numbers
+from equipoise.vi._fit.loop import Progress, check_choices, check_numbers, shown
 from equipoise.vi._fit.natural import NORMAL_STEPS, NormalState, fit_normal
-from equipoise.vi._fit.points import balanced, chance
 from equipoise.vi._fit.result import Fit
-from equipoise.vi._fit.start import find_starts, starting_point
-from equipoise.vi._fit.target import MAX_CURVED, num_points, trace
+from equipoise.vi._fit.start import Begun, find_starts, starting_point
 from equipoise.vi._supports.support import Support
+from equipoise.vi._target.batches import batches_of
+from equipoise.vi._target.points import balanced, chance
+from equipoise.vi._target.target import MAX_CURVED, num_points, trace
 
 
 @at("vi.fit")
 def fit(
-    log_density: Callable[[PyTree], Scalar],
+    log_density: Callable[..., Scalar],
     example: PyTree,
     key: PRNGKeyArray,
     *,
@@ -50,6 +53,8 @@ def fit(
     max_evaluations: int | None = None,
     gradient: str | None = None,
     draws: str | None = None,
+    data: PyTree = None,
+    batch_size: int | None = None,
     progress: Progress = None,
     state: PyTree = None,
 ) -> Fit:
@@ -92,7 +97,8 @@ def fit(
             it once, as it is compiled for each that is made.
         start: The position to start from. Default: where the flat vector is 0; for a family of
             your own whose ``init`` takes no position, the mean of its first draws.
-        num_steps: Largest number of steps in all. Default: 100 natural-gradient steps, or 2000.
+        num_steps: Largest number of steps in all. Default: 100 natural-gradient steps, or 2000
+            of an optimizer, 6000 on batches.
         num_samples: Points of the ELBO that is maximized. Default: 512 at least, or 16 a step; 64
             where draws have no path.
         num_restarts: Number of Newton paths.
@@ -105,29 +111,43 @@ def fit(
         gradient: Estimator that an optimizer follows, as in :func:`elbo`. Default: of
             closed-form entropy and sticking the landing the one with the smaller variance,
             measured every 100 steps.
+        data: A pytree of arrays with rows in front, some of which are then an argument of
+            ``log_density(position, batch, scale)``: the prior, and ``scale`` times the sum of their
+            terms. ``scale`` is all rows over those of the batch. Devices may share the rows.
+        batch_size: Rows that are evaluated together. Natural-gradient steps follow a few batches,
+            corrected to second order by a pass over all data, again and on more of them until
+            other ones promise no gain; each step of an optimizer follows one, corrected to first
+            order every 100 steps. The verdict is on all data, a batch at a time.
         draws: ``"iid"``, ``"antithetic"`` or ``"quasi_random"`` draws of an optimizer's steps.
             Default: antithetic for an even number.
-        progress: Called as ``progress(step, elbo)`` about twenty times, as in ``progress=print``.
+        progress: True shows a bar, that of tqdm where it is installed (``equipoise[progress]``) and
+            plain lines otherwise. A function is called as ``progress(step, elbo)``, about twenty
+            times, as in ``progress=print``.
         state: ``state`` of an earlier fit to go on from, arrays on the host. With the same other
             arguments the steps are those of one longer fit, bit for bit.
 
     Returns:
         A :class:`Fit`. It has converged when a natural-gradient step is expected to gain less
-        than √ε nats; with an optimizer, when the mean ELBO of the last tenth of the steps exceeds
-        that of the tenth before by less than two standard errors or 0.01. Where something is not
-        finite the last good params are returned, and ``reason`` names the term and the step.
+        than √ε nats, and on other batches less than 0.001; with an optimizer, when the mean ELBO of
+        the last tenth of the steps exceeds that of the tenth before by less than two standard
+        errors or 0.01. Where something is not finite the last good params are returned, and
+        ``reason`` names the term and the step.
 
     Raises:
         ValueError: If ``log_density`` does not return one number or is not finite at the start,
             a number is below 1 (100 for ``max_evaluations``), ``support``, ``start`` or ``state``
-            does not fit the example and family, ``gradient`` or ``draws`` is none of the names, or
-            ``gradient`` needs a pathwise derivative that the family does not have.
+            does not fit the example and family, ``gradient`` or ``draws`` is none of the names,
+            ``gradient`` needs a pathwise derivative that the family does not have, leaves of
+            ``data`` differ in rows, or ``batch_size`` exceeds them or is given without the other.
         TypeError: If a leaf of the example is not floating-point, ``key`` is no key, ``family``
-            makes none, ``optimizer`` is none of optax, or ``progress`` is no function.
+            makes none, ``optimizer`` is none of optax, or ``progress`` is neither a boolean
+            nor a function.
 
     Cost: a few dozen gradients and Newton paths for each of ``num_samples`` points, then 8192
         evaluations of ``log_density``; where q is poor or its draws are too few, up to
-        ``max_evaluations``. A verdict of no trust takes a few thousand more for its reason.
+        ``max_evaluations``. A verdict of no trust takes a few thousand more for its reason. With
+        ``data``, three to ten passes for derivatives at one point, and one for every 512
+        evaluations of the verdict; memory of 512 times ``batch_size`` terms beside the data.
 
     Examples:
         >>> fit = vi.fit(lambda z: -0.5 * (z - 8) ** 2 / 0.04, jnp.zeros(()), jax.random.key(0))
@@ -145,27 +165,39 @@ def fit(
     small = size <= MAX_CURVED
     natural = optimizer is None and family.natural is not None and small
     _check_state(state, family, natural=natural)
-    target, random = trace(log_density, family), chance(key)
-    center = starting_point(target, family, start)
-    starts = None
-    if natural:
-        starts = find_starts(target, center, random.starts, num_restarts)
-        noise = balanced(random.points, num_points(size, num_samples), size)
-        found = fit_normal(
-            target, family, starts, noise, state, num_steps or NORMAL_STEPS, progress
-        )
+    batches = None
+    if data is not None:
+        batches = batches_of(log_density, family, data, batch_size)
+    elif batch_size is not None:
+        raise value_error("batch_size", "must be None without `data`", batch_size)
+    density = log_density if batches is None else batches.on(*batches.all_rows())
+    target, random = trace(density, family), chance(key)
+    looks = small and (natural or state is None)
+    if batches is None:
+        center = starting_point(target, family, start)
+        starts = find_starts(target, center, random.starts, num_restarts) if looks else None
+        begun = Begun(center, starts, target, at_rest=True)
     else:
-        num_steps = num_steps or GRADIENT_STEPS
-        settings = plan(family, optimizer, num_samples, gradient, draws)
-        optimizer = choose_optimizer(family, optimizer, num_steps)
+        begun = begin_on_batches(batches, family, start, random, num_restarts if looks else 0)
+    if natural and begun.starts is not None:
+        noise = balanced(random.points, num_points(size, num_samples), size)
+        steps = num_steps or NORMAL_STEPS
+        with shown(progress, steps) as report:
+            found = fit_normal(begun.target, family, begun.starts, noise, state, steps, report)
+    else:
+        sampled = batches is not None
+        steps = num_steps or (BATCHED_STEPS if sampled else GRADIENT_STEPS)
+        settings = plan(family, optimizer, num_samples, gradient, draws, sampled=sampled)
+        optimizer = choose_optimizer(family, optimizer, steps, sampled=sampled)
         if state is None:
-            if small:
-                starts = find_starts(target, center, random.starts, num_restarts)
-            state = first_params(family, center, starts, random.init_key)
-        found = fit_gradient(
-            target, family, optimizer, settings, random.step_key, state, num_steps, progress
-        )
-    return judge(judging(target, family, random, max_evaluations), found, starts, center)
+            state = first_params(family, begun.center, begun.starts, random.init_key)
+        on, key = batches or target, random.step_key
+        with shown(progress, steps) as report:
+            found = fit_gradient(on, family, optimizer, settings, key, state, steps, report)
+    if batches is not None:  # an ELBO on some rows is no ELBO
+        found = found._replace(elbo=None, converged=found.converged and begun.at_rest)
+    judges = judging(target, family, random, max_evaluations)
+    return judge(judges, found, begun.starts, begun.center)
 
 
 def _check_state(state: PyTree, family: Family, *, natural: bool) -> None:

@@ -18,13 +18,14 @@ from equipoise.vi._fit.descent import (
     Settings,
     descend,
 )
-from equipoise.vi._fit.loop import Found, Progress, advance
+from equipoise.vi._fit.loop import Found, Report, advance
 from equipoise.vi._fit.optimizer import memory_of, rule_of
 from equipoise.vi._fit.start import Local, best_of, conditional_scales, lower_factor, other_modes
-from equipoise.vi._fit.target import Target
+from equipoise.vi._target.batches import Batches
+from equipoise.vi._target.target import Target
 from equipoise.vi._weights.products import transported
 
-GRADIENT_STEPS = 2000
+GRADIENT_STEPS, BATCHED_STEPS = 2000, 6000
 _LBFGS = optax.lbfgs()  # for an ELBO on fixed draws; made once, as it is told by its identity
 _NUM_SAMPLES, _NUM_SCORED, _NUM_FIXED = (
     16,
@@ -35,10 +36,14 @@ _APART = 1.0  # sds between local normals that get a component of a mixture each
 
 
 def choose_optimizer(
-    family: Family, optimizer: optax.GradientTransformation | None, num_steps: int
+    family: Family,
+    optimizer: optax.GradientTransformation | None,
+    num_steps: int,
+    *,
+    sampled: bool,
 ) -> optax.GradientTransformation:
     """The optimizer that was asked for, or the default of the family."""
-    if _is_deterministic(family, optimizer):
+    if _is_deterministic(family, optimizer, sampled=sampled):
         return _LBFGS
     return optimizer or _default_optimizer(num_steps)
 
@@ -55,9 +60,11 @@ def plan(
     num_samples: int | None,
     gradient: str | None,
     draws: str | None,
+    *,
+    sampled: bool = False,
 ) -> Settings:
-    """Estimators and draws of the loop."""
-    fixed = _is_deterministic(family, optimizer)
+    """Estimators and draws of the loop, which may be on batches."""
+    fixed = _is_deterministic(family, optimizer, sampled=sampled)
     pathwise = family.transform_flat is not None
     options = PATHWISE if pathwise else ("score_function",)
     if fixed:
@@ -111,14 +118,14 @@ def _init_at_modes(family: Family, key: PRNGKeyArray, means: Array, sds: Array) 
 
 
 def fit_gradient(
-    target: Target,
+    target: Target | Batches,
     family: Family,
     optimizer: optax.GradientTransformation,
     settings: Settings,
     key: PRNGKeyArray,
     state: GradientState | Params,
     num_steps: int,
-    progress: Progress,
+    report: Report,
 ) -> Found:
     """Steps of an optax optimizer, from params or from the state of an earlier loop."""
     if not isinstance(state, GradientState):
@@ -127,7 +134,7 @@ def fit_gradient(
         state = GradientState(0, moving, np.zeros(0))
     rule = rule_of(optimizer, state.moving.params, state.moving.memory)
     descent = Descent(target, rule, key, family, settings)
-    state = advance(functools.partial(descend, descent), state, num_steps, progress)
+    state = advance(functools.partial(descend, descent), state, num_steps, report)
     problem = ""
     if state.failed:
         problem = f"the {state.failed} is not finite at step {state.step}"
@@ -135,9 +142,11 @@ def fit_gradient(
     return Found(state, state.moving.params, converged, problem=problem)
 
 
-def _is_deterministic(family: Family, optimizer: optax.GradientTransformation | None) -> bool:
-    """A large mean-field normal is fitted to fixed draws, with second-order steps."""
-    return optimizer is None and family.natural is Natural.DIAGONAL
+def _is_deterministic(
+    family: Family, optimizer: optax.GradientTransformation | None, *, sampled: bool
+) -> bool:
+    """A large mean-field normal is fitted to fixed draws and all data, with second-order steps."""
+    return optimizer is None and family.natural is Natural.DIAGONAL and not sampled
 
 
 def _settled(history: np.ndarray) -> bool:

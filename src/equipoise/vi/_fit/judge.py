@@ -13,10 +13,10 @@ from equipoise.vi._bounds.estimate import Estimate
 from equipoise.vi._families.draws import AnyArray
 from equipoise.vi._families.family import Family, Params
 from equipoise.vi._fit.loop import Found
-from equipoise.vi._fit.points import Chance
 from equipoise.vi._fit.result import Fit, Source
 from equipoise.vi._fit.start import Local, lower_factor, no_modes, other_modes
-from equipoise.vi._fit.target import Target
+from equipoise.vi._target.points import Chance
+from equipoise.vi._target.target import Target
 from equipoise.vi._weights.adapt import adapt, first_mixture
 from equipoise.vi._weights.diagnose import MIN_DRAWS, Diagnostics, flat_draws, summarize
 from equipoise.vi._weights.growth import Draws, grown

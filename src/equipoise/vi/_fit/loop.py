@@ -1,6 +1,9 @@
 """What the two loops of a fit share: options, how they run in pieces, and what they end with."""
 
-from collections.abc import Callable
+import contextlib
+import importlib.util
+import sys
+from collections.abc import Callable, Iterator
 from typing import NamedTuple, Protocol, TypeAlias, TypeVar
 
 import numpy as np
@@ -14,7 +17,8 @@ from equipoise.vi._families.family import Params
 from equipoise.vi._weights.diagnose import MIN_DRAWS
 
 _REPORTS = 20
-Progress: TypeAlias = Callable[[int, float], object] | None
+Progress: TypeAlias = Callable[[int, float], object] | bool | None
+Report: TypeAlias = Callable[[int, float], object] | None
 
 
 class _State(Protocol):
@@ -44,7 +48,30 @@ class Found(NamedTuple):
     elbo: Estimate | None = None
 
 
-def advance(run: Callable[[_S, int], _S], state: _S, num_steps: int, report: Progress) -> _S:
+@contextlib.contextmanager
+def shown(progress: Progress, num_steps: int) -> Iterator[Report]:
+    """What to report steps to: a function, a bar, plain lines where tqdm is missing, or nothing."""
+    if not isinstance(progress, bool):
+        yield progress
+    elif not progress:
+        yield None
+    elif importlib.util.find_spec("tqdm") is None:
+        yield lambda step, elbo: print(f"step {step}, ELBO {elbo:.6g}", file=sys.stderr)
+    else:
+        from tqdm.auto import tqdm
+
+        with tqdm(total=num_steps, unit="step") as bar:
+
+            def report(step: int, elbo: float) -> None:
+                bar.set_postfix_str(f"ELBO {elbo:.6g}", refresh=False)
+                bar.update(step - bar.n)
+
+            yield report
+            bar.total = bar.n  # it may have converged before
+            bar.refresh()
+
+
+def advance(run: Callable[[_S, int], _S], state: _S, num_steps: int, report: Report) -> _S:
     """Runs the loop to a number of steps, in about ``REPORTS`` pieces where somebody watches."""
     if report is None:
         return run(state, num_steps)
@@ -89,7 +116,7 @@ def check_choices(
     for name, chosen, options in (("gradient", gradient, ESTIMATORS), ("draws", draws, DRAWS)):
         if chosen is not None:
             choice(name, chosen, options)
-    if progress is not None and not callable(progress):
+    if not (progress is None or isinstance(progress, bool) or callable(progress)):
         raise type_error(
-            "progress", "must be a function of step and ELBO", progress, "Try progress=print."
+            "progress", "must be a boolean or a function of step and ELBO", progress, "Try True."
         )

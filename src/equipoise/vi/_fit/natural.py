@@ -10,10 +10,10 @@ from equipoise._types import Array
 from equipoise.vi._bounds.estimate import Estimate
 from equipoise.vi._families.draws import AnyArray
 from equipoise.vi._families.family import Family, Natural, Params
-from equipoise.vi._fit.loop import Found, Progress, advance
-from equipoise.vi._fit.points import sparse_grid
+from equipoise.vi._fit.loop import Found, Report, advance
 from equipoise.vi._fit.start import Local, best_of, conditional_scales, lower_factor, normal_elbo
-from equipoise.vi._fit.target import Target, linear_response
+from equipoise.vi._target.points import sparse_grid
+from equipoise.vi._target.target import Target, linear_response
 from equipoise.vi._weights.products import gram, rows_times, transported
 
 NORMAL_STEPS = 100
@@ -68,14 +68,14 @@ def fit_normal(
     noise: np.ndarray,
     state: NormalState | None,
     num_steps: int,
-    progress: Progress,
+    report: Report,
 ) -> Found:
     """Variational Newton steps for a full-rank or mean-field normal."""
     diagonal, dtype = family.natural is Natural.DIAGONAL, target.dtype
     weights = np.full(len(noise), 1 / len(noise))
     ascent = _Ascent(target, noise.astype(dtype), weights, diagonal)
     state = _first_state(starts, diagonal=diagonal) if state is None else state
-    state = advance(functools.partial(_ascend, ascent), state, num_steps, progress)
+    state = advance(functools.partial(_ascend, ascent), state, num_steps, report)
     converged = state.decrement <= ascent.tolerance
     best, elbo = state, None
     if converged and dtype == np.float64:
@@ -92,6 +92,16 @@ def fit_normal(
     response = linear_response(target, best.mean, scale, noise)
     proxy = (best.mean, best.factor if response is None else response)
     return Found(state, params, converged, proxy, response, problem, elbo)
+
+
+def ascended(
+    target: Target, noise: np.ndarray, mean: np.ndarray, factor: np.ndarray
+) -> tuple[float, NormalState]:
+    """What a step from a full-rank normal is expected to gain, and where such steps end."""
+    weights = np.full(len(noise), 1 / len(noise))
+    ascent = _Ascent(target, noise.astype(target.dtype), weights, diagonal=False)
+    here = _ascend(ascent, _state_at(mean, factor), 1)  # which evaluates where it is
+    return here.decrement, _ascend(ascent, here, NORMAL_STEPS)
 
 
 @functools.partial(jax.jit, static_argnames="family")

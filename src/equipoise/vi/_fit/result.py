@@ -88,8 +88,6 @@ class Fit:
         ]
         return f"Fit\n{aligned(rows)}"
 
-    __repr__ = __str__  # in a notebook too
-
 
 @at("vi.posterior_draws")
 def posterior_draws(fit: Fit, key: PRNGKeyArray, num_samples: int) -> PyTree:

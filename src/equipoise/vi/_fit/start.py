@@ -13,8 +13,8 @@ from equipoise._types import Array, PyTree
 from equipoise.vi._families.family import Family
 from equipoise.vi._families.layout import Layout
 from equipoise.vi._families.mean_field import LOG_2PI
-from equipoise.vi._fit.points import balanced
-from equipoise.vi._fit.target import Target
+from equipoise.vi._target.points import balanced
+from equipoise.vi._target.target import Target
 from equipoise.vi._weights.products import transported
 
 _NUM_STEPS = 80
@@ -30,6 +30,18 @@ class Local(NamedTuple):
     mean: np.ndarray
     factor: np.ndarray
     elbo: np.ndarray
+
+
+class Begun(NamedTuple):
+    """Where a fit begins, and the density that its steps follow: that of all data, or near it.
+
+    ``at_rest`` is whether nothing changes where it follows that of other rows.
+    """
+
+    center: np.ndarray
+    starts: Local | None
+    target: Target
+    at_rest: bool
 
 
 def starting_point(target: Target, family: Family, start: PyTree) -> np.ndarray:

@@ -35,6 +35,10 @@ class Support(NamedTuple):
     contains: Callable[[Array], Array]
     recipe: PyTree = None
 
+    def __repr__(self) -> str:
+        """The name."""
+        return f"Support {self.name}"
+
     def __reduce__(self) -> tuple[Callable[..., "Support"], tuple[PyTree, ...]]:
         # As of a family: unless it was changed, it is made again.
         if self.recipe is not None and self.recipe[0](*self.recipe[1]) == self:

@@ -5,6 +5,7 @@ its log density once, whatever it does with it. The rest of a fit runs on the ho
 density closes over keeps its sharding, and other data of the same shapes compile nothing.
 """
 
+import dataclasses
 import functools
 from collections.abc import Callable
 
@@ -26,25 +27,43 @@ _MAX_BLOCK = 4  # points whose curvatures are found together, at most
 
 
 @record
+class Expansion:
+    """A value and slope at a point, and a curvature or None, as a function of flat vectors."""
+
+    center: Array
+    value: Scalar
+    slope: Array
+    curvature: Array | None = None
+
+    def __call__(self, vector: Array) -> Scalar:
+        step = vector - self.center
+        linear = self.value + self.slope @ step
+        return linear if self.curvature is None else linear + 0.5 * step @ self.curvature @ step
+
+
+@record
 class Target:
     """A log density of positions, asked at flat vectors, one a row of arrays on the host.
 
     Attributes:
         log_density: Log p of one position.
         positions: How positions are made of flat vectors.
+        lacking: What log p lacks of the density that it stands for, or None.
     """
 
     log_density: Traced
     positions: Layout = static_field()
+    lacking: Expansion | None = None
 
     @functools.cached_property
     def dtype(self) -> np.dtype:
         """What it is asked in, float32 at least."""
-        return _dtype_of(self.positions)
+        return asked_in(self.positions)
 
     def flat(self, vector: Array) -> Scalar:
         """Log density of one flat vector, with the volume factor of the supports."""
-        return flat_log_density(self.log_density, self.positions)(vector)
+        value = flat_log_density(self.log_density, self.positions)(vector)
+        return value if self.lacking is None else value + self.lacking(vector)
 
     def values(self, points: np.ndarray) -> np.ndarray:
         """Log densities."""
@@ -95,15 +114,15 @@ def _filled(chunk: np.ndarray, number: int) -> np.ndarray:
     return np.concatenate([chunk, np.tile(chunk[:1], (missing, 1))]) if missing else chunk
 
 
-def trace(log_density: LogDensity, family: Family) -> Target:
+def trace(log_density: LogDensity, family: Family, lacking: Expansion | None = None) -> Target:
     """The traced log density, which must return one floating-point number."""
     density = density_of("log_density", log_density, family)
     # On the device once, not at each of the calls that read it.
-    target: Target = jax.device_put(Target(density, family.positions))
+    target: Target = jax.device_put(Target(density, family.positions, lacking))
     return target
 
 
-def _dtype_of(positions: Layout) -> np.dtype:
+def asked_in(positions: Layout) -> np.dtype:
     """Matrices are factorized in float32 at least."""
     return np.dtype(np.float32) if positions.dtype.itemsize < 4 else positions.dtype
 
@@ -136,7 +155,7 @@ def _evaluate(target: Target, order: Array, points: Array, blocks: Array) -> tup
     rows, d = points.shape
     block, _ = _blocks(d)
     # Once for all branches, and not in each of them.
-    target = Target(target.log_density.prepared(), target.positions)
+    target = dataclasses.replace(target, log_density=target.log_density.prepared())
     nothing = jnp.zeros(rows, points.dtype), jnp.zeros((rows, d), points.dtype)
 
     def values() -> tuple[Array, Array]:
@@ -149,7 +168,7 @@ def _evaluate(target: Target, order: Array, points: Array, blocks: Array) -> tup
         def add(index: Array, found: tuple[Array, Array]) -> tuple[Array, Array]:
             first = index * block
             here = jax.lax.dynamic_slice_in_dim(points, first, block)
-            value, derivatives = jax.vmap(functools.partial(_second_order, target.flat))(here)
+            value, derivatives = jax.vmap(functools.partial(second_order, target.flat))(here)
             below = derivatives.reshape(-1, d)
             return (
                 jax.lax.dynamic_update_slice_in_dim(found[0], value, first, 0),
@@ -162,7 +181,7 @@ def _evaluate(target: Target, order: Array, points: Array, blocks: Array) -> tup
     return jax.lax.switch(order, branches)
 
 
-def _second_order(log_p: Callable[[Array], Scalar], point: Array) -> tuple[Scalar, Array]:
+def second_order(log_p: Callable[[Array], Scalar], point: Array) -> tuple[Scalar, Array]:
     """Value; gradient and second derivatives, one row more than columns."""
     (value, gradient), along = jax.linearize(jax.value_and_grad(log_p), point)
     _, curvature = jax.vmap(along)(jnp.eye(point.shape[0], dtype=point.dtype))

@@ -1,0 +1,153 @@
+"""Which operations are loops that write to memory, and what each of them reads there.
+
+An operation is taken into the loops of those that read it, once for each, by XLA's rules: what is
+dear is computed once; what reads more than it makes is computed again only where all that reads it
+can take it in, and nothing of that depends on it through memory as well; a reduction takes in only
+what nothing else reads.
+"""
+
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple
+
+from equipoise.cost._expression.expression import ZERO
+from equipoise.cost._expression.order import is_nonnegative
+from equipoise.cost._memory.graph import Graph
+from equipoise.cost._memory.kinds import Kind
+
+_SPREAD = (Kind.SPREAD, Kind.FILLED)
+_FUSED = (*_SPREAD, Kind.CHEAP, Kind.DEAR)
+_REDUCING = (Kind.REDUCTION, Kind.WINDOW)
+_FUSING = (*_FUSED, *_REDUCING, Kind.COPY)
+_MANY = frozenset((-1, -2))  # stands for any two loops or more
+
+
+class _Fate(NamedTuple):
+    """Who takes an operation in, and whether it is a loop, for results or for other readers."""
+
+    takers: frozenset[int]
+    is_loop: bool
+
+
+_THERE = _Fate(frozenset(), is_loop=True)  # of what no operation makes
+
+
+def loops(graph: Graph, results: set[int]) -> dict[int, frozenset[int]]:
+    """The operations that write to memory, and what each reads there, through what it takes in."""
+    fates, maker = _Fates(graph, results).found, makers(graph, range(len(graph.nodes)))
+    through: dict[int, frozenset[int]] = {}
+    reads: dict[int, frozenset[int]] = {}
+    for index in sorted(fates):
+        node, found = graph.nodes[index], frozenset[int]()
+        for v in node.reads:
+            taken = index in fates.get(maker.get(v, -1), _THERE).takers
+            found |= through[v] if taken else {v}
+        if fates[index].takers:
+            through.update(dict.fromkeys(node.makes, found))
+        if fates[index].is_loop:
+            reads[index] = found
+    return reads
+
+
+def makers(graph: Graph, indices: Iterable[int]) -> dict[int, int]:
+    """Of each value the operation that makes it, among these."""
+    return {v: index for index in indices for v in graph.nodes[index].makes}
+
+
+def ancestors(reads: Mapping[int, Iterable[int]], maker: Mapping[int, int]) -> dict[int, int]:
+    """Of each operation those that it follows from, and itself, as bits of a number."""
+    found: dict[int, int] = {}
+    for index in sorted(reads):
+        found[index] = 1 << index
+        for v in reads[index]:
+            found[index] |= found.get(maker.get(v, -1), 0)
+    return found
+
+
+class _Fates:
+    """The fate of each operation that counts, found from the last to the first."""
+
+    def __init__(self, graph: Graph, results: set[int]) -> None:
+        self._graph, self._results = graph, results
+        nodes, needed = graph.nodes, set(results)
+        self._maker = makers(graph, range(len(nodes)))
+        self._after = ancestors({i: n.reads for i, n in enumerate(nodes)}, self._maker)
+        self._repeated = {i for i, node in enumerate(nodes) if node.kind is Kind.SPREAD}
+        self._ends: dict[int, frozenset[int]] = {}  # the loops that an operation becomes part of
+        self.found: dict[int, _Fate] = {}
+        readers: dict[int, set[int]] = {}
+        for index in reversed(range(len(nodes))):
+            makes = nodes[index].makes
+            if needed.intersection(makes):
+                needed.update(nodes[index].reads)
+                for v in nodes[index].reads:
+                    readers.setdefault(v, set()).add(index)
+                self._decide(index, set[int]().union(*(readers.get(v, ()) for v in makes)))
+
+    def _decide(self, index: int, around: set[int]) -> None:
+        """The fate of an operation with these readers."""
+        takers = self._able(index, around)
+        everywhere = takers == around and not self._results.intersection(
+            self._graph.nodes[index].makes
+        )
+        if not self._worth(index, takers, everywhere=everywhere):
+            takers = frozenset()
+        fate = _Fate(takers, is_loop=not (takers and everywhere))
+        if takers & self._repeated:
+            self._repeated.add(index)
+        ends = self._joined(takers) | ({index} if fate.is_loop else set())
+        self._ends[index] = _MANY if len(ends) > 1 else ends
+        self.found[index] = fate
+
+    def _joined(self, readers: Iterable[int]) -> frozenset[int]:
+        return frozenset[int]().union(*(self._ends[r] for r in readers))
+
+    def _reduces(self, reader: int, kinds: tuple[Kind, ...] = _REDUCING) -> bool:
+        """Whether a reader becomes part of a reduction."""
+        return any(e >= 0 and self._graph.nodes[e].kind in kinds for e in self._ends[reader])
+
+    def _able(self, index: int, around: set[int]) -> frozenset[int]:
+        """The readers that could take it in."""
+        kind = self._graph.nodes[index].kind
+        if kind in (Kind.PRODUCT, *_REDUCING):
+            alone = len(around) == 1
+            return frozenset(r for r in around if alone and self._reduces(r))
+        if kind not in _FUSED or (kind is Kind.DEAR and self._repeated & around):
+            return frozenset()
+        barred: tuple[Kind, ...] = _REDUCING
+        if kind is Kind.FILLED:
+            barred = (Kind.WINDOW,)
+        elif kind is not Kind.SPREAD and len(around) == 1:
+            barred = ()
+        return frozenset(
+            r
+            for r in around
+            if self._graph.nodes[r].kind in _FUSING and not self._reduces(r, barred)
+        )
+
+    def _worth(self, index: int, takers: frozenset[int], *, everywhere: bool) -> bool:
+        """Whether it may be computed where it is read, for every reader that takes it in."""
+        if self._graph.nodes[index].kind is Kind.DEAR:
+            return everywhere and len(self._joined(takers)) == 1
+        if (everywhere and len(takers) == 1) or not self._is_wide(index):
+            return True
+        return everywhere and not any(self._meets(index, r) for r in takers)
+
+    def _is_wide(self, index: int) -> bool:
+        """Whether computing it again reads more than it makes."""
+        graph, node = self._graph, self._graph.nodes[index]
+        whole = [
+            v
+            for v in set(node.reads)
+            if not (v in self._maker and graph.nodes[self._maker[v]].kind in _SPREAD)
+        ]
+        read = sum((graph.bytes[v] for v in whole), ZERO)
+        return len(whole) > 1 and not is_nonnegative(graph.bytes[node.makes[0]] - read)
+
+    def _meets(self, index: int, reader: int) -> bool:
+        """Whether something else that a reader reads depends on it through memory."""
+        for v in self._graph.nodes[reader].reads:
+            other = self._maker.get(v, -1)
+            follows = other > index and self._after[other] >> index & 1
+            if follows and (reader not in self.found[other].takers or self._meets(index, other)):
+                return True
+        return False
