@@ -204,7 +204,8 @@ def main():
         counts = program.cost_analysis()
         flops = float(alone.flops.evaluate()) / (counts["flops"] + counts.get("transcendentals", 0))
         if name not in (*LOOPS, *REWRITTEN):
-            np.testing.assert_allclose(flops, 1, rtol=0.01, err_msg=name)
+            # XLA merges some elementwise operations before it counts, not the same in all versions.
+            np.testing.assert_allclose(flops, 1, rtol=0.02, err_msg=name)
         taken = (
             memory.argument_size_in_bytes + memory.output_size_in_bytes + memory.temp_size_in_bytes
         )

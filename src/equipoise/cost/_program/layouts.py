@@ -27,15 +27,17 @@ def mesh_of(args: Sequence[PyTree]) -> jax.sharding.Mesh | jax.sharding.Abstract
     return None
 
 
-def layouts(args: Sequence[PyTree], shapes: Sequence[PyTree], axes: Axes | None) -> list[Spec]:
-    """The axes along which each array of the arguments is divided."""
+def layouts(
+    args: Sequence[PyTree], shapes: Sequence[PyTree], axes: Axes | None
+) -> list[Spec | None]:
+    """The axes along which each array of the arguments is divided; None where nothing is said."""
     known = () if axes is None else tuple(axes.sizes)
     paths = jax.tree_util.tree_leaves_with_path(tuple(args))
-    found = []
+    found: list[Spec | None] = []
     for (path, leaf), shape in zip(paths, jax.tree.leaves(tuple(shapes)), strict=True):
         spec = _spec(leaf, len(getattr(shape, "shape", ())))
         found.append(spec)
-        named = [axis for part in spec for axis in part]
+        named = [axis for part in spec or () for axis in part]
         if not named:
             continue
         name = f"args{jax.tree_util.keystr(path)}"
@@ -48,12 +50,13 @@ def layouts(args: Sequence[PyTree], shapes: Sequence[PyTree], axes: Axes | None)
     return found
 
 
-def _spec(leaf: object, rank: int) -> Spec:
+def _spec(leaf: object, rank: int) -> Spec | None:
     if isinstance(leaf, str):
-        return tuple(_of_text(leaf)) if "@" in leaf else ((),) * rank
+        return tuple(_of_text(leaf)) if "@" in leaf else None
     sharding = getattr(leaf, "sharding", None)
-    partition = getattr(sharding, "spec", ())
-    return spec_of(partition, rank)
+    if not isinstance(sharding, jax.sharding.NamedSharding):
+        return None
+    return spec_of(sharding.spec, rank)
 
 
 def _of_text(text: str) -> Iterator[tuple[str, ...]]:
