@@ -250,3 +250,9 @@ def test_analyze_refuses_axes_that_the_mesh_does_not_have():
         cost.analyze(jnp.sin, "f32[n@data]")
     with pytest.raises(ValueError, match=r"divided along each axis once; got data, data"):
         cost.analyze(jnp.sin, "f32[n@data,k@data]", mesh={"data": 4})
+    with pytest.raises(ValueError, match=r"`args\[0\]` must have a size that data divide; got b"):
+        cost.analyze(jnp.sin, "f32[b@data]", mesh={"data": "d"})
+    halves = cost.analyze(
+        jnp.sin, "f32[b@data]", mesh={"data": "d"}, constraints=["mod(b, d) == 0"]
+    )
+    assert halves.per_device.flops.evaluate(b=12, d=4) == 3

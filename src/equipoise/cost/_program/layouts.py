@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 import jax
 
 from equipoise._check import value_error
-from equipoise._jax.meshes.local import Spec, spec_of
+from equipoise._jax.meshes.local import Spec, divided, spec_of
 from equipoise._types import PyTree
 from equipoise.cost._program.mesh import Axes
 
@@ -31,7 +31,8 @@ def layouts(
     args: Sequence[PyTree], shapes: Sequence[PyTree], axes: Axes | None
 ) -> list[Spec | None]:
     """The axes along which each array of the arguments is divided; None where nothing is said."""
-    known = () if axes is None else tuple(axes.sizes)
+    sizes = {} if axes is None else axes.dimensions()
+    known = tuple(sizes)
     paths = jax.tree_util.tree_leaves_with_path(tuple(args))
     found: list[Spec | None] = []
     for (path, leaf), shape in zip(paths, jax.tree.leaves(tuple(shapes)), strict=True):
@@ -47,6 +48,11 @@ def layouts(
             raise value_error("mesh", f"must have the axes of `{name}`", stated, advice)
         if len(set(named)) < len(named):
             raise value_error(name, "must be divided along each axis once", ", ".join(named))
+        for size, along in zip(shape.shape, spec or (), strict=True):
+            if along and divided(size, [sizes[axis] for axis in along]) is None:
+                expected = f"must have a size that {' and '.join(along)} divide"
+                advice = "Write a multiple of their sizes, as in 'f32[d*b@data,n]'."
+                raise value_error(name, expected, str(size), advice)
     return found
 
 
