@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 
 from equipoise._check import at, type_error
+from equipoise._jax.meshes.collectives import meshes_in
 from equipoise._jax.programs import Atom, ClosedProgram, Program, opened
 from equipoise._types import PyTree, aligned, static_result
 from equipoise.cost._breakdown import Breakdown, Communication, by, communication
@@ -56,7 +57,7 @@ class Cost:
         notes: What was assumed while counting.
         residuals: Of the function's derivative, found when it is asked for.
         per_device: What one device of a mesh computes, holds and sends, its shapes those of its
-            parts; None where no mesh is stated.
+            parts; None where there is no mesh.
     """
 
     flops: Expression
@@ -159,7 +160,8 @@ def analyze(
             of each axis, a number or a name, as in ``{"data": "d", "model": 2}``, or a mesh of JAX.
             A ``shard_map`` without a mesh of its own takes this one, and the sizes that it divides
             are multiples of its own. Arrays are divided as their shardings say, or their strings,
-            in JAX's notation: ``"f32[d*b@data,n]"``.
+            in JAX's notation: ``"f32[d*b@data,n]"``; those that say nothing, as under
+            :func:`jax.jit`, as the program divides them.
 
     Returns:
         :class:`Cost`. Sizes are positive. A ``scan`` of length n counts n bodies; a ``cond`` the
@@ -204,10 +206,11 @@ def analyze(
     over = donated(donate, shapes, opened(program).outvars)
     residuals = Later(lambda: of_function(fn, shapes, axes))
     found = _counted(program, ledger_of(counts), over, residuals)
-    if axes is None:
+    sizes = meshes_in(program) if axes is None else axes.dimensions()
+    if not sizes:
         return found
-    local, notes = on_one_device(program, specs, axes.dimensions())
-    alone = _counted(local, ledger_of(counts, notes, axes.dimensions()), over, known((None, ())))
+    local, notes = on_one_device(program, specs, sizes)
+    alone = _counted(local, ledger_of(counts, notes, sizes), over, known((None, ())))
     return dataclasses.replace(found, per_device=alone)
 
 
