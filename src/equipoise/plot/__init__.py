@@ -29,6 +29,7 @@ from equipoise.plot._games_states import (
     orbit_diagram,
     phase_plane,
 )
+from equipoise.plot._games_training import sharpness
 from equipoise.plot._style import (
     COLORS,
     new_axes,
@@ -54,6 +55,7 @@ __all__ = [  # noqa: RUF022
     "stable_steps",
     "cycle_amplitude",
     "noise_floors",
+    "sharpness",
     "orbit_diagram",
     "basins",
     "attention_weights",

@@ -14,7 +14,7 @@ from jax.flatten_util import ravel_pytree
 
 from equipoise._types import Array, PyTree
 from equipoise.games._optimizers.held import Held
-from equipoise.games._optimizers.pushes import wide
+from equipoise.games._optimizers.leaves import wide
 from equipoise.games._spectrum.lanczos import inner, rest_of, scaled
 
 _Tree: TypeAlias = PyTree
@@ -138,5 +138,5 @@ def compressed(linear: Linear, direction: _Tree, gradient: _Tree) -> Compressed:
     update, first = linear.update(gradient, linear.still, direction)
     size, matrix, updates = _pulse(linear, first)
     a, *c = (inner(direction, row) for row in (update, *updates))
-    b = jnp.zeros(linear.order, a.dtype).at[:1].set(size)
-    return Compressed(a, b, jnp.stack(c) if c else b, matrix)
+    b = jnp.zeros(linear.order, a.dtype).at[:1].set(size.astype(a.dtype))
+    return Compressed(a, b, jnp.stack(c) if c else b, matrix.astype(a.dtype))
