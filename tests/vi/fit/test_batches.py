@@ -156,7 +156,10 @@ def test_fit_rejects_data_that_do_not_fit(name, key):
         vi.fit(lambda z, batch, scale: -(z**2), jnp.zeros(()), key, **options)
 
 
-def test_fit_of_batches_asks_for_one_number(key):
+def test_fit_of_batches_asks_for_one_number_of_three_arguments(key):
+    words = "vi.fit: `log_density` must take a position, a batch and a scale where `data` is given"
+    with pytest.raises(TypeError, match=words):
+        vi.fit(lambda z: -(z**2), jnp.zeros(()), key, data=np.ones(9), batch_size=3)
     with pytest.raises(ValueError, match="`log_density` must return one floating-point number"):
         vi.fit(lambda z, y, s: -((y - z) ** 2), jnp.zeros(()), key, data=np.ones(9), batch_size=3)
 
