@@ -12,7 +12,8 @@ import optax
 import pytest
 
 from equipoise import vi
-from equipoise.vi._target.batches import batches_of, expanded
+from equipoise.vi._target.batches import batches_of, expanded, lacking
+from equipoise.vi._target.target import trace
 from tests.vi.programs import counted
 
 NUM_ROWS = 230
@@ -71,6 +72,26 @@ def test_the_density_on_random_batches_is_right_on_average_and_to_first_order(da
     few, rest = batches.some_rows(np.random.default_rng(0), 10)
     assert len(np.unique(few)) == 10
     assert not rest.size
+
+
+def test_rows_around_an_anchor_are_right_to_second_order(data):
+    batches = batches_of(counts, FAMILY, data, 10)
+    center, some = FAMILY.ravel(POSITION), batches.some_rows(np.random.default_rng(1), 3)
+    whole, part = (expanded(batches, r, center, curved=True) for r in (batches.all_rows(), some))
+    flat = trace(batches.on(*some), FAMILY, lacking(whole, part)).flat
+    on_rows = on_all(data)
+
+    @jax.jit
+    def off(step):
+        u = center + step * jnp.array([0.3, -0.5, 0.8])
+        return flat(u) - on_rows(FAMILY.unravel(u)) - FAMILY.log_volume(u)
+
+    # The value is of the order of 300, whose rounding is 1e-13.
+    np.testing.assert_allclose(off(0.0), 0.0, atol=1e-11)
+    # What is left falls with the third power of the distance, up to one more at these lengths.
+    near, far = off(0.01), off(0.02)
+    assert abs(near) > 1e-9
+    np.testing.assert_allclose(far / near, 8.0, rtol=0.1)
 
 
 def assert_equal_within_errors(one, other):
