@@ -195,25 +195,27 @@ n, d = 10**6, 50
 x = rng.standard_normal((n, d), np.float32)
 beta = rng.normal(size=d).astype(np.float32) / 7
 y = (rng.random(n, np.float32) < 1 / (1 + np.exp(-(x @ beta)))).astype(np.float32)
-data = {"x": jnp.asarray(x), "y": jnp.asarray(y)}
+data = jax.block_until_ready({"x": jnp.array(x), "y": jnp.array(y)})
+del x, y
+with open("/proc/self/statm") as file:
+    before = int(file.read().split()[1]) * resource.getpagesize() / 2**20
 
 def log_density(z, batch, scale):
     logits = batch["x"] @ z
     return -0.5 * jnp.sum(z**2) + scale * jnp.sum(batch["y"] * logits - jnp.logaddexp(0.0, logits))
 
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 fit = vi.fit(log_density, jnp.zeros(d), jax.random.key(0), data=data, batch_size=1000)
-grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
-print(fit, grown)
+grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10 - before
 assert fit.trusted, fit.reason
-# The data are 204 MB; compilers and programs take most of this.
-assert grown < 400, grown
+# The data are 204 MB and were there twice before; compilers take more than the fit does.
+assert grown < 300, grown
 found = vi.summary(fit)
 assert np.all(np.abs(found.mean - beta) < 5 * found.sd)
 """
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_fit_of_a_million_rows_stays_within_bounded_memory():
     environment = {**os.environ, "JAX_PLATFORMS": "cpu"}
     environment.pop("XLA_FLAGS", None)
