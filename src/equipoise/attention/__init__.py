@@ -12,6 +12,7 @@ which query copies a value, or averages some, and how wrong can it be?
 
 from equipoise.attention._cache import KVCache, append_to_cache, decode_step, init_cache
 from equipoise.attention._dot_product import dot_product_attention
+from equipoise.attention._flax import flax_attention_fn
 from equipoise.attention._linear import linear_attention
 from equipoise.attention._lookup.bound import (
     LookupErrorBound,
@@ -67,6 +68,7 @@ __all__ = [  # noqa: RUF022
     "KVCache",
     "ring_attention",
     "linear_attention",
+    "flax_attention_fn",
     "lookup_query",
     "lookup_margin",
     "lookup_error_bound",
