@@ -31,9 +31,15 @@ def test_flax_attention_fn_is_taken_as_it_is(mask):
     ours, theirs = layer(attention_fn=attention.flax_attention_fn), layer()
     # float32 rounding of products over six features, twice.
     np.testing.assert_allclose(ours(X, mask=mask), theirs(X, mask=mask), rtol=1e-5, atol=1e-5)
-    if mask is None:
-        ours, theirs = (x(X, is_causal=True) for x in (ours, theirs))
-        np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-5)
+
+
+def test_flax_attention_fn_is_causal_as_newer_versions_ask():
+    x = X[:, :, None]
+    found, wanted = (
+        attention.flax_attention_fn(x, x, x, **options)
+        for options in ({"is_causal": True}, {"mask": CAUSAL})
+    )
+    np.testing.assert_allclose(found, wanted, rtol=1e-6, atol=1e-6)
 
 
 def test_flax_attention_fn_is_taken_by_linen():
