@@ -23,13 +23,12 @@ from equipoise.plot._games import (
     step_rates,
 )
 from equipoise.plot._games_beyond import cycle_amplitude, stable_steps
-from equipoise.plot._games_noise import noise_floors
 from equipoise.plot._games_states import (
     basins,
     orbit_diagram,
     phase_plane,
 )
-from equipoise.plot._games_training import sharpness
+from equipoise.plot._games_training import noise_floors, sharpness
 from equipoise.plot._style import (
     COLORS,
     new_axes,

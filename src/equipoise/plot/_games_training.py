@@ -1,4 +1,6 @@
-"""The figure of training: how sharp the loss is, against what the learning rate allows."""
+"""Figures of training: how sharp the loss is on the way, and where the noise of batches holds it."""
+
+from collections.abc import Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -6,6 +8,7 @@ from matplotlib.axes import Axes
 from equipoise import games
 from equipoise._check import value_error
 from equipoise._types import Array
+from equipoise.plot._games import STEP_LABEL
 from equipoise.plot._style import COLORS, new_axes, styled
 
 
@@ -53,4 +56,54 @@ def sharpness(
         ax.set(xlabel="training step", ylabel="sharpness", title=title)
         ax.set_ylim(0, 1.2 * np.nanmax([*sharp, *edge]))
         ax.legend(loc="lower right")
+    return ax
+
+
+def noise_floors(
+    floors: games.NoiseFloor,
+    *,
+    step_sizes: Array,
+    critical: games.MeanSquareCriticalStep | None = None,
+    played: Sequence[float] | Array | None = None,
+    ax: Axes | None = None,
+) -> Axes:
+    """The distance at which the noise of batches holds play, over step sizes.
+
+    Args:
+        floors: Of :func:`equipoise.games.noise_floor` for many step sizes, by ``jax.vmap``.
+        step_sizes: The step sizes η, a vector.
+        critical: Of the same game and rule; marks where the variance begins to grow.
+        played: Root mean square distances of runs, one a step size, drawn as points.
+        ax: Axes to draw on. Default: those of a new figure.
+
+    Returns:
+        The axes. Their title says where the variance begins to grow, or how far the noise reaches.
+
+    Raises:
+        ValueError: If the floors are not one a step size.
+    """
+    eta, distance = np.asarray(step_sizes), np.asarray(floors.distance)
+    if eta.ndim != 1 or distance.shape != eta.shape:
+        raise value_error(
+            "floors",
+            f"must be one a step size, of shape {eta.shape}",
+            f"those of shape {distance.shape}",
+            "Example: jax.vmap(lambda eta: games.noise_floor(..., step_size=eta))(step_sizes).",
+        )
+    settles = np.isfinite(distance)
+    with styled():
+        ax = new_axes(ax)
+        ax.plot(eta[settles], distance[settles], color=COLORS[0], label="noise floor")
+        if played is not None:
+            ax.plot(eta, np.asarray(played), "o", color=COLORS[6], markersize=4, label="played")
+        title = "At no step size does the variance stay bounded"
+        if settles.any():
+            title = f"Noise holds play {distance[settles].max():.3g} away at most"
+        if critical is not None and np.isfinite(critical.step_size):
+            end = float(critical.step_size)
+            ax.axvline(end, color=COLORS[1], linewidth=1.2, label="mean-square critical step")
+            title = f"The variance grows from η = {end:.4g} on"
+        ax.set_yscale("log")
+        ax.set(xlabel=STEP_LABEL, ylabel="root mean square distance √E‖z − z*‖²", title=title)
+        ax.legend()
     return ax
