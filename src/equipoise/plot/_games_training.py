@@ -1,4 +1,4 @@
-"""Figures of training: how sharp the loss is on the way, and where the noise of batches holds it."""
+"""Figures of training: how sharp the loss is, and where the noise of batches holds it."""
 
 from collections.abc import Sequence
 
