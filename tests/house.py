@@ -18,12 +18,13 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
 LARGEST_FOLDER, LONG_FILE, LONG_SIGNATURE, REPEAT = 12, 250, 10, 6
 LAYOUT = {tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT}
 SHAPES = {tokenize.NUMBER: "0", tokenize.STRING: "text"}
-# Entry points that mirror a signature of jax.nn, or of the equation's many options.
+# Entry points that mirror a signature of jax.nn or flax, or of the equation's many options.
 MANY_ARGUMENTS = {
     "equipoise.attention": {
         "attention_statistics",
         "decode_step",
         "dot_product_attention",
+        "flax_attention_fn",
         "multi_head_attention",
         "reference_attention",
         "ring_attention",

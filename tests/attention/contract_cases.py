@@ -17,6 +17,7 @@ _MASKS = (
 
 CASES: dict = {
     "dot_product_attention": Case(attention.dot_product_attention, (_QUERY, _KEY, _VALUE)),
+    "flax_attention_fn": Case(attention.flax_attention_fn, (_QUERY, _KEY, _VALUE)),
     "reference_attention": Case(attention.reference_attention, (_QUERY, _KEY, _VALUE)),
     **dict.fromkeys(_MASKS, Static(_MASK_VALUE)),
 }

@@ -84,6 +84,62 @@ def test_multi_head_attention_steps_equal_apply(rng, key):
             np.testing.assert_allclose(y[:, 0], full[:, i], rtol=0, atol=256 * EPS * 8)
 
 
+def test_multi_head_attention_options_are_those_of_attention(rng, key):
+    """Norms divide queries and keys, sinks take weight, a window and a scale of one layer."""
+    plain, full = (
+        attention.multi_head_attention(8, 4, num_key_heads=2, **options)
+        for options in ({}, {"normalize_keys": True, "use_sinks": True, "scale": 0.3})
+    )
+    params, x = parameters(full, key), rng.normal(size=(2, 9, 8))
+    assert set(params) - set(plain.weights) == {"query_norm", "key_norm", "sinks"}
+
+    def heads(name):
+        y = np.einsum("btd,dnh->btnh", x, params[name])
+        if name == "value":
+            return y
+        root = np.sqrt(np.mean(y**2, axis=-1, keepdims=True) + 1e-6)
+        return y / root * np.asarray(params[f"{name}_norm"])
+
+    def expected(**options):
+        y = attention.reference_attention(
+            *map(heads, ("query", "key", "value")), scale=0.3, sinks=params["sinks"], **options
+        )
+        return np.einsum("btnv,nvd->btd", y, params["output"])
+
+    apply = jax.jit(lambda x, window: full.apply(params, x, local_window_size=(window, 0)))
+    for window in (2, 9):
+        wanted = expected(local_window_size=(window, 0))
+        np.testing.assert_allclose(apply(x, window), wanted, rtol=0, atol=256 * EPS * 8)
+    cache = full.init_cache(9, batch=(2,), dtype=jnp.float64)
+    step = jax.jit(lambda cache, x, window: full.step(params, cache, x, local_window_size=window))
+    for i in range(9):
+        cache, y = step(cache, x[:, i : i + 1], 2)
+        wanted = expected(local_window_size=(2, 0))[:, i]
+        np.testing.assert_allclose(y[:, 0], wanted, rtol=0, atol=256 * EPS * 8)
+    with pytest.raises(ValueError, match="'plain' does not serve sinks"):
+        full.apply(params, x, implementation="plain")
+
+
+def test_multi_head_attention_drops_weights_only_by_a_key(rng, key):
+    layer = attention.multi_head_attention(8, 2, dropout_rate=0.5)
+    params, x = parameters(layer, key), rng.normal(size=(5, 8))
+    still = layer.apply(params, x)
+    np.testing.assert_allclose(still, attention.multi_head_attention(8, 2).apply(params, x))
+    draws = jax.vmap(lambda key: layer.apply(params, x, dropout_key=key))(
+        jax.random.split(key, 400)
+    )
+    # The mean of 400 draws of weights 0 or 2, five of its standard errors.
+    error = np.std(draws, axis=0) / 20
+    np.testing.assert_array_less(np.abs(np.mean(draws, axis=0) - still), 5 * error)
+
+
+def test_multi_head_attention_scale_is_that_of_written_out_scores(rng, key):
+    layer = attention.multi_head_attention(8, 2, scale=0.1, rotary_base=50.0)
+    params, x = parameters(layer, key), rng.normal(size=(5, 8))
+    found, wanted = (layer.apply(params, x, implementation=i) for i in ("plain", None))
+    np.testing.assert_allclose(found, wanted, rtol=0, atol=256 * EPS * 8)
+
+
 def test_multi_head_attention_edge_step_past_the_capacity_is_nan(rng, key):
     layer = LAYERS["plain"]
     params, x = parameters(layer, key), rng.normal(size=(3, 6))
@@ -175,7 +231,12 @@ def test_multi_head_attention_keeps_the_scale_of_its_input(rng, key):
                 bias=jnp.zeros((5, 5)),
                 implementation="plain",
             ),
-            "'plain' serves no bias, mask or segment ids",
+            "'plain' does not serve bias",
+        ),
+        (
+            ValueError,
+            lambda: attention.multi_head_attention(6, 2, dropout_rate=1.0),
+            "`dropout_rate` must lie in",
         ),
         (ValueError, lambda: attention.multi_head_attention(6, 4), "`num_heads` must divide"),
         (

@@ -79,11 +79,11 @@ def top_two(params, x):
     """Gated experts, every token sent to its best two."""
     weights, chosen = lax.top_k(x @ params["gate"], 2)
     hot = jax.nn.one_hot(chosen, 8, dtype=x.dtype)
-    share = jnp.einsum("nk,nke->ne", jax.nn.softmax(weights), hot)
-    hidden = jax.nn.silu(jnp.einsum("nd,edh->neh", x, params["in"]))
-    hidden = hidden * jnp.einsum("nd,edh->neh", x, params["up"])
-    y = jnp.einsum("neh,ehd->ned", hidden, params["down"])
-    return x + jnp.einsum("ned,ne->nd", y, share)
+    share = jnp.einsum("nk,nkx->nx", jax.nn.softmax(weights), hot)
+    hidden = jax.nn.silu(jnp.einsum("nd,xdh->nxh", x, params["in"]))
+    hidden = hidden * jnp.einsum("nd,xdh->nxh", x, params["up"])
+    y = jnp.einsum("nxh,xhd->nxd", hidden, params["down"])
+    return x + jnp.einsum("nxd,nx->nd", y, share)
 
 
 TOP_TWO = {"gate": "f32[64,8]"} | {name: "f32[8,64,96]" for name in ("in", "up")}

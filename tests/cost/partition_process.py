@@ -169,7 +169,8 @@ CASES = {
 
 # XLA masks what is looked up elsewhere; it sums for mean and variance at once.
 REWRITTEN = ("vocabulary", "normalized")
-# XLA brings arrays together as soon as it can, and holds several that are counted one by one.
+# XLA brings arrays together as soon as it can, and sums several at once: it holds at a time what is
+# counted one by one.
 EARLY = ("gathered, trained", "gathered unasked", "experts", "model, gathered unasked")
 LOOPS = {"recurrent": N, "model, stacked": 3}  # XLA counts what is in a loop once
 
@@ -203,7 +204,8 @@ def main():
         counts = program.cost_analysis()
         flops = float(alone.flops.evaluate()) / (counts["flops"] + counts.get("transcendentals", 0))
         if name not in (*LOOPS, *REWRITTEN):
-            np.testing.assert_allclose(flops, 1, rtol=0.01, err_msg=name)
+            # XLA merges some elementwise operations before it counts, not the same in all versions.
+            np.testing.assert_allclose(flops, 1, rtol=0.02, err_msg=name)
         taken = (
             memory.argument_size_in_bytes + memory.output_size_in_bytes + memory.temp_size_in_bytes
         )

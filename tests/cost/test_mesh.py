@@ -208,6 +208,12 @@ def test_per_device_of_a_shard_map_is_its_program():
     d, m = cost.Expression("d"), cost.Expression("m")
     assert found.per_device.matmul_flops * d * m == found.matmul_flops
     assert found.per_device.communication == found.communication
+    mesh = AbstractMesh((4, 2), ("data", "model"), axis_types=(AxisType.Auto,) * 2)
+    inside, outside = (P("data"), P(None, "model"), P("model")), P("data")
+    own = jax.shard_map(megatron, mesh=mesh, in_specs=inside, out_specs=outside)
+    found = cost.analyze(own, "f32[4*b,h]", "f32[h,8*k]", "f32[8*k,h]")
+    assert str(found.per_device.matmul_flops) == "16*b*h*k"
+    assert str(found.per_device.input_bytes) == "4*b*h + 32*h*k"
 
 
 def test_per_device_follows_loops_branches_and_constraints():
@@ -217,14 +223,14 @@ def test_per_device_follows_loops_branches_and_constraints():
             return i + 1, jnp.tanh(lax.with_sharding_constraint(h @ w, P("data", "model")))
 
         h = lax.while_loop(lambda c: c[0] < 7, body, (0, x))[1]
-        return lax.cond(h[0, 0] > 0, lambda h: h @ w, lambda h: h, h)
+        return lax.cond(jnp.sum(h) > 0, lambda h: h @ w, lambda h: h, h)
 
     shapes = ("f32[d*b@data,m*h]", "f32[m*h,m*h@model]")
     found = cost.analyze(looped, *shapes, mesh=NAMES, trips=[7])
     assert found.matmul_flops == 8 * cost.analyze(jnp.matmul, "f32[d*b,m*h]", "f32[m*h,m*h]").flops
     d, m = cost.Expression("d"), cost.Expression("m")
     assert found.per_device.matmul_flops * d * m == found.matmul_flops
-    assert {part.kind for part in found.communication} == {"all-gather"}
+    assert {part.kind for part in found.communication} == {"all-gather", "all-reduce"}
     assert any("the partitioner decides" in note for note in found.assumptions)
 
 
@@ -244,3 +250,9 @@ def test_analyze_refuses_axes_that_the_mesh_does_not_have():
         cost.analyze(jnp.sin, "f32[n@data]")
     with pytest.raises(ValueError, match=r"divided along each axis once; got data, data"):
         cost.analyze(jnp.sin, "f32[n@data,k@data]", mesh={"data": 4})
+    with pytest.raises(ValueError, match=r"`args\[0\]` must have a size that data divide; got b"):
+        cost.analyze(jnp.sin, "f32[b@data]", mesh={"data": "d"})
+    halves = cost.analyze(
+        jnp.sin, "f32[b@data]", mesh={"data": "d"}, constraints=["mod(b, d) == 0"]
+    )
+    assert halves.per_device.flops.evaluate(b=12, d=4) == 3

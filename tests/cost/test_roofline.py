@@ -108,8 +108,8 @@ def test_roofline_of_a_mesh_is_that_of_one_device():
     assert bound.matmul_seconds == 2 * 30 * 10 * 20 / 1e9
     assert bound.communication_seconds == 2 * (3 / 4) * 4 * 30 * 20 / 1e6
     assert bound.by("primitive")["psum"] == bound.communication_seconds
-    with pytest.raises(ValueError, match="`num_devices` must be left out"):
-        cost.roofline(found, PLAIN, num_devices=4, m=4, k=10, h=20, n=30)
+    even = cost.roofline(found, PLAIN, num_devices=4, m=4, k=10, h=20, n=30)
+    assert even.matmul_seconds == bound.matmul_seconds
     assert cost.fits(found, "1 GB", m=4, k=10, h=20, n=30).peak_bytes == (
         found.per_device.peak_bytes.evaluate(m=4, k=10, h=20, n=30)
     )

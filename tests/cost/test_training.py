@@ -153,3 +153,45 @@ def test_analyze_residual_bytes_are_found_when_asked_for_as_when_analyzed():
     assert len(calls) == 1
     assert pickle.loads(pickle.dumps(found)).residual_bytes == found.residual_bytes == 24
     assert len(calls) == 2
+
+
+def network(w, x):
+    return jnp.mean(jnp.tanh(jnp.sin(x @ w) @ w) ** 2)
+
+
+NETWORK = (network, "f32[d,d]", "f32[n,d]")
+
+
+def test_analyze_training_donated_arguments_make_room_for_gradients():
+    kept, given = (cost.analyze_training(*NETWORK, donate=d).total for d in ((), 0))
+    assert kept.peak_bytes - given.peak_bytes == 4 * cost.Expression("d") ** 2
+    assert given.flops == kept.flops
+    with pytest.raises(ValueError, match=r"cost.analyze_training: `donate` must name arguments"):
+        cost.analyze_training(lambda i, x: x[i].sum(), "i32[n]", "f32[m]", donate=0)
+
+
+def test_analyze_training_lists_each_policy_as_best_checkpoint_does():
+    found = cost.analyze_training(*NETWORK)
+    sizes = {"n": 64, "d": 16}
+    listed = cost.best_checkpoint(*NETWORK, at_most="1 GB", **sizes)
+    assert tuple(found.checkpoints) == listed.policies
+    for name, kept, work in zip(listed.policies, listed.residual_bytes, listed.flops, strict=True):
+        policy = found.checkpoints[name]
+        assert (policy.residual_bytes.evaluate(**sizes), policy.flops.evaluate(**sizes)) == (
+            kept,
+            work,
+        )
+        checkpointed = jax.checkpoint(network, policy=getattr(jax.checkpoint_policies, name))
+        args = programs.with_sizes(NETWORK[1:], sizes)
+        assert kept == kept_bytes(checkpointed, args)
+        assert f"  {name} " in str(found)
+
+
+def test_analyze_training_says_what_the_forward_pass_does_for_the_derivative():
+    found = cost.analyze_training(*NETWORK)
+    assert found.prepared_flops + cost.analyze(*NETWORK).flops == found.forward.flops
+    # The cosine, 1 − tanh² less a sum that is not needed, and what the square hands on.
+    assert str(found.prepared_flops) == "3*d*n"
+    assert "for the derivative alone  3*d*n" in str(found)
+    copied = pickle.loads(pickle.dumps(found))
+    assert copied.prepared_flops == found.prepared_flops

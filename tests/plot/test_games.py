@@ -1,5 +1,7 @@
 """The figures of games say what the numbers say."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import matplotlib.pyplot as plt
@@ -160,3 +162,20 @@ def test_noise_floors_end_where_the_variance_grows():
     assert ax.get_title(loc="left") == "The variance grows from η = 2 on"
     with pytest.raises(ValueError, match="`floors` must be one a step size"):
         plot.noise_floors(floors, step_sizes=etas[:2])
+
+
+def test_sharpness_says_when_training_comes_to_the_edge():
+    rest = [field.name for field in dataclasses.fields(games.CriticalLearningRate)]
+    sharpness = np.array([1.0, 4.0, 5.0])
+    known = {"sharpness": sharpness, "learning_rate": 2 / sharpness}
+    found = games.CriticalLearningRate(**dict.fromkeys(rest, np.zeros(3)) | known)
+    steps = np.array([0, 10, 20])
+    ax = plot.sharpness(found, steps=steps, learning_rate=0.5)
+    sharp, edge = (line.get_ydata() for line in ax.lines)
+    np.testing.assert_allclose(sharp, [1, 4, 5])
+    np.testing.assert_allclose(edge, 4)
+    assert ax.get_title(loc="left") == "Training is at the edge from step 10 on"
+    ax = plot.sharpness(found, steps=steps, learning_rate=0.1)
+    assert ax.get_title(loc="left") == "Training comes as near as 0.25 of the edge"
+    with pytest.raises(ValueError, match="`found` must have one entry a step"):
+        plot.sharpness(found, steps=steps[:2], learning_rate=0.5)

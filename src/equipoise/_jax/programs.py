@@ -107,6 +107,15 @@ def closed(program: Jaxpr, captured: Sequence[Array]) -> ClosedJaxpr:
     return ClosedJaxpr(program, captured)
 
 
+def bare(program: Program) -> Jaxpr:
+    """The program without the arrays that it captured, which :func:`closed` gives it again.
+
+    Newer versions know no other program than those that hold them.
+    """
+    body = opened(program)
+    return closed(body, ()).jaxpr if constants(body) else body
+
+
 def as_function(program: ClosedJaxpr) -> Callable[..., list[Array]]:
     """The program as a function of its operands."""
     return jaxpr_as_fun(program)

@@ -24,6 +24,7 @@ from equipoise._jax.programs import (
     again,
     as_function,
     aval,
+    bare,
     constants,
     is_literal,
     is_program,
@@ -110,9 +111,10 @@ def traced(
 _opened: collections.OrderedDict[_Key, OpenProgram] = collections.OrderedDict()
 
 
-def shared(program: OpenProgram) -> OpenProgram:
-    """The program, or one seen before that computes the same: one object for all of them."""
-    return _found(_opened, _Outline().of(program), lambda: program)
+def shared(program: Program) -> OpenProgram:
+    """What computes the same, whatever it captured: one object for all of them."""
+    found = bare(program)
+    return _found(_opened, _Outline().of(found), lambda: found)
 
 
 def _found(programs: collections.OrderedDict[_Key, _T], key: _Key, make: Callable[[], _T]) -> _T:

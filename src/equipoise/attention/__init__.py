@@ -12,6 +12,8 @@ which query copies a value, or averages some, and how wrong can it be?
 
 from equipoise.attention._cache import KVCache, append_to_cache, decode_step, init_cache
 from equipoise.attention._dot_product import dot_product_attention
+from equipoise.attention._flax import flax_attention_fn
+from equipoise.attention._heads import MultiHeadAttention
 from equipoise.attention._linear import linear_attention
 from equipoise.attention._lookup.bound import (
     LookupErrorBound,
@@ -29,7 +31,7 @@ from equipoise.attention._masks.mask import Mask
 from equipoise.attention._masks.named import causal, chunked, from_function, sliding_window
 from equipoise.attention._masks.packed import document, prefix, segments
 from equipoise.attention._masks.tree import tree
-from equipoise.attention._multi_head import MultiHeadAttention, multi_head_attention
+from equipoise.attention._multi_head import multi_head_attention
 from equipoise.attention._position import (
     Alibi,
     alibi,
@@ -67,6 +69,7 @@ __all__ = [  # noqa: RUF022
     "KVCache",
     "ring_attention",
     "linear_attention",
+    "flax_attention_fn",
     "lookup_query",
     "lookup_margin",
     "lookup_error_bound",

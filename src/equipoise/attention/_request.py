@@ -26,8 +26,8 @@ from equipoise.attention._masks.kinds import (
 from equipoise.attention._masks.mask import Mask, Pairs, parted
 
 
-class Options(TypedDict, total=False):
-    """What attention can be asked for by keyword, in the order of :func:`dot_product_attention`."""
+class Scoring(TypedDict, total=False):
+    """What decides the weights, in the order of :func:`dot_product_attention`."""
 
     scale: float | Float[Array, ""] | None
     is_causal: bool
@@ -40,6 +40,11 @@ class Options(TypedDict, total=False):
     query_offset: int | Int[Array, "*batch"]
     score_fn: Callable[..., Array] | None
     mask_fn: Callable[..., Array] | None
+
+
+class Options(Scoring, total=False):
+    """What attention can be asked for by keyword: then, which of the weights are kept."""
+
     dropout_rate: float
     dropout_key: PRNGKeyArray | None
 

@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 
 from equipoise._check import at, type_error
+from equipoise._jax.meshes.collectives import meshes_in
 from equipoise._jax.programs import Atom, ClosedProgram, Program, opened
 from equipoise._types import PyTree, aligned, static_result
 from equipoise.cost._breakdown import Breakdown, Communication, by, communication
@@ -15,12 +16,15 @@ from equipoise.cost._count.walk import Ledger, walk_whole
 from equipoise.cost._count.work import Work
 from equipoise.cost._expression.expression import Expression, from_terms
 from equipoise.cost._expression.extremes import largest
+from equipoise.cost._expression.printing import folded
 from equipoise.cost._memory.peak import new_graph, peak_bytes
-from equipoise.cost._memory.residuals import Residuals, known
+from equipoise.cost._memory.residuals import Kept, of_function
 from equipoise.cost._partition.local import on_one_device
 from equipoise.cost._program.arguments import donated, scope_of, structures
+from equipoise.cost._program.later import Later, known
 from equipoise.cost._program.layouts import layouts, mesh_of
 from equipoise.cost._program.mesh import Axes, Mesh
+from equipoise.cost._program.modules import closed_over
 from equipoise.cost._program.sizes import size_names, total_bytes
 from equipoise.cost._program.trace import Function, trace
 from equipoise.cost._traffic.boundary import with_boundary
@@ -42,7 +46,8 @@ class Cost:
         bytes_read: Bytes that all operations read, none fused.
         bytes_written: Bytes that all operations write, none fused.
         peak_bytes: Most bytes alive at once, arguments and results included, where chains of
-            elementwise operations are computed in the loops that read them, as XLA compiles them.
+            elementwise operations are computed in the loops that read them, and loops run in the
+            order of XLA on the CPU, which undoes checkpoints outside of loops.
         unfused_peak_bytes: The same where every operation writes its result to memory.
         input_bytes: Bytes of all arguments.
         output_bytes: Bytes of the results.
@@ -52,7 +57,7 @@ class Cost:
         notes: What was assumed while counting.
         residuals: Of the function's derivative, found when it is asked for.
         per_device: What one device of a mesh computes, holds and sends, its shapes those of its
-            parts; None where no mesh is stated.
+            parts; None where there is no mesh.
     """
 
     flops: Expression
@@ -73,7 +78,7 @@ class Cost:
     branches: tuple[tuple[Expression, ...], ...]
     parts: tuple[tuple[Place, Work], ...] = dataclasses.field(repr=False)
     notes: tuple[str, ...] = dataclasses.field(repr=False)
-    residuals: Residuals = dataclasses.field(repr=False, compare=False)
+    residuals: Later[Kept] = dataclasses.field(repr=False, compare=False)
     per_device: "Cost | None" = dataclasses.field(default=None, repr=False)
 
     @property
@@ -99,7 +104,7 @@ class Cost:
     def __str__(self) -> str:
         names = [field.name for field in dataclasses.fields(self) if field.repr]
         names += ["residual_bytes", "assumptions"]
-        rows: list[list[object]] = [[f"  {name}", getattr(self, name)] for name in names]
+        rows: list[list[object]] = [[f"  {name}", folded(getattr(self, name))] for name in names]
         return f"Cost\n{aligned(rows)}"
 
     @at("cost.Cost.by")
@@ -143,7 +148,8 @@ def analyze(
         fn: Any function of arrays that JAX can trace; pytrees in and out.
         args: Arrays, :class:`jax.ShapeDtypeStruct`, or strings such as ``"f32[n,d]"``,
             ``"i32[8,2*n]"`` and ``"bf16[]"``, or pytrees of those. A name means the same size in
-            all of them. Only shapes and dtypes are read.
+            all of them. Only shapes and dtypes are read. Modules of flax and Equinox may be
+            among them: what their attributes hold beside arrays is closed over.
         donate: Numbers of the arguments whose memory the results may take over, as
             ``donate_argnums`` of :func:`jax.jit`. Each array in them is freed after its last use.
         trips: Iterations of the ``while`` loops in the order of the program: numbers, names or
@@ -154,7 +160,8 @@ def analyze(
             of each axis, a number or a name, as in ``{"data": "d", "model": 2}``, or a mesh of JAX.
             A ``shard_map`` without a mesh of its own takes this one, and the sizes that it divides
             are multiples of its own. Arrays are divided as their shardings say, or their strings,
-            in JAX's notation: ``"f32[d*b@data,n]"``.
+            in JAX's notation: ``"f32[d*b@data,n]"``; those that say nothing, as under
+            :func:`jax.jit`, as the program divides them.
 
     Returns:
         :class:`Cost`. Sizes are positive. A ``scan`` of length n counts n bodies; a ``cond`` the
@@ -189,23 +196,26 @@ def analyze(
         Work and depth are those of :cite:t:`blelloch1996`; reverse mode and what it keeps,
         :cite:t:`griewank2008`.
     """
+    fn, args = closed_over(fn, args)
     scope = scope_of(args, constraints)
     shapes = structures(args, constraints, scope)
     stated = mesh_of(args) if mesh is None else mesh
     axes = None if stated is None else Axes(stated, scope, constraints)
     specs, counts = layouts(args, shapes, axes), trip_counts(trips)
     program = trace(fn, shapes, axes).program
-    over = donated(donate, shapes, program)
-    found = _counted(program, ledger_of(counts), over, Residuals(fn, shapes, axes))
-    if axes is None:
+    over = donated(donate, shapes, opened(program).outvars)
+    residuals = Later(lambda: of_function(fn, shapes, axes))
+    found = _counted(program, ledger_of(counts), over, residuals)
+    sizes = meshes_in(program) if axes is None else axes.dimensions()
+    if not sizes:
         return found
-    local, notes = on_one_device(program, specs, axes.dimensions())
-    alone = _counted(local, ledger_of(counts, notes, axes.dimensions()), over, known(None, ()))
+    local, notes = on_one_device(program, specs, sizes)
+    alone = _counted(local, ledger_of(counts, notes, sizes), over, known((None, ())))
     return dataclasses.replace(found, per_device=alone)
 
 
 def _counted(
-    program: ClosedProgram, ledger: Ledger, over: Mapping[int, int], residuals: Residuals
+    program: ClosedProgram, ledger: Ledger, over: Mapping[int, int], residuals: Later[Kept]
 ) -> Cost:
     """The cost of a program some of whose arguments have results that are written over them."""
     body = opened(program)
@@ -215,7 +225,7 @@ def _counted(
     inputs = graph.arguments(body.invars)
     results = graph.run(program, inputs)
     peak = peak_bytes(graph, results, {inputs[i]: results[j] for i, j in over.items()})
-    return summary(walked, ledger, program, body.outvars, residuals, peak)
+    return summary(walked, ledger, program, body.outvars, peak, residuals)
 
 
 def trip_counts(trips: Sequence[int | str | Expression]) -> list[Expression]:
@@ -231,8 +241,8 @@ def summary(
     ledger: Ledger,
     program: Program,
     results: Sequence[Atom],
-    residuals: Residuals,
     peak: Expression,
+    residuals: Later[Kept],
     *,
     start: int = START,
 ) -> Cost:

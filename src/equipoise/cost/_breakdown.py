@@ -11,6 +11,7 @@ from equipoise._types import aligned, static_result
 from equipoise.cost._count.place import Place
 from equipoise.cost._count.work import Work
 from equipoise.cost._expression.expression import ZERO, Expression
+from equipoise.cost._expression.printing import folded
 
 Label: TypeAlias = str | tuple[str, ...]
 _KINDS = ("matmul", "elementwise", "transcendental", "reduction", "other")
@@ -68,7 +69,7 @@ class Breakdown(Mapping[Label, Expression]):
             [
                 f"  {written(self.labels[i])}",
                 f"{values[i] / whole:.1%}",
-                str(self.expressions[i]),
+                folded(self.expressions[i]),
                 code[i],
             ]
             for i in shown

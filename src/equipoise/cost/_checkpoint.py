@@ -10,17 +10,10 @@ from equipoise.cost._analyze import Cost
 from equipoise.cost._expression.amount import amount, in_bytes
 from equipoise.cost._expression.polynomial import Number
 from equipoise.cost._program.arguments import structures
+from equipoise.cost._program.modules import closed_over
 from equipoise.cost._program.sizes import parse
 from equipoise.cost._program.trace import Function
-from equipoise.cost._training import passes
-
-# From all that reverse mode keeps to nothing but the arguments.
-_POLICIES = (
-    "everything_saveable",
-    "dots_saveable",
-    "dots_with_no_batch_dims_saveable",
-    "nothing_saveable",
-)
+from equipoise.cost._training import under_policies
 
 
 @static_result
@@ -97,6 +90,7 @@ def best_checkpoint(
         :cite:t:`chen2016`.
     """
     bound = amount("at_most", at_most)
+    fn, args = closed_over(fn, args)
     shapes = structures(args, ())
     named = {
         name
@@ -106,16 +100,16 @@ def best_checkpoint(
     }
     if missing := sorted(named - set(sizes)):
         raise value_error(missing[0], "must be given a size", f"sizes for {', '.join(sizes)}")
-    policies = [getattr(jax.checkpoint_policies, name) for name in _POLICIES]
-    costs = [passes(jax.checkpoint(fn, policy=policy), shapes, ())[2] for policy in policies]
-    peaks = [found.peak_bytes.evaluate(**sizes) for found in costs]
-    kept = [found.residual_bytes.evaluate(**sizes) for found in costs if found.residual_bytes]
-    work = [found.flops.evaluate(**sizes) for found in costs]
+    found = under_policies(fn, shapes, (), ())
+    policies, costs = tuple(found), tuple(found.values())
+    peaks = [c.peak_bytes.evaluate(**sizes) for c in costs]
+    kept = [c.residual_bytes.evaluate(**sizes) for c in costs if c.residual_bytes is not None]
+    work = [c.flops.evaluate(**sizes) for c in costs]
     fitting = [i for i in range(len(costs)) if peaks[i] <= bound]
     return Checkpoints(
-        best=_POLICIES[min(fitting, key=lambda i: work[i])] if fitting else None,
-        policies=_POLICIES,
-        costs=tuple(costs),
+        best=policies[min(fitting, key=lambda i: work[i])] if fitting else None,
+        policies=policies,
+        costs=costs,
         peak_bytes=tuple(peaks),
         residual_bytes=tuple(kept),
         flops=tuple(work),

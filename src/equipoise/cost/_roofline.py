@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 
 import jax.numpy as jnp
 
-from equipoise._check import at, positive_integer, type_error, value_error
+from equipoise._check import at, positive_integer, type_error
 from equipoise._types import aligned, static_result
 from equipoise.cost._analyze import Cost
 from equipoise.cost._breakdown import Label, written
@@ -146,7 +146,12 @@ class Roofline:
 
 @at("cost.roofline")
 def roofline(
-    cost: Cost | TrainingCost, device: Device | str, /, *, num_devices: int = 1, **sizes: int
+    cost: Cost | TrainingCost,
+    device: Device | str,
+    /,
+    *,
+    num_devices: int | None = None,
+    **sizes: int,
 ) -> Roofline:
     r"""Seconds that a program takes at best, and the resource that sets them.
 
@@ -160,7 +165,8 @@ def roofline(
         cost: What :func:`analyze` or :func:`analyze_training` returned; of the latter, both passes.
         device: R, B and L: a :class:`Device`, or the name of a published one: ``"A100"``,
             ``"H100"``, ``"H200"``, ``"TPU v5e"``, ``"TPU v5p"`` or ``"TPU v6e"``.
-        num_devices: Devices that share the work and the arrays evenly, where no mesh was stated.
+        num_devices: Devices that share the work and the arrays evenly. By default what one device
+            of the program's mesh does counts as it is, and a program without a mesh runs on one.
         sizes: A number for every size.
 
     Returns:
@@ -170,8 +176,8 @@ def roofline(
         device has no links, the bound is infinite.
 
     Raises:
-        ValueError: If the device is unknown, a size is missing or not positive, or ``num_devices``
-            is given beside a mesh.
+        ValueError: If the device is unknown, or a size or ``num_devices`` is missing or not
+            positive.
         TypeError: If ``cost`` is no cost, or ``device`` no device.
 
     Cost: One evaluation for each type of numbers.
@@ -193,10 +199,10 @@ def roofline(
         cost = cost.total
     if not isinstance(cost, Cost):
         raise type_error("cost", "must be a Cost or a TrainingCost", cost, "Call cost.analyze.")
-    chosen, share = device_of(device), positive_integer("num_devices", num_devices, minimum=1)
-    if cost.per_device is not None:
-        if share > 1:
-            raise value_error("num_devices", "must be left out where a mesh says it", share)
+    chosen, share = device_of(device), 1
+    if num_devices is not None:
+        share = positive_integer("num_devices", num_devices, minimum=1)
+    elif cost.per_device is not None:
         cost = cost.per_device
     moved = cost.input_bytes + cost.output_bytes + cost.parameter_bytes
     sent = sum(float(part.ring_bytes.evaluate(**sizes)) for part in cost.communication)

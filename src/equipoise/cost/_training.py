@@ -1,6 +1,7 @@
 """The cost of training: the forward pass, the backward pass, and what is kept between them."""
 
-from collections.abc import Callable, Sequence
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
 
 import jax
 
@@ -15,14 +16,24 @@ from equipoise.cost._count.scope import Walked
 from equipoise.cost._count.walk import Ledger, walk, walk_whole
 from equipoise.cost._expression.expression import ZERO, Expression
 from equipoise.cost._expression.order import frontier
+from equipoise.cost._expression.printing import folded
 from equipoise.cost._memory.peak import new_graph, peak_bytes
-from equipoise.cost._memory.residuals import known, of_pullback
-from equipoise.cost._program.arguments import structures
+from equipoise.cost._memory.residuals import of_pullback
+from equipoise.cost._program.arguments import donated, structures
+from equipoise.cost._program.later import Later, known
+from equipoise.cost._program.modules import closed_over
 from equipoise.cost._program.sizes import total_bytes
-from equipoise.cost._program.trace import Function, backward, forward
+from equipoise.cost._program.trace import Function, backward, forward, trace
 
 # The label of chains that begin with the backward pass.
 _BETWEEN = -2
+# From all that reverse mode keeps to nothing but the arguments.
+_POLICIES = (
+    "everything_saveable",
+    "dots_saveable",
+    "dots_with_no_batch_dims_saveable",
+    "nothing_saveable",
+)
 
 
 @static_result
@@ -37,6 +48,8 @@ class TrainingCost:
         residual_bytes: Bytes that :func:`jax.vjp` keeps between them, arguments included.
         rematerialized: Both, where :func:`jax.checkpoint` computes again what it does not keep;
             its ``residual_bytes`` are those kept then.
+        alone: Operations without a derivative, found when they are asked for.
+        under: Both passes under each policy, found when they are asked for.
     """
 
     forward: Cost
@@ -44,24 +57,52 @@ class TrainingCost:
     total: Cost
     residual_bytes: Expression
     rematerialized: Cost
+    alone: Later[Expression] = dataclasses.field(repr=False, compare=False)
+    under: Later[dict[str, Cost]] = dataclasses.field(repr=False, compare=False)
+
+    @property
+    def prepared_flops(self) -> Expression:
+        """Operations by which the forward pass exceeds the function: they serve the derivative.
+
+        ``forward.flops`` is the sum of these and of ``analyze(fn).flops``.
+        """
+        return self.forward.flops - self.alone.found
+
+    @property
+    def checkpoints(self) -> dict[str, Cost]:
+        """Both passes under each policy of :data:`jax.checkpoint_policies` that needs no names.
+
+        The cost of a policy has what it keeps as ``residual_bytes``, and what it computes as
+        ``flops``. This traces a derivative a policy when it is first asked for.
+        """
+        return self.under.found
 
     def __str__(self) -> str:
-        """A row for each pass, and what is kept between them."""
+        """A row for each pass, what is kept between them, and the same under each policy."""
         passes = ("forward", "backward", "total", "rematerialized")
         costs = [(name, getattr(self, name)) for name in passes]
-        rows: list[list[object]] = [[f"  {name}", c.depth, c.flops] for name, c in costs]
+        rows: list[list[object]] = [
+            [f"  {name}", folded(c.depth), folded(c.flops)] for name, c in costs
+        ]
         kept: list[list[object]] = [
-            ["  bytes kept between them", self.residual_bytes],
-            ["  rematerialized", self.rematerialized.residual_bytes],
+            ["  bytes kept between them", folded(self.residual_bytes)],
+            ["  rematerialized", folded(self.rematerialized.residual_bytes)],
+            ["  flops of the forward pass for the derivative alone", folded(self.prepared_flops)],
         ]
         table = aligned(rows, header=["  pass", "depth", "flops"])
-        return f"TrainingCost\n{table}\n{aligned(kept)}"
+        policies: list[list[object]] = [
+            [f"  {name}", cost.residual_bytes, cost.flops]
+            for name, cost in self.checkpoints.items()
+        ]
+        listed = aligned(policies, header=["  policy of jax.checkpoint", "bytes kept", "flops"])
+        return f"TrainingCost\n{table}\n{aligned(kept)}\n{listed}"
 
 
 @at("cost.analyze_training")
 def analyze_training(
     fn: Function,
     *args: PyTree,
+    donate: int | Sequence[int] = (),
     policy: Callable[..., bool] | None = None,
     trips: Sequence[int | str | Expression] = (),
     constraints: Sequence[str] = (),
@@ -78,6 +119,8 @@ def analyze_training(
     Args:
         fn: The function to differentiate, with respect to all floating-point arguments.
         args: Arrays, :class:`jax.ShapeDtypeStruct` or strings, as for :func:`analyze`.
+        donate: Numbers of the arguments whose memory the result and the gradients may take over,
+            as for :func:`analyze`.
         policy: What :func:`jax.checkpoint` may keep in the rematerialized variant, one of
             :data:`jax.checkpoint_policies`. By default nothing but the arguments.
         trips: Iterations of the ``while`` loops, as for :func:`analyze`.
@@ -92,7 +135,8 @@ def analyze_training(
             ``while`` loop of unknown length.
         TypeError: If an argument is neither an array nor a shape.
 
-    Cost: Two traces with their derivatives and three walks each, whatever the sizes.
+    Cost: Two traces with their derivatives and three walks each, whatever the sizes; four more
+        when ``checkpoints`` are first asked for, or the result is printed.
 
     Examples:
         >>> found = cost.analyze_training(lambda w, x: jnp.tanh(x @ w), "f32[d,d]", "f32[n,d]")
@@ -104,53 +148,72 @@ def analyze_training(
     References:
         :cite:t:`griewank2008`, reverse mode; :cite:t:`chen2016`, rematerialization.
     """
+    fn, args = closed_over(fn, args)
     shapes = structures(args, constraints)
     counts = trip_counts(trips)
-    ahead, back, total, residual = passes(fn, shapes, counts)
+    ahead, back, total, residual = _passes(fn, shapes, counts, donate)
+    again = jax.checkpoint(fn, policy=policy)
     return TrainingCost(
         forward=ahead,
         backward=back,
         total=total,
         residual_bytes=residual,
-        rematerialized=passes(jax.checkpoint(fn, policy=policy), shapes, counts)[2],
+        rematerialized=_passes(again, shapes, counts, donate)[2],
+        alone=Later(lambda: walk_whole(trace(fn, shapes).program, ledger_of(counts)).work.flops),
+        under=Later(lambda: under_policies(fn, shapes, counts, donate)),
     )
 
 
-def passes(
-    fn: Function, shapes: Sequence[PyTree], trips: Sequence[Expression]
+def under_policies(
+    fn: Function, shapes: Sequence[PyTree], trips: Sequence[Expression], donate: int | Sequence[int]
+) -> dict[str, Cost]:
+    """Both passes under each policy, by its name."""
+    policies = {name: getattr(jax.checkpoint_policies, name) for name in _POLICIES}
+    return {
+        name: _passes(jax.checkpoint(fn, policy=policy), shapes, trips, donate)[2]
+        for name, policy in policies.items()
+    }
+
+
+def _passes(
+    fn: Function, shapes: Sequence[PyTree], trips: Sequence[Expression], donate: int | Sequence[int]
 ) -> tuple[Cost, Cost, Cost, Expression]:
     """Forward, backward, both in one, and the residuals between them."""
     traced, (result, pullback) = forward(fn, shapes)
     ahead, back = opened(traced), opened(backward(result, pullback).program)
     ledger = ledger_of(trips)
-    first = walk_whole(ahead, ledger)
     results = len(jax.tree.leaves(result))
+    ends = [*ahead.outvars[:results], *back.outvars]
+    over = donated(donate, shapes, ends)
+    first = walk_whole(ahead, ledger, [i in over for i in range(len(ahead.invars))])
     second = _continued(first, results, back, ledger)
     residual, notes = of_pullback(fn, shapes, traced, first, pullback)
-    kept = known(residual, notes)
+    kept = known((residual, notes))
     both = _joined(ahead, first, back, second, results)
-    ends = [*ahead.outvars[:results], *back.outvars]
-    peaks = _peaks(ahead, back, results)
+    peaks = _peaks(ahead, back, results, over)
     return (
-        summary(first, ledger, ahead, ahead.outvars, kept, peaks[0]),
-        summary(second, ledger, back, back.outvars, known(ZERO, ()), peaks[1], start=_BETWEEN),
-        summary(both, ledger, ahead, ends, kept, peaks[2]),
+        summary(first, ledger, ahead, ahead.outvars, peaks[0], kept),
+        summary(second, ledger, back, back.outvars, peaks[1], known((ZERO, ())), start=_BETWEEN),
+        summary(both, ledger, ahead, ends, peaks[2], kept),
         residual,
     )
 
 
-def _peaks(ahead: OpenProgram, back: OpenProgram, results: int) -> list[Expression]:
+def _peaks(
+    ahead: OpenProgram, back: OpenProgram, results: int, over: Mapping[int, int]
+) -> list[Expression]:
     """Bytes at the worst moment of the forward pass, of the backward pass, and of both in one."""
     alone = []
     for program in (ahead, back):
         graph = new_graph()
         alone.append(peak_bytes(graph, graph.run(program, graph.arguments(program.invars))))
     graph = new_graph()
-    made = graph.run(ahead, graph.arguments(ahead.invars))
+    inputs = graph.arguments(ahead.invars)
+    made = graph.run(ahead, inputs)
     kept = made[results:]
     cotangents = graph.arguments(back.invars[len(kept) :])
-    gradients = graph.run(back, [*kept, *cotangents])
-    return [*alone, peak_bytes(graph, [*made[:results], *gradients])]
+    ends = [*made[:results], *graph.run(back, [*kept, *cotangents])]
+    return [*alone, peak_bytes(graph, ends, {inputs[i]: ends[j] for i, j in over.items()})]
 
 
 def _continued(first: Walked, results: int, back: OpenProgram, ledger: Ledger) -> Walked:

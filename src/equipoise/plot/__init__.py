@@ -23,12 +23,12 @@ from equipoise.plot._games import (
     step_rates,
 )
 from equipoise.plot._games_beyond import cycle_amplitude, stable_steps
-from equipoise.plot._games_noise import noise_floors
 from equipoise.plot._games_states import (
     basins,
     orbit_diagram,
     phase_plane,
 )
+from equipoise.plot._games_training import noise_floors, sharpness
 from equipoise.plot._style import (
     COLORS,
     new_axes,
@@ -54,6 +54,7 @@ __all__ = [  # noqa: RUF022
     "stable_steps",
     "cycle_amplitude",
     "noise_floors",
+    "sharpness",
     "orbit_diagram",
     "basins",
     "attention_weights",

@@ -55,7 +55,7 @@ SCORES = {
 
 
 def slopes(query, table):
-    """By the query and by what functions captured; of a tangent too, where a rule has one."""
+    """By the query and by what functions captured; and a tangent of that for two of them."""
 
     def total(name, query, table):
         def score(s, b, h, i, j):
@@ -104,7 +104,7 @@ def test_attention_on_a_mesh_takes_functions_of_every_kind(mesh, kind):
     chex.assert_trees_all_close(found, jax.jit(slopes)(QUERY, TABLE), rtol=0, atol=2**-40)
 
 
-@pytest.mark.parametrize("spec", [P("d"), P(None, "d")])
+@pytest.mark.parametrize("spec", [pytest.param(P("d"), marks=pytest.mark.slow), P(None, "d")])
 def test_lookups_take_divided_keys(mesh, spec):
     keys, weights = jnp.asarray(_rng.normal(size=(5, 6))), jnp.array([0, 0.7, 0, 0.3, 0])
     noise = jnp.full((5, 6, 1), 0.1)

@@ -9,8 +9,10 @@ from hypothesis import strategies as st
 
 from equipoise import cost
 from equipoise.cost import Expression
+from equipoise.cost._expression.expression import apply
 from equipoise.cost._expression.extremes import largest
 from equipoise.cost._expression.order import is_nonnegative
+from equipoise.cost._expression.printing import folded
 from equipoise.cost._program.sizes import parse, size_of
 
 n, d, k = (Expression(name) for name in "ndk")
@@ -203,3 +205,24 @@ def test_expression_is_what_costs_are_made_of():
     found = cost.analyze(lambda a, b: a @ b, "f32[n,d]", "f32[d,k]")
     assert found.flops == 2 * n * d * k
     assert found.flops / (n * k) == 2 * d
+
+
+def test_a_maximum_drops_logarithms_of_less():
+    n, d = Expression("n"), Expression("d")
+
+    def log(x):
+        return apply("ceil_log2", x)
+
+    found = largest([log(64 * n) + 16, log(1024 * n) + 47, log(256 * n) + 32, log(n)])
+    assert str(found) == "ceil_log2(1024*n) + 47"
+    assert largest([2 * log(4 * n), log(n) + log(2 * n)]) == 2 * log(4 * n)
+    # Neither is larger for all sizes.
+    assert str(largest([log(64 * n), log(n) + 7])) == "max(ceil_log2(64*n), ceil_log2(n) + 7)"
+    assert str(largest([log(n), log(d)])) == "max(ceil_log2(d), ceil_log2(n))"
+
+
+def test_a_long_maximum_is_folded_where_a_cost_is_printed():
+    long = largest([Expression(name) ** 2 for name in "abcdef"])
+    assert str(long) == "max(a^2, b^2, c^2, d^2, e^2, f^2)"
+    assert folded(2 * long) == "2*max(a^2, b^2, c^2, d^2, … 2 more)"
+    assert folded(largest([Expression("a"), Expression("b")])) == "max(a, b)"

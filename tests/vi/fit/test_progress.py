@@ -21,7 +21,7 @@ def skewed(z):
 @pytest.fixture
 def runs(monkeypatch):
     """How often the compiled loop is called."""
-    calls, run = [], descent._run
+    calls, run = [], vars(descent)["_run"]
     monkeypatch.setattr(descent, "_run", lambda *args: (calls.append(None), run(*args))[1])
     return calls
 

@@ -39,6 +39,17 @@ def test_summary_has_a_row_a_number_with_the_moments_of_closed_form(fit):
     np.testing.assert_allclose(found.quantiles[:2, 0], 3.0, atol=5 * 1.26 / 8192**0.5)
 
 
+def test_summary_has_intervals_of_the_standard_errors(fit):
+    found = vi.summary(fit, coverage=0.8)
+    z = 1.2815515655446004  # of the normal at 0.9
+    error = z * found.mean_error
+    np.testing.assert_allclose(found.mean_interval[:, 0], found.mean - error, rtol=1e-9)
+    np.testing.assert_allclose(found.mean_interval[:, 1], found.mean + error, rtol=1e-9)
+    stretch = np.exp(z * found.sd_error / found.sd)
+    np.testing.assert_allclose(found.sd_interval[:, 0], found.sd / stretch, rtol=1e-9)
+    np.testing.assert_allclose(found.sd_interval[:, 1], found.sd * stretch, rtol=1e-9)
+
+
 def test_summary_prints_as_a_table(fit):
     lines = str(vi.summary(fit)).splitlines()
     assert lines[0] == f"Summary. {fit.reason}"

@@ -2,7 +2,7 @@
 
 from typing import NamedTuple
 
-from equipoise._jax.programs import SHARD_MAP, Equation, Size
+from equipoise._jax.programs import SHARD_MAP, Equation, Program, Size, held, opened
 from equipoise._types import PyTree
 
 # The operation that a primitive is, by whatever name.
@@ -43,6 +43,17 @@ def mesh_sizes(equation: Equation) -> dict[str, Size]:
     if equation.primitive.name == SHARD_MAP:
         return dict(equation.params["mesh"].shape)
     return _mesh_of_constraint(equation)
+
+
+def meshes_in(program: Program) -> dict[str, Size]:
+    """How many devices lie along each axis of the meshes on which a program maps functions."""
+    found: dict[str, Size] = {}
+    for equation in opened(program).eqns:
+        if equation.primitive.name == SHARD_MAP:
+            found |= mesh_sizes(equation)
+        for inner in held(equation):
+            found |= meshes_in(inner)
+    return found
 
 
 def _mesh_of_constraint(equation: Equation) -> dict[str, Size]:

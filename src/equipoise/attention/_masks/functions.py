@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 
 from equipoise._check import type_error
-from equipoise._jax.programs import OpenProgram, closed, constants, opened
+from equipoise._jax.programs import OpenProgram, closed, constants
 from equipoise._jax.traced import shared
 from equipoise._jax.varying import evaluated, traced_alike
 from equipoise._types import Array, PyTree
@@ -61,4 +61,4 @@ def hoist(
             "It is called with scalars and mapped over batch, heads, queries and keys.",
         )
     # Functions that compute alike are one, so that what is compiled for one is found again.
-    return Hoisted(shared(opened(program))), tuple(constants(program))
+    return Hoisted(shared(program)), tuple(constants(program))

@@ -31,7 +31,7 @@ from equipoise.cost._count.depth import AT_START, EMPTY, START, Depth, after, co
 from equipoise.cost._count.place import Parts, one_of, repeated, together
 from equipoise.cost._count.rules import RULES
 from equipoise.cost._count.scope import Known, Operands, Walked
-from equipoise.cost._count.walk import Handler, Ledger, primitive, walk
+from equipoise.cost._count.walk import Handler, Ledger, primitive, walk, walk_call
 from equipoise.cost._expression.expression import ONE, ZERO, Expression
 from equipoise.cost._expression.extremes import largest
 from equipoise.cost._expression.order import frontier
@@ -63,7 +63,7 @@ def _call(operands: Operands, ledger: Ledger) -> Walked:
         body = implementation(operands.equation)
     if body is None:
         return primitive(operands, ledger)
-    return walk(body, ledger, operands.depths, operands.known, operands.dying, operands.used)
+    return walk_call(body, operands, ledger)
 
 
 def _scan(operands: Operands, ledger: Ledger) -> Walked:

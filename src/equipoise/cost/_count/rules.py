@@ -167,14 +167,19 @@ def _dot_general(op: Operation) -> Price:
     return Price(work, step(ONE, ONE + _log2(size)))
 
 
-@entered(RULES, "ragged_dot ragged_dot_general")
+@entered(RULES, "ragged_dot_general")
 def _ragged_dot(op: Operation) -> Price:
-    """2·m·k·n: each row is multiplied by the matrix of its group."""
-    size = op.size(len(op.inputs[0].shape) - 1)
+    """2·m·k·n: each row meets the matrix of its group, or is summed into that of its group."""
+    numbers = op.equation.params["ragged_dot_dimension_numbers"]
+    (contracted, _), _ = numbers.dot_dimension_numbers
+    size = functools.reduce(lambda total, axis: total * op.size(axis), contracted, ONE)
+    meets = op.elements_out * size
+    if set(numbers.lhs_ragged_dimensions) & set(contracted):  # groups share what is summed
+        meets = meets / size_of(op.inputs[2].shape[-1])
     return Price(
-        operations(matmul=2 * op.elements_out * size),
+        operations(matmul=2 * meets),
         step(ONE, ONE + _log2(size)),
-        "each row of a ragged product meets one group, and contracts its last axis",
+        "each row of a ragged product belongs to one group",
     )
 
 

@@ -3,13 +3,13 @@
 import functools
 import itertools
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import TypeVar
 
 import numpy as np
 
 from equipoise._check import value_error
-from equipoise.cost._expression.polynomial import Base, Monomial, Number, Polynomial
+from equipoise.cost._expression.polynomial import Atom, Base, Monomial, Number, Polynomial
 from equipoise.cost._expression.printing import TEXT, write
 
 _P = TypeVar("_P", bound=Polynomial)
@@ -108,4 +108,45 @@ def frontier(polynomials: Iterable[_P]) -> tuple[_P, ...]:
     for row in np.argsort(-table.sum(axis=1), kind="stable"):
         if not kept or not (table[kept] >= table[row]).all(axis=1).any():
             kept.append(int(row))
-    return tuple(distinct[row] for row in sorted(kept))
+    rest = [distinct[row] for row in sorted(kept)]
+    # Logarithms are columns of their own above; here the larger covers the smaller.
+    logs = any(isinstance(b, Atom) and b.function == "ceil_log2" for p in rest for b in _bases(p))
+    if not logs:
+        return tuple(rest)
+    covered = [any(_covers(b, a) for b in rest if b is not a) for a in rest]
+    return tuple(a for a, is_covered in zip(rest, covered, strict=True) if not is_covered)
+
+
+def _bases(polynomial: Polynomial) -> Iterator[Base]:
+    return (base for monomial in polynomial.coefficients for base, _ in monomial)
+
+
+def _covers(large: Polynomial, small: Polynomial) -> bool:
+    """Whether one reaches another for all sizes; logarithms grow with what they are of."""
+    difference = _difference(large, small)
+    for low in [m for m, c in difference.items() if c < 0 and _log_of(m) is not None]:
+        for high in [m for m, c in difference.items() if c > 0 and _log_of(m) is not None]:
+            argument, other = _log_of(high), _log_of(low)
+            if argument is None or other is None or difference[low] >= 0:
+                continue
+            if is_nonnegative(Polynomial(_difference(argument, other))):
+                moved = min(difference[high], -difference[low])
+                difference[high], difference[low] = (
+                    difference[high] - moved,
+                    difference[low] + moved,
+                )
+    return is_nonnegative(Polynomial({m: c for m, c in difference.items() if c}))
+
+
+def _difference(a: Polynomial, b: Polynomial) -> dict[Monomial, Number]:
+    monomials = {**a.coefficients, **b.coefficients}
+    found = {m: a.coefficients.get(m, 0) - b.coefficients.get(m, 0) for m in monomials}
+    return {m: c for m, c in found.items() if c}
+
+
+def _log_of(monomial: Monomial) -> Polynomial | None:
+    """The argument, where a term is a multiple of one rounded logarithm."""
+    match monomial:
+        case ((Atom(function="ceil_log2", arguments=(argument,)), 1),):
+            return argument
+    return None

@@ -43,6 +43,22 @@ TEXT = _Style(
     },
 )
 
+_SHOWN = 4  # of what a maximum is taken of, where it is folded
+
+
+def _folded(name: str) -> Callable[..., str]:
+    def write_all(*arguments: str) -> str:
+        hidden = len(arguments) - _SHOWN
+        more = [f"… {hidden} more"] if hidden > 0 else []
+        return _call(name)(*arguments[:_SHOWN], *more)
+
+    return write_all
+
+
+_FOLDED = dataclasses.replace(
+    TEXT, functions=TEXT.functions | {name: _folded(name) for name in ("max", "min")}
+)
+
 LATEX = _Style(
     times=r" \, ",
     power=lambda base, power: f"{base}^{{{power}}}",
@@ -85,6 +101,11 @@ def write(polynomial: Polynomial, style: _Style) -> str:
     return written or "0"
 
 
+def folded(value: object) -> str:
+    """A value as text, of an expression's long maxima only the beginning."""
+    return write(value, _FOLDED) if isinstance(value, Polynomial) else str(value)
+
+
 def _write_base(base: Base, style: _Style) -> str:
     """A name or an atom."""
     if isinstance(base, str):
@@ -103,6 +124,6 @@ def _term(monomial: Monomial, coefficient: Fraction, style: _Style) -> str:
     if not bottom:
         return above
     below = style.times.join(bottom)
-    if style is TEXT and len(bottom) > 1:
+    if style is not LATEX and len(bottom) > 1:
         below = f"({below})"
     return style.fraction(above, below)

@@ -1,7 +1,7 @@
 """Bytes that reverse mode keeps between its passes."""
 
-import functools
 from collections.abc import Sequence
+from typing import TypeAlias
 
 import jax
 
@@ -12,45 +12,16 @@ from equipoise.cost._count.scope import Walked
 from equipoise.cost._count.walk import walk_whole
 from equipoise.cost._expression.expression import Expression
 from equipoise.cost._program.mesh import Axes
+from equipoise.cost._program.remedy import with_numbers
 from equipoise.cost._program.sizes import array_bytes, total_bytes
-from equipoise.cost._program.trace import Function, Pullback, forward, with_numbers
+from equipoise.cost._program.trace import Function, Pullback, forward
 
 # The bytes where there is a derivative, and what is to be said of them.
-_Kept = tuple[Expression | None, tuple[str, ...]]
+Kept: TypeAlias = tuple[Expression | None, tuple[str, ...]]
 
 
-class Residuals:
-    """What a function's derivative keeps, found when it is first asked for.
-
-    A derivative takes longer to trace than all else that is counted, and few ask for that of a
-    whole training step. Precision and promotion are those of the moment when the function was
-    analyzed.
-    """
-
-    def __init__(self, fn: Function, shapes: Sequence[PyTree], axes: Axes | None = None) -> None:
-        self._fn, self._shapes, self._axes = fn, shapes, axes
-        config: PyTree = jax.config
-        self._config = config.jax_enable_x64, config.jax_numpy_dtype_promotion
-
-    @functools.cached_property
-    def found(self) -> _Kept:
-        """The bytes, or None and the reason why."""
-        precision, promotion = self._config
-        with jax.enable_x64(precision), jax.numpy_dtype_promotion(promotion):
-            return _of_function(self._fn, self._shapes, self._axes)
-
-    def __reduce__(self) -> tuple[object, ...]:
-        return (known, self.found)
-
-
-def known(kept: Expression | None, notes: Sequence[str]) -> Residuals:
-    """Residuals that were found with something else."""
-    made = Residuals.__new__(Residuals)
-    made.__dict__["found"] = (kept, tuple(notes))
-    return made
-
-
-def _of_function(fn: Function, shapes: Sequence[PyTree], axes: Axes | None) -> _Kept:
+def of_function(fn: Function, shapes: Sequence[PyTree], axes: Axes | None) -> Kept:
+    """Bytes that a function's derivative keeps, or None and the reason why."""
     try:
         program, (_, pullback) = forward(fn, shapes, axes)
     except Exception as error:  # whatever JAX raises where a primitive has no such rule

@@ -33,12 +33,14 @@ from equipoise.cost._partition.spread import Division, Operand, Spread, whole
 
 
 def on_one_device(
-    program: ClosedProgram, specs: Sequence[Spec], sizes: Mapping[str, Size]
+    program: ClosedProgram, specs: Sequence[Spec | None], sizes: Mapping[str, Size]
 ) -> tuple[ClosedProgram, list[str]]:
     """The program on one device where arguments are divided so; what the partitioner decides."""
     local = _Local(sizes)
-    several = [tuple(tuple(a for a in axes if sizes[a] != 1) for axes in spec) for spec in specs]
-    inputs = [Operand(spec, is_fixed=True) for spec in several]
+    inputs = []
+    for spec, v in zip(specs, opened(program).invars, strict=True):
+        several = [tuple(axis for axis in axes if sizes[axis] != 1) for axes in spec or whole(v)]
+        inputs.append(Operand(tuple(several), is_fixed=spec is not None))
     return closed(local.program(program, inputs, None), constants(program)), list(local.notes)
 
 

@@ -115,26 +115,33 @@ class Spread:
         specs: dict[Atom, Operand] = {v: Operand(whole(v), is_fixed=True) for v in body.constvars}
         specs.update(zip(body.invars, inputs, strict=True))
 
-        def grow(atoms: Sequence[Atom], wishes: _Arrays) -> bool:
-            grown = False
+        around: dict[Atom, list[int]] = {}
+        for index, equation in enumerate(body.eqns):
+            for atom in (*equation.invars, *equation.outvars):
+                if not is_literal(atom):
+                    around.setdefault(atom, []).append(index)
+        open_ones = set(range(len(body.eqns)))  # around which something has changed
+
+        def grow(atoms: Sequence[Atom], wishes: _Arrays) -> None:
             for atom, wish in zip(atoms, wishes, strict=True):
                 if is_literal(atom) or not is_array(atom):
                     continue
                 before = specs.get(atom, Operand(whole(atom)))
                 specs[atom] = self.grown(atom, before, wish)
-                grown = grown or specs[atom] != before
-            return grown
+                if specs[atom] != before:
+                    open_ones.update(around.get(atom, ()))
 
         grow(body.outvars, results)
         specs.update(_constrained(body))
-        forward, backward = list(body.eqns), list(reversed(body.eqns))
-        changed = True
-        while changed:
-            changed = False
-            for equation in (*forward, *backward):
-                division = self.division(equation, specs)
-                changed |= grow(equation.outvars, division.results)
-                changed |= grow(equation.invars, division.operands)
+        forward = range(len(body.eqns))
+        while open_ones:
+            for index in (*forward, *reversed(forward)):
+                if index in open_ones:
+                    open_ones.remove(index)
+                    equation = body.eqns[index]
+                    division = self.division(equation, specs)
+                    grow(equation.outvars, division.results)
+                    grow(equation.invars, division.operands)
         return _Layout(
             tuple(specs.get(v, Operand(whole(v))) for v in body.invars),
             tuple(self.of(v, specs) for v in body.outvars),

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Sequence
+from typing import TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -10,10 +11,10 @@ from jax import export
 
 from equipoise._check import type_error, value_error
 from equipoise._jax.meshes.local import typed_as
-from equipoise._jax.programs import ClosedProgram, Size, aval, is_array, opened
+from equipoise._jax.programs import Atom, Size, aval, is_array
 from equipoise._types import PyTree
 from equipoise.cost._program.layouts import without_axes
-from equipoise.cost._program.sizes import structure
+from equipoise.cost._program.sizes import as_text, structure
 
 # Floating-point types of eight bits and fewer: "f8_e4m3fn" is float8_e4m3fn.
 _SMALL = [name for name in dir(jnp) if name.startswith(("float4_", "float6_", "float8_"))]
@@ -43,10 +44,13 @@ def structures(
     return tuple(jax.tree.unflatten(tree, made))
 
 
+_Kind: TypeAlias = tuple[tuple[str, ...], np.dtype]
+
+
 def donated(
-    donate: int | Sequence[int], shapes: Sequence[PyTree], program: ClosedProgram
+    donate: int | Sequence[int], shapes: Sequence[PyTree], outvars: Sequence[Atom]
 ) -> dict[int, int]:
-    """The inputs of the program that belong to donated arguments, each with the result over it."""
+    """The inputs of a program that belong to donated arguments, each with the result over it."""
     numbers = (donate,) if isinstance(donate, int) else tuple(donate)
     for number in numbers:
         if isinstance(number, bool) or not isinstance(number, int):
@@ -54,8 +58,8 @@ def donated(
         if not 0 <= number < len(shapes):
             count = f"from 0 to {len(shapes) - 1}" if shapes else "none, as there are no arguments"
             raise value_error("donate", f"must hold numbers of arguments: {count}", number)
-    results: dict[str, list[int]] = {}
-    for i, v in enumerate(opened(program).outvars):
+    results: dict[_Kind, list[int]] = {}
+    for i, v in enumerate(outvars):
         if is_array(v):
             results.setdefault(_kind(aval(v).shape, aval(v).dtype), []).append(i)
     over = {}
@@ -67,15 +71,15 @@ def donated(
             raise value_error(
                 "donate",
                 "must name arguments whose arrays a result can take the place of",
-                f"args{jax.tree_util.keystr(path)} of {kind}",
+                f"args{jax.tree_util.keystr(path)} of shape {leaf.shape} and dtype {leaf.dtype}",
                 "No result is left that has its shape and dtype; JAX would keep it as it is.",
             )
         over[i] = results[kind].pop(0)
     return over
 
 
-def _kind(shape: Sequence[Size], dtype: np.dtype) -> str:
-    return f"shape {tuple(shape)} and dtype {dtype}"
+def _kind(shape: Sequence[Size], dtype: np.dtype) -> _Kind:
+    return tuple(map(as_text, shape)), dtype
 
 
 def scope_of(args: Sequence[PyTree], constraints: Sequence[str]) -> export.SymbolicScope:

@@ -22,7 +22,7 @@ def structure(
 
 def size_of(size: Size) -> Expression:
     """A size of a shape, which is a number or one of JAX's symbolic dimensions."""
-    return Expression(int(size)) if isinstance(size, (int, np.integer)) else parse(str(size))
+    return Expression(int(size)) if isinstance(size, (int, np.integer)) else parse(as_text(size))
 
 
 @functools.lru_cache(maxsize=2**14)
@@ -52,9 +52,25 @@ def _from_node(node: ast.expr) -> Expression:
     raise ValueError(f"cannot read the dimension {ast.unparse(node)!r}")
 
 
+_TEXTS: dict[int, tuple[Size, str]] = {}
+_MOST_TEXTS = 2**14
+
+
+def as_text(size: Size) -> str:
+    """A size as JAX writes it. Programs share their sizes, and to write or compare one is slow."""
+    if isinstance(size, int):
+        return str(size)
+    kept = _TEXTS.get(id(size))
+    if kept is None or kept[0] is not size:
+        if len(_TEXTS) >= _MOST_TEXTS:
+            _TEXTS.clear()
+        kept = _TEXTS[id(size)] = size, str(size)
+    return kept[1]
+
+
 def count(shape: Sequence[Size]) -> Expression:
     """The number of elements of a shape."""
-    return _product(tuple(map(str, shape)))
+    return _product(tuple(map(as_text, shape)))
 
 
 @functools.lru_cache(maxsize=2**14)
@@ -78,7 +94,7 @@ def item_bytes(dtype: np.dtype) -> int:
 
 def array_bytes(*arrays: Aval) -> Expression:
     """Bytes of arrays of these shapes and dtypes."""
-    each = (_product((str(item_bytes(a.dtype)), *map(str, a.shape))) for a in arrays)
+    each = (_product((str(item_bytes(a.dtype)), *map(as_text, a.shape))) for a in arrays)
     return functools.reduce(operator.add, each, ZERO)
 
 

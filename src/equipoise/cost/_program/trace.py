@@ -14,10 +14,8 @@ from equipoise._check import value_error
 from equipoise._jax.programs import ClosedProgram
 from equipoise._types import Array, PyTree
 from equipoise.cost._program.mesh import Axes
-from equipoise.cost._program.sizes import size_of, structure
+from equipoise.cost._program.remedy import remedy
 
-# Sizes for a second trace with numbers: all different, with a common factor for heads and blocks.
-_STEP = 24
 _LONGEST = 80  # characters of a line of code that an error quotes
 _STANDARD_LIBRARY = os.path.dirname(contextlib.__file__) + "/contextlib"
 
@@ -68,8 +66,8 @@ def _trace(
             else "Use jnp.where or jax.lax.cond for what depends on values, or close over them.",
         ) from error
     except Exception as error:
-        sizes, numbers = with_numbers(args)
-        if not sizes or not _is_traceable(fn, numbers):
+        helps = remedy(fn, args, str(error))
+        if not helps:
             if axes is None or not isinstance(error, ValueError):
                 raise
             raise value_error(
@@ -82,33 +80,8 @@ def _trace(
             "fn",
             "must be traceable with named sizes",
             f"{type(error).__name__} at {_place(error)}: {_reason(error)}",
-            f"With numbers for sizes it works: give numbers for {', '.join(sizes)}; or write a "
-            f"size that is divided there as a multiple, as in 'f32[8*{next(iter(sizes))}]', or "
-            f"state what holds, as in constraints=('{next(iter(sizes))} >= 4',).",
+            helps,
         ) from error
-
-
-def _is_traceable(fn: Function, args: Sequence[PyTree]) -> bool:
-    try:
-        jax.make_jaxpr(fn)(*args)
-    except Exception:
-        return False
-    return True
-
-
-def with_numbers(args: Sequence[PyTree]) -> tuple[dict[str, int], tuple[PyTree, ...]]:
-    """A different number for every size, and the arguments with those numbers."""
-    shapes = [getattr(leaf, "shape", ()) for leaf in jax.tree.leaves(args)]
-    names = {name for shape in shapes for size in shape for name in size_of(size).names}
-    sizes = {name: _STEP * (i + 1) for i, name in enumerate(sorted(names))}
-
-    def concrete(leaf: PyTree) -> PyTree:
-        if not hasattr(leaf, "shape"):
-            return leaf
-        shape = [int(size_of(size).at(sizes)) for size in leaf.shape]
-        return structure(shape, leaf.dtype, weak=leaf.weak_type)
-
-    return sizes, jax.tree.map(concrete, tuple(args))
 
 
 def _place(error: Exception) -> str:

@@ -52,12 +52,13 @@ def _visit(
     """Enter what a program reads and makes; variables stand for those of the whole program."""
     surroundings = around(holder, program)
     for equation in opened(program).eqns:
-        name, place = equation.primitive.name, place_of(equation, surroundings)
+        name = equation.primitive.name
         read = [v for v in equation.invars if not is_literal(v) and v in inputs]
         if name in RENAMED and read:
             inputs[equation.outvars[0]] = inputs[read[0]]
         made = [v for v in equation.outvars if v in results]
-        held = list(_held(equation))
+        held = list(_held(equation)) if read or made else []
+        place = place_of(equation, surroundings) if held else holder
         for body, operands, outcomes in held:
             inner, pairs = opened(body), zip(operands, opened(body).invars, strict=True)
             inside: dict[Atom, Atom] = {
@@ -82,6 +83,7 @@ def _visit(
                 done.add(results[v])
                 size = size + total_bytes([results[v]])
         if size != 0:
+            place = place_of(equation, surroundings)
             crossing[place] = crossing.get(place, ZERO) + size
 
 

@@ -16,6 +16,7 @@ import numpy as np
 
 from equipoise._check import is_traced, type_error, value_error
 from equipoise._types import PyTree
+from equipoise.games._optimizers.leaves import is_float
 from equipoise.games._optimizers.optimizer import Optimizer, Shapes
 from equipoise.games._optimizers.pushes import (
     PUSH,
@@ -23,7 +24,6 @@ from equipoise.games._optimizers.pushes import (
     Static,
     answers_to_pushes,
     count_history,
-    is_float,
     largest_tangents,
 )
 from equipoise.games._rules.numerics import rounding

@@ -8,8 +8,8 @@ import numpy as np
 
 from equipoise._types import Array, PyTree, record, static_field
 from equipoise.games._optimizers.anatomy import Anatomy
+from equipoise.games._optimizers.leaves import NEARLY_ZERO, is_float, joined, lifted, split
 from equipoise.games._optimizers.optimizer import Optimizer
-from equipoise.games._optimizers.pushes import NEARLY_ZERO, is_float, joined, lifted, split
 
 # A step count that has counted nothing stands for this: bias corrections and schedules at their
 # limits, far from overflow.

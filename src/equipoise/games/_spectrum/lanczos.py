@@ -45,7 +45,7 @@ def scaled(factor: Array, a: _Vector) -> _Vector:
     return jax.tree.map(lambda x: factor.astype(x.dtype) * x, a)
 
 
-def combined(weights: Array, rows: _Vector) -> _Vector:
+def _combined(weights: Array, rows: _Vector) -> _Vector:
     """The combination of rows with one weight each."""
     return jax.tree.map(lambda b: _product(weights.astype(b.dtype), b, 1), rows)
 
@@ -64,7 +64,7 @@ def rest_of(w: _Vector, rows: _Vector) -> tuple[_Vector, Array, Array]:
             for b, x in zip(jax.tree.leaves(rows), jax.tree.leaves(w), strict=True)
         ]
         along = jnp.sum(jnp.stack(parts), axis=0).astype(size.dtype)
-        w = jax.tree.map(lambda x, y: x - y, w, combined(along, rows))
+        w = jax.tree.map(lambda x, y: x - y, w, _combined(along, rows))
         coefficients = coefficients + along
     norm = jnp.sqrt(inner(w, w))
     norm = jnp.where(norm > noise, norm, 0)
@@ -125,7 +125,7 @@ def largest_eigenvalue(
 
     end = jax.lax.while_loop(unfinished, advance, begun)
     padded = jnp.append(end.weights, 0)
-    return Largest(end.value, combined(padded, end.basis), end.error, end.num_products)
+    return Largest(end.value, _combined(padded, end.basis), end.error, end.num_products)
 
 
 def _ritz(matrix: Array, size: Array) -> tuple[Array, Array, Array]:

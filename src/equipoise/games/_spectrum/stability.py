@@ -222,12 +222,7 @@ def spectral_radius(
 
 @functools.partial(jax.jit, static_argnames="method")
 def _radius(point: _Point, key: PRNGKeyArray | None, method: str) -> Array:
-    tangent, here, _ = linearization(*point)
-    if _is_matrix_free(method, here.size):
-        return jnp.abs(_dominant(point, key)[0])
-    matrix = dense_matrix(tangent, here.size, here.dtype)
-    values, vectors = jnp.linalg.eig(jax.lax.stop_gradient(matrix))
-    return jnp.abs(leading_eigenvalue(matrix, values, vectors))
+    return _judged(point, None, key, method).spectral_radius  # compilers drop the rest
 
 
 def _point(game: Game, rule: Rule, equilibrium: Players, step_size: StepSize) -> _Point:

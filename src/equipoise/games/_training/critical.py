@@ -144,11 +144,12 @@ def critical_learning_rate(
             "Give the state that a schedule is to be taken at.",
         )
     limit = checked_step_size("max_step_size", np.inf if max_step_size is None else max_step_size)
-    top, kappa = jax.lax.stop_gradient(found.top), found.slope
-    lost = first_loss(found.update, top.value, typed(limit, top.value.dtype))
+    limit = typed(limit, found.top.value.dtype)
+    update, top, limit = jax.lax.stop_gradient((found.update, found.top, limit))
+    lost = first_loss(update, top.value, limit)
     rate = jnp.asarray(lost.learning_rate)
-    if is_traced(kappa):  # the rate goes like 1/κ
-        kappa = jnp.where(top.value > 0, kappa, 1)
+    if is_traced(found.slope):  # the rate goes like 1/κ
+        kappa = jnp.where(top.value > 0, found.slope, 1)
         rate = rate * jax.lax.stop_gradient(kappa) / kappa
     return CriticalLearningRate(
         learning_rate=rate,

@@ -80,10 +80,10 @@ def measured(
         return widened(jax.jvp(jax.grad(lambda x: loss(unravel(x))), (at,), (along,))[1])
 
     if search.parts.is_diagonal:
-        # Of a gradient of ones and of a position of ones, where they turn and where they stay.
+        # Of a gradient of ones and of a position of ones.
         unit = jax.tree.map(lambda x: jnp.stack([jnp.ones_like(x), jnp.zeros_like(x)]), example)
         flipped = jax.tree.map(lambda x: x[::-1], unit)
-        turned, stays = jax.vmap(answers(linear, (-1.0, 1.0)))(unit, flipped)
+        turned = jax.vmap(answers(linear, -1.0))(unit, flipped)
         gain, decay = (jax.tree.map(lambda x: x[i], turned) for i in (0, 1))  # noqa: B023
         root = jax.tree.map(_root, gain)
         moves = inner(gain, gain) > 0
@@ -100,18 +100,21 @@ def measured(
         slope = inner(along, pushed) + inner(top.vector, _times(decay, top.vector))
         direction, bent = _unit(along), _unit(along, pushed)
     else:
-        turn = answers(linear, (-1.0,))
-        top = _arnoldi_top(_stopped(lambda v: turn(hessian(still, v), v)[0]), example, search)
+        turned = answers(linear, -1.0)
+        top = _arnoldi_top(_stopped(lambda v: turned(hessian(still, v), v)), example, search)
         counts = _UNKNOWN
         push = _scattered(example)
-        moves = inner(*2 * [turn(push, jax.tree.map(jnp.zeros_like, push))[0]]) > 0
+        moves = inner(*2 * [turned(push, linear.none)]) > 0
         direction, slope = top.vector, top.value
         bent = hessian(still, direction)
     direction, bent = jax.lax.stop_gradient((direction, bent))
     sharpness = inner(direction, bent)
     if any(search.parts.is_fed) and search.parts.is_diagonal:
+        # Not before the search, which would keep it all along.
+        ones = jax.tree.map(jnp.ones_like, example)
+        stays = answers(linear, 1.0)(ones, linear.none)
         weight = jax.tree.map(
-            lambda v, s: jnp.where(v == 0, 0, v / jnp.where(v == 0, 1, s[0])), direction, stays
+            lambda v, s: jnp.where(v == 0, 0, v / jnp.where(v == 0, 1, s)), direction, stays
         )
         sharpness = sharpness / inner(direction, weight)
     error = top.error / jnp.where(top.value == 0, 1, jnp.abs(top.value))

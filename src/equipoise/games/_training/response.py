@@ -5,7 +5,7 @@ makes of a gradient g and of a position x is u = −(τ g + δ x), so that the c
 2/κ, with κ the largest eigenvalue of τH + δ.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import NamedTuple, TypeAlias
 
 import jax
@@ -14,7 +14,7 @@ from jax.flatten_util import ravel_pytree
 
 from equipoise._types import Array, PyTree
 from equipoise.games._optimizers.held import Held
-from equipoise.games._optimizers.pushes import wide
+from equipoise.games._optimizers.leaves import wide
 from equipoise.games._spectrum.lanczos import inner, rest_of, scaled
 
 _Tree: TypeAlias = PyTree
@@ -111,24 +111,19 @@ def _pulse(linear: Linear, first: list[Array]) -> _Pulse:
     return _Pulse(size, matrix, updates)
 
 
-def answers(linear: Linear, turns: Sequence[float]) -> Callable[[_Tree, _Tree], list[_Tree]]:
+def answers(linear: Linear, turn: float) -> Callable[[_Tree, _Tree], _Tree]:
     """``(g, x)`` → −u of a gradient and a position that are multiplied by ``turn`` each step."""
 
-    def answer(g: _Tree, x: _Tree) -> list[_Tree]:
+    def answer(g: _Tree, x: _Tree) -> _Tree:
         direct, first = linear.update(g, linear.still, x)
         if not linear.order:
-            return len(turns) * [jax.tree.map(jnp.negative, direct)]
+            return jax.tree.map(jnp.negative, direct)
         pulse = _pulse(linear, first)
         # The memory f with turn·f = B f + the push: each step is ``turn`` times the one before.
         eye = jnp.eye(linear.order, dtype=pulse.size.dtype)
-        shifted = jnp.stack([turn * eye - pulse.matrix for turn in turns])
-        weights = jnp.linalg.solve(shifted, (pulse.size * eye[:, :1])[None])[..., 0]
-
-        def settled(weights: Array) -> _Tree:
-            rows = [scaled(-w, row) for w, row in zip(weights, pulse.updates, strict=True)]
-            return jax.tree.map(lambda d, *rest: sum(rest, -d), direct, *rows)
-
-        return [settled(w) for w in weights]
+        weights = jnp.linalg.solve(turn * eye - pulse.matrix, pulse.size * eye[0])
+        rows = [scaled(-w, row) for w, row in zip(weights, pulse.updates, strict=True)]
+        return jax.tree.map(lambda d, *rest: sum(rest, -d), direct, *rows)
 
     return answer
 
@@ -138,5 +133,5 @@ def compressed(linear: Linear, direction: _Tree, gradient: _Tree) -> Compressed:
     update, first = linear.update(gradient, linear.still, direction)
     size, matrix, updates = _pulse(linear, first)
     a, *c = (inner(direction, row) for row in (update, *updates))
-    b = jnp.zeros(linear.order, a.dtype).at[:1].set(size)
-    return Compressed(a, b, jnp.stack(c) if c else b, matrix)
+    b = jnp.zeros(linear.order, a.dtype).at[:1].set(size.astype(a.dtype))
+    return Compressed(a, b, jnp.stack(c) if c else b, matrix.astype(a.dtype))

@@ -142,7 +142,8 @@ def fit(
             ``gradient`` needs a pathwise derivative that the family does not have, leaves of
             ``data`` differ in rows, or ``batch_size`` exceeds them or is given without the other.
         TypeError: If a leaf of the example is not floating-point, ``key`` is no key, ``family``
-            makes none, ``optimizer`` is none of optax, or ``progress`` is neither a boolean
+            makes none, ``log_density`` does not take three arguments where ``data`` is given,
+            ``optimizer`` is none of optax, or ``progress`` is neither a boolean
             nor a function.
 
     Cost: a few dozen gradients and Newton paths for each of ``num_samples`` points, then 8192

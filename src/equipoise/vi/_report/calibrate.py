@@ -91,7 +91,7 @@ def calibrate(
         log_density: ``log_density(position, data)``, prior and likelihood together.
         key: All randomness.
         num_simulations: Data sets, at least 20.
-        num_draws: Draws L of each fit that the truth is ranked among.
+        num_draws: L, the draws of each fit that the truth is ranked among.
         fit: Called as ``fit(log_density, example, key)`` with the log density of one data set.
             Default: :func:`fit`; ``functools.partial(vi.fit, support=...)`` for one with options.
 

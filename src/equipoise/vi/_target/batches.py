@@ -6,6 +6,7 @@ neither with their number nor with that of the batches.
 
 import dataclasses
 import functools
+import inspect
 import operator
 from collections.abc import Callable
 from typing import TypeAlias
@@ -15,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding
 
-from equipoise._check import positive_integer, rows_in_front, value_error
+from equipoise._check import positive_integer, rows_in_front, type_error, value_error
 from equipoise._jax.traced import Traced
 from equipoise._types import Array, PRNGKeyArray, PyTree, Scalar, record, static_field
 from equipoise.vi._bounds.density import LogDensity, density_of, flat_log_density
@@ -160,6 +161,15 @@ def batches_of(
             str(size),
             "All of them at once need no batches: close over the data.",
         )
+    try:
+        inspect.signature(log_density).bind(None, None, None)
+    except TypeError:
+        raise type_error(
+            "log_density",
+            "must take a position, a batch and a scale where `data` is given",
+            log_density,
+            "Multiply the sum over the batch by the scale.",
+        ) from None
     leaves, structure = jax.tree.flatten(data)
     leaves = [_with_automatic_axes(leaf) for leaf in leaves]
 
