@@ -102,21 +102,48 @@ def cox(side=8):
         root = jnp.linalg.cholesky(k)
         white = jnp.linalg.solve(root, z["f"])
         prior = -0.5 * jnp.sum(white**2) - jnp.sum(jnp.log(jnp.diagonal(root)))
-        prior += norm.logpdf(z["sd"], 0, 1) + norm.logpdf(jnp.log(z["length"]), -1, 0.5) - jnp.log(z["length"]) + norm.logpdf(z["mean"], 0, 2)
+        prior += (
+            norm.logpdf(z["sd"], 0, 1)
+            + norm.logpdf(jnp.log(z["length"]), -1, 0.5)
+            - jnp.log(z["length"])
+            + norm.logpdf(z["mean"], 0, 2)
+        )
         eta = z["mean"] + z["f"]
         return prior + jnp.sum(y * eta - jnp.exp(eta))
 
-    return Target(log_density, {"sd": 1.0, "length": 0.3, "mean": 0.0, "f": np.zeros(len(at))}, 0, 0)
+    return Target(
+        log_density, {"sd": 1.0, "length": 0.3, "mean": 0.0, "f": np.zeros(len(at))}, 0, 0
+    )
 
 
 def slopes(groups=20, each=8):
     rng = np.random.default_rng(3)
     x = jnp.asarray(rng.standard_normal((groups, each)))
     a, b = 1 + 0.6 * rng.standard_normal(groups), -0.5 + 0.3 * rng.standard_normal(groups)
-    y = jnp.asarray(a[:, None] + b[:, None] * np.asarray(x) + 1.0 * rng.standard_normal((groups, each)))
+    y = jnp.asarray(
+        a[:, None] + b[:, None] * np.asarray(x) + 1.0 * rng.standard_normal((groups, each))
+    )
 
     def log_density(z):
-        prior = jnp.sum(norm.logpdf(z["mean"], 0, 5)) + jnp.sum(norm.logpdf(z["scale"], 0, 1)) + norm.logpdf(z["noise"], 0, 1)
-        prior += jnp.sum(norm.logpdf(z["a"], z["mean"][0], z["scale"][0])) + jnp.sum(norm.logpdf(z["b"], z["mean"][1], z["scale"][1]))
+        prior = (
+            jnp.sum(norm.logpdf(z["mean"], 0, 5))
+            + jnp.sum(norm.logpdf(z["scale"], 0, 1))
+            + norm.logpdf(z["noise"], 0, 1)
+        )
+        prior += jnp.sum(norm.logpdf(z["a"], z["mean"][0], z["scale"][0])) + jnp.sum(
+            norm.logpdf(z["b"], z["mean"][1], z["scale"][1])
+        )
         return prior + jnp.sum(norm.logpdf(y, z["a"][:, None] + z["b"][:, None] * x, z["noise"]))
-    return Target(log_density, {"mean": np.zeros(2), "scale": np.ones(2), "noise": 1.0, "a": np.zeros(groups), "b": np.zeros(groups)}, 0, 0)
+
+    return Target(
+        log_density,
+        {
+            "mean": np.zeros(2),
+            "scale": np.ones(2),
+            "noise": 1.0,
+            "a": np.zeros(groups),
+            "b": np.zeros(groups),
+        },
+        0,
+        0,
+    )

@@ -29,9 +29,7 @@ def test_fit_of_a_banana_goes_on_until_it_is_trusted(key):
     assert fit.source is vi.Source.CONDITIONAL
     assert [stage.source for stage in fit.stages][-1] == "conditional"
     assert fit.stages[-1].reason == fit.reason
-    assert f"before     {fit.stages[0].source}" in str(fit).replace("  ", " ").replace("  ", " ") or (
-        fit.stages[0].reason in str(fit)
-    )
+    assert fit.stages[0].reason in str(fit)
     mean, sd = errors(BANANA, fit, key)
     # Errors of 0.05 and 0.025 are allowed, and 20 000 draws add 0.01: four of both.
     assert mean < 0.25
@@ -52,7 +50,7 @@ def test_fit_goes_no_further_than_it_may(key):
     assert len(fit.stages) == 1
     until = vi.fit(BANANA.log_density, BANANA.example, key, escalate="conditional")
     assert until.source == "conditional"
-    with pytest.raises(ValueError, match="vi.fit: `escalate` must be"):
+    with pytest.raises(ValueError, match=r"vi\.fit: `escalate` must be"):
         vi.fit(BANANA.log_density, BANANA.example, key, escalate="chains")
 
 

@@ -6,6 +6,7 @@ import math
 import jax
 import numpy as np
 
+from equipoise.vi._families.draws import AnyArray
 from equipoise.vi._stages.annealed import ISLANDS, PARTICLES, SNAPSHOTS, Islands, anneal
 from equipoise.vi._stages.beginning import Beginning, Drawn
 from equipoise.vi._weights.diagnose import summarize
@@ -26,10 +27,9 @@ def draw_annealed(start: Beginning) -> Drawn:
     rng, d, dtype = start.rng, len(start.mean), start.dtype
     widths = np.linspace(1, 1 + _WIDEST / math.sqrt(d), ISLANDS)
     points = widths[:, None, None] * rng.standard_normal((ISLANDS, PARTICLES, d))
-    islands = Islands(
-        points.astype(dtype),
-        *(np.asarray(x, dtype) for x in (0, np.zeros(ISLANDS), math.log(_FIRST_STEP), -np.inf)),
-    )
+    first: AnyArray = points, 0, np.zeros(ISLANDS), math.log(_FIRST_STEP), -np.inf
+    arrays: AnyArray = [np.asarray(x, dtype) for x in first]
+    islands = Islands(*arrays)
     mean, factor = start.over_all_modes()
     normal = mean.astype(dtype), factor.astype(dtype)
     each = SNAPSHOTS * ISLANDS * PARTICLES
@@ -57,13 +57,13 @@ def _compared(islands: Islands, blocks: list[np.ndarray]) -> Drawn:
     share = masses / np.sum(masses)
     number, d = kept.shape[1:]
 
-    def weighted_of(draws: np.ndarray) -> Weighted:
-        log_weights = np.repeat(np.log(share / draws.shape[1]), draws.shape[1])
-        effective = draws.shape[1] / np.sum(share**2)
-        khat = np.asarray(islands.khat, float)
+    def weighted_of(draws: AnyArray) -> Weighted:
+        log_weights: AnyArray = np.repeat(np.log(share / draws.shape[1]), draws.shape[1])
+        effective: AnyArray = draws.shape[1] / np.sum(share**2)
+        khat: AnyArray = np.asarray(islands.khat, float)
         return Weighted(draws.reshape(-1, d), log_weights, log_weights, khat, effective)
 
-    def spread(of_islands: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def spread(of_islands: AnyArray) -> tuple[AnyArray, AnyArray]:
         mean = share @ of_islands
         variance = share**2 @ (of_islands - mean) ** 2 * ISLANDS / (ISLANDS - 1)
         return mean, variance**0.5
@@ -71,7 +71,7 @@ def _compared(islands: Islands, blocks: list[np.ndarray]) -> Drawn:
     weighted = weighted_of(kept)
     mean, mean_error = spread(np.mean(kept, axis=1))
     variance, variance_error = spread(np.mean((kept - mean) ** 2, axis=1))
-    sd = variance**0.5
+    sd: AnyArray = variance**0.5
     found = dataclasses.replace(
         summarize(weighted),
         effective_sample_size=min(ISLANDS * number, np.min(sd / mean_error) ** 2),
