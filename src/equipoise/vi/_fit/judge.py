@@ -196,7 +196,9 @@ def judge(with_: _Judging, found: Found, starts: Local | None, center: np.ndarra
     if normal is not None and starts is not None:
         modes = other_modes(starts, *normal)
     several = len(modes.elbo) > 0
-    if several and starts is not None and normal is not None:  # where there are two there may be more
+    if (
+        several and starts is not None and normal is not None
+    ):  # where there are two there may be more
         modes = _more_modes(with_, normal, modes, starts)
     good = _is_good(measured)
     sure = good and family.moments is not None

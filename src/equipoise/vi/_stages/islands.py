@@ -13,17 +13,22 @@ from equipoise.vi._weights.diagnose import summarize
 from equipoise.vi._weights.verdict import disagreement, draws_needed
 from equipoise.vi._weights.weighted import Weighted
 
-_MOST_DRAWS = 2**15
+_MOST_DRAWS = 2**14
 _WIDEST = 3.0  # how much wider the widest island begins: over √coordinates
 _FIRST_STEP = 0.3
 
 
 @np.errstate(all="ignore")  # what is not finite has a verdict
-def draw_annealed(start: Beginning) -> Drawn:
+def draw_annealed(start: Beginning) -> Drawn | None:
     """Draws of all islands at temperature 1, in blocks until their errors suffice.
 
-    The first block is no part of them: draws must not have moved since.
+    The first block is no part of them: draws must not have moved since. None where the budget does
+    not allow for one block more.
     """
+    each = SNAPSHOTS * ISLANDS * PARTICLES
+    most = start.affordable(_MOST_DRAWS) // each
+    if not most:
+        return None
     rng, d, dtype = start.rng, len(start.mean), start.dtype
     widths = np.linspace(1, 1 + _WIDEST / math.sqrt(d), ISLANDS)
     points = widths[:, None, None] * rng.standard_normal((ISLANDS, PARTICLES, d))
@@ -32,7 +37,6 @@ def draw_annealed(start: Beginning) -> Drawn:
     islands = Islands(*arrays)
     mean, factor = start.over_all_modes()
     normal = mean.astype(dtype), factor.astype(dtype)
-    each = SNAPSHOTS * ISLANDS * PARTICLES
     blocks: list[np.ndarray] = []
     while True:
         key = jax.random.key(rng.integers(2**32, dtype=np.uint32))
@@ -43,7 +47,6 @@ def draw_annealed(start: Beginning) -> Drawn:
         if len(blocks) == 1:
             continue
         drawn = _compared(islands, [mean + block @ factor.T for block in blocks])
-        most = max(start.affordable(_MOST_DRAWS) // each, 1)
         if min(math.ceil(draws_needed(drawn.found) / each), most) < len(blocks):
             return drawn
 
