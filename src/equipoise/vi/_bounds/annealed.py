@@ -26,7 +26,7 @@ def annealed_bound(
     num_samples: int = 1,
     persistence: Scalar | float = 0.9,
 ) -> Estimate:
-    r"""Lower bound of the log evidence by annealing from q to p with Hamiltonian steps.
+    r"""Lower bound of the log evidence by Hamiltonian annealing from q to p.
 
     .. math::
 
