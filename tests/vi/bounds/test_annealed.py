@@ -65,10 +65,10 @@ def test_annealed_bound_takes_families_whose_noise_is_longer_than_a_position(key
 
 
 def test_annealed_bound_rejects_what_it_cannot_anneal(key):
-    with pytest.raises(ValueError, match="vi.annealed_bound: `num_temperatures` must be"):
+    with pytest.raises(ValueError, match=r"vi\.annealed_bound: `num_temperatures` must be"):
         bound(PARAMS, key, num_temperatures=0)
-    with pytest.raises(ValueError, match="vi.annealed_bound: `num_samples` must be"):
+    with pytest.raises(ValueError, match=r"vi\.annealed_bound: `num_samples` must be"):
         bound(PARAMS, key, num_temperatures=1, num_samples=0)
     coin = vi.categorical(2)
-    with pytest.raises(ValueError, match="vi.annealed_bound: `family` must be reparameterized"):
+    with pytest.raises(ValueError, match=r"vi\.annealed_bound: `family` must be reparameterized"):
         vi.annealed_bound(lambda i: 0.0, coin, coin.init(), key, num_temperatures=1)

@@ -1,7 +1,6 @@
 """Posteriors far from a normal, with their exact moments: funnels, bananas, modes, hierarchies.
 
-Each target is a log density, an example, a function of one position whose moments count, and the
-means and sds of it, in closed form or by quadrature in NumPy.
+Each target is a log density, an example, and the means and sds of its coordinates.
 """
 
 import math
@@ -11,6 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.scipy.special import logsumexp
 from jax.scipy.stats import norm
+
+from equipoise import vi
 
 
 class Target(NamedTuple):
@@ -71,52 +72,23 @@ def modes(centers, sds, shares):
     return Target(log_density, np.zeros(d), mean, np.sqrt(variance))
 
 
-def volatility(size=120):
-    rng = np.random.default_rng(1)
-    h = np.zeros(size)
-    h[0] = -1 + 0.25 / math.sqrt(1 - 0.95**2) * rng.standard_normal()
-    for t in range(1, size):
-        h[t] = -1 + 0.95 * (h[t - 1] + 1) + 0.25 * rng.standard_normal()
-    y = jnp.asarray(np.exp(h / 2) * rng.standard_normal(size))
-
-    def log_density(z):
-        mu, phi, sigma, h = z["mu"], z["phi"], z["sigma"], z["h"]
-        first = norm.logpdf(h[0], mu, sigma / jnp.sqrt(1 - phi**2))
-        steps = jnp.sum(norm.logpdf(h[1:], mu + phi * (h[:-1] - mu), sigma))
-        prior = norm.logpdf(mu, 0, 3) + 19 * jnp.log1p(phi) + 0.5 * jnp.log1p(-phi) - sigma / 0.3
-        return prior + first + steps + jnp.sum(norm.logpdf(y, 0, jnp.exp(h / 2)))
-
-    return Target(log_density, {"mu": 0.0, "phi": 0.5, "sigma": 0.3, "h": np.zeros(size)}, 0, 0)
-
-
-def cox(side=8):
-    rng = np.random.default_rng(2)
-    at = np.stack(np.meshgrid(range(side), range(side)), -1).reshape(-1, 2) / side
-    gap = np.linalg.norm(at[:, None] - at, axis=-1)
-    cov = np.exp(-gap / 0.3) + 1e-6 * np.eye(len(at))
-    f = np.linalg.cholesky(cov) @ rng.standard_normal(len(at))
-    y = jnp.asarray(rng.poisson(np.exp(0.5 + f)), float)
-
-    def log_density(z):
-        k = z["sd"] ** 2 * jnp.exp(-jnp.asarray(gap) / z["length"]) + 1e-6 * jnp.eye(len(at))
-        root = jnp.linalg.cholesky(k)
-        white = jnp.linalg.solve(root, z["f"])
-        prior = -0.5 * jnp.sum(white**2) - jnp.sum(jnp.log(jnp.diagonal(root)))
-        prior += norm.logpdf(z["sd"], 0, 1) + norm.logpdf(jnp.log(z["length"]), -1, 0.5) - jnp.log(z["length"]) + norm.logpdf(z["mean"], 0, 2)
-        eta = z["mean"] + z["f"]
-        return prior + jnp.sum(y * eta - jnp.exp(eta))
-
-    return Target(log_density, {"sd": 1.0, "length": 0.3, "mean": 0.0, "f": np.zeros(len(at))}, 0, 0)
-
-
 def slopes(groups=20, each=8):
+    """A regression whose intercepts and slopes vary over groups, centered; its density, example
+    and support.
+    """
     rng = np.random.default_rng(3)
-    x = jnp.asarray(rng.standard_normal((groups, each)))
+    x = rng.standard_normal((groups, each))
     a, b = 1 + 0.6 * rng.standard_normal(groups), -0.5 + 0.3 * rng.standard_normal(groups)
-    y = jnp.asarray(a[:, None] + b[:, None] * np.asarray(x) + 1.0 * rng.standard_normal((groups, each)))
+    y = jnp.asarray(a[:, None] + b[:, None] * x + rng.standard_normal((groups, each)))
+    x = jnp.asarray(x)
 
     def log_density(z):
-        prior = jnp.sum(norm.logpdf(z["mean"], 0, 5)) + jnp.sum(norm.logpdf(z["scale"], 0, 1)) + norm.logpdf(z["noise"], 0, 1)
-        prior += jnp.sum(norm.logpdf(z["a"], z["mean"][0], z["scale"][0])) + jnp.sum(norm.logpdf(z["b"], z["mean"][1], z["scale"][1]))
-        return prior + jnp.sum(norm.logpdf(y, z["a"][:, None] + z["b"][:, None] * x, z["noise"]))
-    return Target(log_density, {"mean": np.zeros(2), "scale": np.ones(2), "noise": 1.0, "a": np.zeros(groups), "b": np.zeros(groups)}, 0, 0)
+        mean, scale, noise = z["mean"], z["scale"], z["noise"]
+        prior = jnp.sum(norm.logpdf(mean, 0, 5)) + jnp.sum(norm.logpdf(scale, 0, 1))
+        prior += norm.logpdf(noise, 0, 1) + jnp.sum(norm.logpdf(z["a"], mean[0], scale[0]))
+        prior += jnp.sum(norm.logpdf(z["b"], mean[1], scale[1]))
+        return prior + jnp.sum(norm.logpdf(y, z["a"][:, None] + z["b"][:, None] * x, noise))
+
+    group = np.zeros(groups)
+    example = {"mean": np.zeros(2), "scale": np.ones(2), "noise": 1.0, "a": group, "b": group}
+    return log_density, example, {"scale": vi.positive(), "noise": vi.positive()}

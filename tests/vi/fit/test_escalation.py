@@ -29,9 +29,7 @@ def test_fit_of_a_banana_goes_on_until_it_is_trusted(key):
     assert fit.source is vi.Source.CONDITIONAL
     assert [stage.source for stage in fit.stages][-1] == "conditional"
     assert fit.stages[-1].reason == fit.reason
-    assert f"before     {fit.stages[0].source}" in str(fit).replace("  ", " ").replace("  ", " ") or (
-        fit.stages[0].reason in str(fit)
-    )
+    assert fit.stages[0].reason in str(fit)
     mean, sd = errors(BANANA, fit, key)
     # Errors of 0.05 and 0.025 are allowed, and 20 000 draws add 0.01: four of both.
     assert mean < 0.25
@@ -52,7 +50,7 @@ def test_fit_goes_no_further_than_it_may(key):
     assert len(fit.stages) == 1
     until = vi.fit(BANANA.log_density, BANANA.example, key, escalate="conditional")
     assert until.source == "conditional"
-    with pytest.raises(ValueError, match="vi.fit: `escalate` must be"):
+    with pytest.raises(ValueError, match=r"vi\.fit: `escalate` must be"):
         vi.fit(BANANA.log_density, BANANA.example, key, escalate="chains")
 
 
@@ -100,7 +98,7 @@ TARGETS = {
     "five bananas": hard.banana(5, 0),
     "heavy tails": hard.heavy(),
     "four modes": hard.modes([[-6, 0], [6, 0], [0, 6], [0, -6]], [1, 1, 1, 1], [1, 2, 3, 4]),
-    "two modes in 5": hard.modes(np.outer([-3, 3], np.ones(5)), [1, 0.7], [1, 2]),
+    "two modes in 5": hard.modes(np.outer([-1.5, 1.5], np.ones(5)), [1, 0.7], [1, 2]),
 }
 SEEDS = 3
 
@@ -116,3 +114,18 @@ def test_fit_of_a_hard_target_is_trusted_only_where_it_is_right(name):
         # No number of draws that is at hand has the sds of a funnel of scale 3: the mean fourth
         # power is 24 000 times the square of the mean square.
         assert fit.trusted or name == "funnel", (seed, fit.reason)
+
+
+@pytest.mark.slow
+def test_fits_of_varying_slopes_are_trusted_and_agree():
+    """Their errors are 0.05 of an sd and 0.025 at most, so that of two seeds differ by less."""
+    log_density, example, support = hard.slopes()
+    found = []
+    for seed in range(SEEDS):
+        fit = vi.fit(log_density, example, jax.random.key(seed), support=support)
+        assert fit.trusted, (seed, fit.reason)
+        draws = vi.posterior_draws(fit, jax.random.key(seed + 100), 20_000)
+        found.append(np.concatenate([draws[name] for name in ("mean", "scale")], axis=1))
+    means, sds = np.mean(found, axis=1), np.std(found, axis=1)
+    assert np.all(np.ptp(means, axis=0) < 0.25 * sds.mean(axis=0))
+    assert np.all(np.ptp(sds, axis=0) < 0.1 * sds.mean(axis=0))

@@ -1,5 +1,6 @@
 """What a fit that is not trusted says: which coordinate, what would help, and that it does help."""
 
+import functools
 import re
 
 import jax
@@ -10,6 +11,9 @@ from jax.scipy.stats import norm
 
 from equipoise import vi
 from equipoise.vi._families.layout import layout
+
+# What later stages do is no part of these sentences.
+fitted = functools.partial(vi.fit, escalate=False)
 
 
 def heavy(size, degrees):
@@ -38,19 +42,19 @@ def light(size):
 @pytest.mark.parametrize("size", [3, 60])
 def test_fit_that_lacks_draws_asks_for_as_many_as_it_then_needs(size, key):
     target, example = light(size)
-    short = vi.fit(target, example, key, max_evaluations=500)
+    short = fitted(target, example, key, max_evaluations=500)
     assert short.verdict in (vi.Verdict.FEW_DRAWS, vi.Verdict.MEAN_ERROR, vi.Verdict.SD_ERROR)
     assert short.draw_diagnostics.num_draws <= 500
     assert asked(short) > 500
-    fit = vi.fit(target, example, key, max_evaluations=2 * asked(short))
+    fit = fitted(target, example, key, max_evaluations=2 * asked(short))
     assert fit.trusted, fit.reason
     assert fit.draw_diagnostics.num_draws <= 2 * asked(short)
 
 
 def test_fit_draws_more_of_q_until_its_errors_suffice(key):
     target, example = light(150)
-    first = vi.fit(target, example, key, max_evaluations=8192)
-    fit = vi.fit(target, example, key)
+    first = fitted(target, example, key, max_evaluations=8192)
+    fit = fitted(target, example, key)
     assert first.draw_diagnostics.num_draws == 8192
     assert first.verdict is vi.Verdict.SD_ERROR, first.reason
     assert fit.trusted, fit.reason
@@ -60,7 +64,7 @@ def test_fit_draws_more_of_q_until_its_errors_suffice(key):
 
 def test_fit_draws_no_more_where_a_tail_is_too_heavy(key):
     target, example = heavy(60, 2)
-    fit = vi.fit(target, example, key)
+    fit = fitted(target, example, key)
     assert fit.verdict is vi.Verdict.HEAVY_TAIL
     assert fit.draw_diagnostics.num_draws == 8192
 
@@ -74,7 +78,7 @@ def test_sd_error_names_the_coordinate_by_its_path(key):
         )
 
     example = {"a": np.zeros(3), "b": {"c": np.zeros(2)}}
-    fit = vi.fit(target, example, key, max_evaluations=6000)
+    fit = fitted(target, example, key, max_evaluations=6000)
     assert "at ['b']['c'][1]." in fit.reason, fit.reason
 
 
@@ -82,7 +86,7 @@ def test_heavy_tail_names_the_coordinate_that_q_misses(key):
     def target(z):
         return -1.5 * jnp.sum(jnp.log1p(z["v"] ** 2 / 2)) - 0.5 * jnp.sum(z["x"] ** 2)
 
-    fit = vi.fit(target, {"v": np.zeros(1), "x": np.zeros(55)}, key)
+    fit = fitted(target, {"v": np.zeros(1), "x": np.zeros(55)}, key)
     assert fit.verdict is vi.Verdict.HEAVY_TAIL
     assert "at ['v'][0]. Another parameterization" in fit.reason, fit.reason
 
@@ -112,7 +116,7 @@ IMPROPER = {
 
 @pytest.mark.parametrize("name", IMPROPER)
 def test_fit_says_that_a_density_looks_improper_and_where(name, key):
-    fit = vi.fit(IMPROPER[name], {"a": 0.0, "b": np.zeros(2)}, key)
+    fit = fitted(IMPROPER[name], {"a": 0.0, "b": np.zeros(2)}, key)
     assert fit.verdict is vi.Verdict.IMPROPER
     assert not fit.trusted
     assert "unbounded or improper" in fit.reason
@@ -156,7 +160,7 @@ PROPER = {
 @pytest.mark.parametrize("name", PROPER)
 def test_fit_does_not_call_a_proper_density_improper(name, key):
     target, example, support, options = PROPER[name]
-    fit = vi.fit(target, example, key, support=support, **options)
+    fit = fitted(target, example, key, support=support, **options)
     assert fit.verdict is not vi.Verdict.IMPROPER, fit.reason
 
 
@@ -164,7 +168,7 @@ def test_fit_asks_for_a_support_where_draws_fall_outside(key):
     def target(z):
         return jnp.where(z["s"] > -1, -0.5 * (z["s"] + 1) ** 2, -jnp.inf) - 0.5 * z["t"] ** 2
 
-    fit = vi.fit(target, {"s": 0.0, "t": 0.0}, key)
+    fit = fitted(target, {"s": 0.0, "t": 0.0}, key)
     assert not fit.trusted
     assert "`support` for ['s']" in fit.reason, fit.reason
 
@@ -172,9 +176,9 @@ def test_fit_asks_for_a_support_where_draws_fall_outside(key):
 def test_fit_rejects_a_budget_without_a_tail(key):
     target, example = heavy(2, 5)
     with pytest.raises(ValueError, match="`max_evaluations` must be at least 100"):
-        vi.fit(target, example, key, max_evaluations=99)
+        fitted(target, example, key, max_evaluations=99)
     with pytest.raises(TypeError, match="`max_evaluations` must be a Python integer"):
-        vi.fit(target, example, key, max_evaluations=1e5)
+        fitted(target, example, key, max_evaluations=1e5)
 
 
 @pytest.mark.slow
@@ -194,7 +198,7 @@ def test_fit_of_a_hierarchical_regression_is_trusted_on_every_seed():
     scales = []
     for seed in range(10):
         support = {"intercept": vi.real(), "slopes": vi.real(), "tau": vi.positive()}
-        fit = vi.fit(log_density, example, jax.random.key(seed), support=support)
+        fit = fitted(log_density, example, jax.random.key(seed), support=support)
         assert fit.trusted, (seed, fit.reason)
         scales.append(vi.posterior_draws(fit, jax.random.key(seed), 8000)["tau"])
     # What two seeds say differs by the errors that a verdict allows: 0.05 and 0.025 of an sd.

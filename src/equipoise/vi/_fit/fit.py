@@ -72,8 +72,11 @@ def fit(
     quadratics exactly; any other family, or any with an ``optimizer``, starts at that normal and
     follows gradients of the ELBO. Last, importance weights judge q; where they are uneven, an
     adapted mixture of Student t gives better draws, and the verdict is about those. Where standard
-    errors alone are too large, more draws are made. A ``reason`` of no trust names the coordinate
-    by its path in the example, and what would help.
+    errors alone are too large, more draws are made. Where they are not trusted, two stages follow,
+    dearer ones, each from the same normal and judged alike. ``"conditional"`` finds the few
+    coordinates that bend the density, draws them from a mixture, and all others from the normal
+    that they leave. ``"annealed"`` moves particles from q to p and compares islands of them. A
+    ``reason`` of no trust names the coordinate by its path in the example, and what would help.
 
     The log density is compiled once for its equations and shapes, and once more within the steps
     of an optimizer; two or three small programs depend on the family alone. A density, family or
@@ -109,7 +112,12 @@ def fit(
             while standard errors alone forbid to trust them; above 50 coordinates only where
             k̂ ≤ ½, as errors of weights without a variance prove nothing. Default: ten seconds of
             work for one core, at 10⁹ elementary operations a second as the density's equations
-            count them; but 163 840 at least, and no more draws than have 2²⁵ numbers.
+            count them; but 163 840 at least, and no more draws than have 2²⁵ numbers. Of each later
+            stage it is the largest number of draws to keep, by default 32 768 and 16 384; one that
+            could not begin with it is left out.
+        escalate: How far to go where draws are not trusted: the name of the last stage, all of them
+            by default, or none. Nothing follows a fit that has not converged in a ``num_steps`` of
+            yours.
         gradient: Estimator that an optimizer follows, as in :func:`elbo`. Default: of
             closed-form entropy and sticking the landing the one with the smaller variance,
             measured every 100 steps.
@@ -148,9 +156,11 @@ def fit(
 
     Cost: a few dozen gradients and Newton paths for each of ``num_samples`` points, then 8192
         evaluations of ``log_density``; where q is poor or its draws are too few, up to
-        ``max_evaluations``. A verdict of no trust takes a few thousand more for its reason. With
-        ``data``, three to ten passes for derivatives at one point, and one for every 512
-        evaluations of the verdict; memory of 512 times ``batch_size`` terms beside the data.
+        ``max_evaluations``. A verdict of no trust takes a few thousand more for its reason. A draw
+        of the conditional stage takes about six Hessians and their factors; the annealed stage
+        takes a million gradients. With ``data``, three to ten passes for derivatives at one point,
+        and one for every 512 evaluations of the verdict; memory of 512 times ``batch_size`` terms
+        beside the data.
 
     Examples:
         >>> fit = vi.fit(lambda z: -0.5 * (z - 8) ** 2 / 0.04, jnp.zeros(()), jax.random.key(0))
@@ -158,7 +168,8 @@ def fit(
         8.000 True
 
     References:
-        :cite:t:`khan2023`, :cite:t:`zhang2022`, :cite:t:`vehtari2024`, :cite:t:`cappe2008`.
+        :cite:t:`khan2023`, :cite:t:`zhang2022`, :cite:t:`vehtari2024`, :cite:t:`cappe2008`,
+        :cite:t:`rue2009`, :cite:t:`delmoral2006`.
     """
     random_key("key", key)
     check_numbers(num_steps, num_samples, num_restarts, max_evaluations)

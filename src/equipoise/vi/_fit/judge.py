@@ -14,7 +14,7 @@ from equipoise.vi._families.draws import AnyArray
 from equipoise.vi._families.family import Family, Params
 from equipoise.vi._fit.loop import Found
 from equipoise.vi._fit.result import Fit, Source
-from equipoise.vi._fit.start import Local, lower_factor, no_modes, other_modes
+from equipoise.vi._fit.start import Local, find_starts, lower_factor, no_modes, other_modes
 from equipoise.vi._stages.beginning import Beginning
 from equipoise.vi._stages.escalate import Stage, Tried, escalated
 from equipoise.vi._target.points import Chance
@@ -31,6 +31,7 @@ from equipoise.vi._weights.verdict import (
     draws_needed,
     efficiency,
     is_better,
+    misses,
     verdict,
 )
 from equipoise.vi._weights.weighted import Weighted, weigh
@@ -43,6 +44,7 @@ _GOOD_KHAT = 0.5  # below it the weights have a finite variance
 _GOOD_EFFICIENCY = 0.25
 _CLOSE_MEAN, _CLOSE_SD = 0.05, 0.03
 _LEAST_ROUNDS = 8
+_MORE_STARTS = 8  # for each of several modes
 _LEAST = 20 * _NUM_DRAWS  # evaluations that a budget of ours has, however long one takes
 _SECONDS, _SPEED = 10.0, 1e9  # of work in it, at elementary operations a second
 _MAX_NUMBERS = 2**25  # of the draws that are held
@@ -173,6 +175,14 @@ def _weigh_adapted(
     return found, used + len(found.draws) // with_.num_draws
 
 
+def _more_modes(with_: _Judging, normal: _Normal, modes: Local, starts: Local) -> Local:
+    """Local normals that q leaves out, those among them that paths from farther away end at."""
+    mean, factor = with_.beginning(normal, modes).over_all_modes()
+    rng, number = with_.chance.starts, _MORE_STARTS * (1 + len(modes.elbo))
+    wider = find_starts(with_.target, mean.astype(starts.mean.dtype), rng, number, 2 * factor)
+    return other_modes(Local(*map(np.concatenate, zip(starts, wider, strict=True))), *normal)
+
+
 @np.errstate(all="ignore")  # what is not finite has a verdict
 def judge(with_: _Judging, found: Found, starts: Local | None, center: np.ndarray) -> Fit:
     """The fit with its diagnostics, best draws and verdict."""
@@ -186,6 +196,10 @@ def judge(with_: _Judging, found: Found, starts: Local | None, center: np.ndarra
     if normal is not None and starts is not None:
         modes = other_modes(starts, *normal)
     several = len(modes.elbo) > 0
+    if (
+        several and starts is not None and normal is not None
+    ):  # where there are two there may be more
+        modes = _more_modes(with_, normal, modes, starts)
     good = _is_good(measured)
     sure = good and family.moments is not None
     ratios: AnyArray = weighted.log_ratios
@@ -200,7 +214,8 @@ def judge(with_: _Judging, found: Found, starts: Local | None, center: np.ndarra
         doubt = disagreement(weighted, adapted)
         convincing = doubt and verdict(other) is Verdict.TRUSTED
         if several or is_better(other, measured) or convincing:
-            weighted, best, doubt = adapted, other, NO_DOUBT
+            weighted, best = adapted, other
+            doubt = doubt if misses(other, measured) else NO_DOUBT
     # Without a finite variance standard errors prove nothing, where no mixture can disagree.
     proves = small or measured.khat <= _GOOD_KHAT
     if weighted is of_q and sound and proves and draws_needed(measured) > with_.num_draws:

@@ -78,9 +78,15 @@ def _mean_of_first_draws(family: Family) -> Array:
 
 @np.errstate(all="ignore")  # a path ends where something is not finite
 def find_starts(
-    target: Target, center: np.ndarray, rng: np.random.Generator, num_restarts: int
+    target: Target,
+    center: np.ndarray,
+    rng: np.random.Generator,
+    num_restarts: int,
+    factor: np.ndarray | None = None,
 ) -> Local:
     """The best local normals from the center and ``num_restarts`` − 1 points around it.
+
+    They are around it as ``factor`` says, or by 1.
 
     Newton ascent from each of them keeps the point whose local normal has the largest ELBO. Where
     a mode exists the path ends there, and the normal is Laplace's. Where none does (a funnel
@@ -88,7 +94,9 @@ def find_starts(
     """
     d = len(center)
     noise = balanced(rng, _NUM_POINTS, d).astype(target.dtype)
-    starts = np.concatenate([center[None], center + rng.standard_normal((num_restarts - 1, d))])
+    around = rng.standard_normal((num_restarts - 1, d))
+    around = around if factor is None else around @ factor.T
+    starts = np.concatenate([center[None], center + around])
     best = Local(starts, np.tile(np.eye(d), (num_restarts, 1, 1)), np.full(num_restarts, -np.inf))
     places = [*_newton_paths(target, starts)]
     path, mean, factor = map(np.concatenate, zip(*places, strict=True))

@@ -10,7 +10,6 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from equipoise._jax.traced import Traced
 from equipoise._types import Array, PRNGKeyArray, Scalar
@@ -151,7 +150,13 @@ def anneal(
         )
         at, log_step = spread(at, key_m, now.beta, now.log_step)
         shots = jnp.where(cold, shots.at[taken].set(at.point), shots)
-        return at, now._replace(log_step=log_step), shots, taken + cold.astype(jnp.int32), rounds + 1
+        return (
+            at,
+            now._replace(log_step=log_step),
+            shots,
+            taken + cold.astype(jnp.int32),
+            rounds + 1,
+        )
 
     first = jax.vmap(jax.vmap(look))(islands.points)
     shots = jnp.zeros((SNAPSHOTS, *islands.points.shape), dtype)

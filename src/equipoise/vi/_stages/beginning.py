@@ -11,6 +11,7 @@ from equipoise.vi._weights.diagnose import Diagnostics
 from equipoise.vi._weights.verdict import Doubt
 from equipoise.vi._weights.weighted import Weighted
 
+
 class Beginning(NamedTuple):
     """Where a stage begins.
 
@@ -58,7 +59,7 @@ class Beginning(NamedTuple):
 
     def affordable(self, most: int) -> int:
         """Draws that a stage may make."""
-        return most if self.max_evaluations is None else min(most, self.max_evaluations)
+        return most if self.max_evaluations is None else self.max_evaluations
 
 
 class Drawn(NamedTuple):

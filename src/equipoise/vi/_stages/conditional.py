@@ -27,8 +27,8 @@ _NUM_POINTS = 64  # at which a density's bends are looked for
 _NUM_CHECKED = 256  # that are asked whether other modes are near
 _MOST_DRIVERS = 12
 _COMPONENTS, _NUM_ADAPTED = 12, 512  # of the drivers' mixture, and draws of a round
-_BUDGETED = 24  # rounds that a budget must allow
-_ROUNDS = (1, 8), (4, 4)  # that find the drivers, and that learn their tails with more draws
+_ROUNDS, _MORE, _BUDGETED = 8, 4, 32  # of the first time; draws of the second; rounds of a budget
+_LEAST_EFFECTIVE = 20  # draws for each driver, to tell their covariance
 _NUM_DRAWS, _MOST_DRAWS = 2048, 2**15  # of a round, and of all of them
 _ENOUGH = 0.25  # share of effective draws: no smaller set of drivers is tried
 _SHARE, _WIDER = 0.25, 1.0  # of draws from wider normals, and how much: over √coordinates
@@ -80,12 +80,31 @@ class _Conditional(NamedTuple):
         return bool(np.mean(apart) > _MOST_SPLIT)
 
     def adapted(self, num_samples: int) -> Callable[[int], Draws]:
-        """How to draw, from a mixture of the drivers that learned where they are."""
+        """How to draw, from a mixture of the drivers that learned where they are.
+
+        It learns twice: the second time in coordinates where they are standard, and with more
+        draws, as by then they are where the drivers are.
+        """
         start, chosen = self.start, self.drivers
         rows = start.factor[chosen]
         mean, root = start.mean[chosen], np.linalg.cholesky(rows @ rows.T)
+        draw = self._learned(mean, root, num_samples, _ROUNDS)
+        found = weigh(*draw(_MORE * num_samples))
+        if found.effective_sample_size > _LEAST_EFFECTIVE * len(chosen):
+            weights, drivers = np.exp(found.log_weights), found.draws[:, chosen]
+            mean = weights @ drivers
+            away = drivers - mean
+            root = np.linalg.cholesky((weights[:, None] * away).T @ away)
+        return self._learned(mean, root, _MORE * num_samples, _ROUNDS // 2)
+
+    def _learned(
+        self, mean: np.ndarray, root: np.ndarray, num_samples: int, num_rounds: int
+    ) -> Callable[[int], Draws]:
+        """The same in given coordinates of the drivers."""
+        start, chosen = self.start, self.drivers
         centers, factors, elbos = start.modes
-        seen = np.linalg.solve(root, rows)  # how white coordinates of all show in white drivers
+        seen = np.linalg.solve(root, start.factor[chosen])  # of coordinates where q is standard
+        centers = np.linalg.solve(root, start.mean[chosen] - mean) + centers @ seen.T
         spreads = seen @ factors
         factors = np.linalg.cholesky(spreads @ np.swapaxes(spreads, 1, 2))
 
@@ -94,10 +113,13 @@ class _Conditional(NamedTuple):
             # Tails decide the errors of sds, so more draws are wanted there than p has.
             return log_p - log_q + np.log1p(np.mean(noise**2, axis=1))
 
-        mixture = first_mixture(start.rng, _COMPONENTS, centers @ seen.T, factors, elbos)
-        for more, rounds in _ROUNDS:
-            number = more * num_samples
-            mixture, _ = adapt(log_p, mixture, start.rng, num_samples=number, num_rounds=rounds)
+        mixture, _ = adapt(
+            log_p,
+            first_mixture(start.rng, _COMPONENTS, centers, factors, elbos),
+            start.rng,
+            num_samples=num_samples,
+            num_rounds=num_rounds,
+        )
         wide, log_volume = defended(mixture), np.sum(np.log(np.diagonal(root)))
 
         def draw(number: int) -> Draws:
@@ -133,9 +155,14 @@ def draw_conditionally(start: Beginning) -> Drawn | None:
         return None
     points = transported(start.mean, start.factor, rng.standard_normal((_NUM_POINTS, d)))
     drivers = find_drivers(
-        start.density, start.positions, points.astype(start.dtype), start.sds, rng, most=_MOST_DRIVERS
+        start.density,
+        start.positions,
+        points.astype(start.dtype),
+        start.sds,
+        rng,
+        most=_MOST_DRIVERS,
     )
-    best, draw, first = -1.0, None, None
+    best, choice = -1.0, None
     while drivers:
         tried = _Conditional(start, np.sort(drivers))
         drivers = drivers[: len(drivers) // 2]
@@ -148,10 +175,10 @@ def draw_conditionally(start: Beginning) -> Drawn | None:
         share = float(found.effective_sample_size) / number
         share *= 1.0 if found.khat <= threshold(number) else 0.1
         if share > best:
-            best, draw, first = share, functools.partial(make, number), made
+            best, choice = share, (functools.partial(make, number), made)
         if share > _ENOUGH:
             break
-    if draw is None:
+    if choice is None:
         return None
-    weighted = grown(draw, first, num_rounds=2, most=budget // number)
+    weighted = grown(*choice, num_rounds=2, most=budget // number)
     return Drawn(weighted, summarize(weighted), NO_DOUBT)

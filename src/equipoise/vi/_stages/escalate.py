@@ -8,7 +8,14 @@ from equipoise.vi._stages.beginning import Beginning, Drawn
 from equipoise.vi._stages.conditional import draw_conditionally
 from equipoise.vi._stages.islands import draw_annealed
 from equipoise.vi._weights.remedy import Case, Explained
-from equipoise.vi._weights.verdict import Verdict, is_better, verdict
+from equipoise.vi._weights.verdict import (
+    Verdict,
+    disagreement,
+    is_better,
+    misses,
+    rarity,
+    verdict,
+)
 
 _STAGES: dict[str, Callable[[Beginning], Drawn | None]] = {
     "conditional": draw_conditionally,
@@ -56,12 +63,16 @@ def escalated(
         if drawn is None:
             continue
         weighted, found, doubt = drawn
-        said = verdict(found)
+        said, before = verdict(found), tried.case
+        if misses(found, before.found):
+            doubt = disagreement(before.weighted, weighted)
         if said is Verdict.TRUSTED and doubt:
             said = Verdict.DISAGREEMENT
-        case = tried.case._replace(verdict=said, found=found, weighted=weighted, doubt=doubt)
+        elif said is Verdict.TRUSTED and (doubt := rarity(weighted)):
+            said = Verdict.RARE
+        case = before._replace(verdict=said, found=found, weighted=weighted, doubt=doubt)
         why = explain(case)
         stages = (*tried.stages, Stage(name, why.sentence))
-        better = why.verdict is Verdict.TRUSTED or is_better(found, tried.case.found)
+        better = why.verdict is Verdict.TRUSTED or is_better(found, before.found)
         tried = Tried(case, why, name, stages) if better else tried._replace(stages=stages)
     return tried

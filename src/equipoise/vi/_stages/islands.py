@@ -6,33 +6,37 @@ import math
 import jax
 import numpy as np
 
+from equipoise.vi._families.draws import AnyArray
 from equipoise.vi._stages.annealed import ISLANDS, PARTICLES, SNAPSHOTS, Islands, anneal
 from equipoise.vi._stages.beginning import Beginning, Drawn
 from equipoise.vi._weights.diagnose import summarize
 from equipoise.vi._weights.verdict import disagreement, draws_needed
 from equipoise.vi._weights.weighted import Weighted
 
-_MOST_DRAWS = 2**15
+_MOST_DRAWS = 2**14
 _WIDEST = 3.0  # how much wider the widest island begins: over √coordinates
 _FIRST_STEP = 0.3
 
 
 @np.errstate(all="ignore")  # what is not finite has a verdict
-def draw_annealed(start: Beginning) -> Drawn:
+def draw_annealed(start: Beginning) -> Drawn | None:
     """Draws of all islands at temperature 1, in blocks until their errors suffice.
 
-    The first block is no part of them: draws must not have moved since.
+    The first block is no part of them: draws must not have moved since. None where the budget does
+    not allow for one block more.
     """
+    each = SNAPSHOTS * ISLANDS * PARTICLES
+    most = start.affordable(_MOST_DRAWS) // each
+    if not most:
+        return None
     rng, d, dtype = start.rng, len(start.mean), start.dtype
     widths = np.linspace(1, 1 + _WIDEST / math.sqrt(d), ISLANDS)
     points = widths[:, None, None] * rng.standard_normal((ISLANDS, PARTICLES, d))
-    islands = Islands(
-        points.astype(dtype),
-        *(np.asarray(x, dtype) for x in (0, np.zeros(ISLANDS), math.log(_FIRST_STEP), -np.inf)),
-    )
+    first: AnyArray = points, 0, np.zeros(ISLANDS), math.log(_FIRST_STEP), -np.inf
+    arrays: AnyArray = [np.asarray(x, dtype) for x in first]
+    islands = Islands(*arrays)
     mean, factor = start.over_all_modes()
     normal = mean.astype(dtype), factor.astype(dtype)
-    each = SNAPSHOTS * ISLANDS * PARTICLES
     blocks: list[np.ndarray] = []
     while True:
         key = jax.random.key(rng.integers(2**32, dtype=np.uint32))
@@ -43,7 +47,6 @@ def draw_annealed(start: Beginning) -> Drawn:
         if len(blocks) == 1:
             continue
         drawn = _compared(islands, [mean + block @ factor.T for block in blocks])
-        most = max(start.affordable(_MOST_DRAWS) // each, 1)
         if min(math.ceil(draws_needed(drawn.found) / each), most) < len(blocks):
             return drawn
 
@@ -57,13 +60,13 @@ def _compared(islands: Islands, blocks: list[np.ndarray]) -> Drawn:
     share = masses / np.sum(masses)
     number, d = kept.shape[1:]
 
-    def weighted_of(draws: np.ndarray) -> Weighted:
-        log_weights = np.repeat(np.log(share / draws.shape[1]), draws.shape[1])
-        effective = draws.shape[1] / np.sum(share**2)
-        khat = np.asarray(islands.khat, float)
+    def weighted_of(draws: AnyArray) -> Weighted:
+        log_weights: AnyArray = np.repeat(np.log(share / draws.shape[1]), draws.shape[1])
+        effective: AnyArray = draws.shape[1] / np.sum(share**2)
+        khat: AnyArray = np.asarray(islands.khat, float)
         return Weighted(draws.reshape(-1, d), log_weights, log_weights, khat, effective)
 
-    def spread(of_islands: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def spread(of_islands: AnyArray) -> tuple[AnyArray, AnyArray]:
         mean = share @ of_islands
         variance = share**2 @ (of_islands - mean) ** 2 * ISLANDS / (ISLANDS - 1)
         return mean, variance**0.5
@@ -71,7 +74,7 @@ def _compared(islands: Islands, blocks: list[np.ndarray]) -> Drawn:
     weighted = weighted_of(kept)
     mean, mean_error = spread(np.mean(kept, axis=1))
     variance, variance_error = spread(np.mean((kept - mean) ** 2, axis=1))
-    sd = variance**0.5
+    sd: AnyArray = variance**0.5
     found = dataclasses.replace(
         summarize(weighted),
         effective_sample_size=min(ISLANDS * number, np.min(sd / mean_error) ** 2),

@@ -15,10 +15,10 @@ _SMALLEST_WEIGHT = 0.01
 _EXCELLENT = 0.9  # share of effective draws that ends the adaptation
 _DEFENCE, _WIDER = 0.1, 2.0  # share of the wide component, and how much wider it is
 
-Proposed: TypeAlias = tuple[np.ndarray, np.ndarray]  # draws and their log densities
+_Proposed: TypeAlias = tuple[np.ndarray, np.ndarray]  # draws and their log densities
 
 
-class Mixture(NamedTuple):
+class _Mixture(NamedTuple):
     """Student t components: weights, means, Cholesky factors of the scale matrices."""
 
     weights: np.ndarray
@@ -26,7 +26,7 @@ class Mixture(NamedTuple):
     factors: np.ndarray
 
 
-def _component_log_probs(mixture: Mixture, draws: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _component_log_probs(mixture: _Mixture, draws: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Log of weight times density, and Mahalanobis distance, each (components, draws)."""
     d = draws.shape[1]
     constant = (
@@ -48,7 +48,7 @@ def _log_sums(log_terms: np.ndarray) -> np.ndarray:
     return largest + np.log(np.sum(np.exp(log_terms - largest), axis=0))
 
 
-def _sample(rng: np.random.Generator, mixture: Mixture, num_samples: int) -> np.ndarray:
+def _sample(rng: np.random.Generator, mixture: _Mixture, num_samples: int) -> np.ndarray:
     """Draws, stratified over the components."""
     d = mixture.means.shape[1]
     levels = (np.arange(num_samples) + 0.5) / num_samples
@@ -83,7 +83,7 @@ def _temper(log_ratios: np.ndarray, wanted: float) -> np.ndarray:
     return power * log_ratios - np.log(np.sum(np.exp(power * log_ratios)))
 
 
-def _improve(mixture: Mixture, draws: AnyArray, log_ratios: AnyArray) -> Mixture:
+def _improve(mixture: _Mixture, draws: AnyArray, log_ratios: AnyArray) -> _Mixture:
     """One EM step towards the weighted draws, which lowers KL(target ‖ mixture)."""
     n, d = draws.shape
     log_ratios = np.where(np.isfinite(log_ratios), log_ratios, np.finfo(float).min / 4)
@@ -101,7 +101,7 @@ def _improve(mixture: Mixture, draws: AnyArray, log_ratios: AnyArray) -> Mixture
     prior = 10.0 * (d + 1) / n
     scatter = (scatter + prior * np.eye(d)) / (weights + prior)[:, None, None]
     weights = np.maximum(weights, _SMALLEST_WEIGHT)
-    return Mixture(weights / np.sum(weights), means, np.linalg.cholesky(scatter))
+    return _Mixture(weights / np.sum(weights), means, np.linalg.cholesky(scatter))
 
 
 def first_mixture(
@@ -110,7 +110,7 @@ def first_mixture(
     means: np.ndarray,
     factors: np.ndarray,
     elbos: np.ndarray,
-) -> Mixture:
+) -> _Mixture:
     """Equal parts of unit components scattered around 0, and other modes by their ELBOs."""
     d = means.shape[1]
     scattered = 0.7 * rng.standard_normal((components, d))
@@ -118,24 +118,27 @@ def first_mixture(
     eye = np.tile(np.eye(d), (components, 1, 1))
     ours = np.full(components, 1.0 / components)
     total = np.concatenate([ours, np.maximum(np.exp(elbos), _SMALLEST_WEIGHT)])
-    return Mixture(
+    return _Mixture(
         total / np.sum(total), np.concatenate([scattered, means]), np.concatenate([eye, factors])
     )
 
 
-def propose(rng: np.random.Generator, mixture: Mixture, number: int) -> Proposed:
+def propose(rng: np.random.Generator, mixture: _Mixture, number: int) -> _Proposed:
     """Fresh draws and their log densities."""
     draws = _sample(rng, mixture, number)
     return draws, _log_sums(_component_log_probs(mixture, draws)[0])
 
 
-def defended(mixture: Mixture) -> Mixture:
+def defended(mixture: _Mixture) -> _Mixture:
     """The same with one wide component over all, for what the others have not met."""
     weights, means, factors = mixture
     mean = weights @ means
-    parts = np.concatenate([factors, (means - mean)[:, :, None]], axis=2) * weights[:, None, None] ** 0.5
+    parts = (
+        np.concatenate([factors, (means - mean)[:, :, None]], axis=2)
+        * weights[:, None, None] ** 0.5
+    )
     whole = np.linalg.cholesky(np.einsum("kis,kjs->ij", parts, parts))
-    return Mixture(
+    return _Mixture(
         np.append((1 - _DEFENCE) * weights, _DEFENCE),
         np.concatenate([means, mean[None]]),
         np.concatenate([factors, _WIDER * whole[None]]),
@@ -144,13 +147,13 @@ def defended(mixture: Mixture) -> Mixture:
 
 def adapt(
     log_p: Callable[[np.ndarray], np.ndarray],
-    mixture: Mixture,
+    mixture: _Mixture,
     rng: np.random.Generator,
     *,
     num_samples: int,
     num_rounds: int,
     patience: int = 3,
-) -> tuple[Mixture, int]:
+) -> tuple[_Mixture, int]:
     """Rounds of sampling and EM: the best mixture, and how many rounds it took.
 
     ``log_p`` takes the draws of a round, one a row. Adapts until the effective sample size has not

@@ -66,6 +66,8 @@ def explained(
             place, remedy = path(_missed(case.of_q)), _ANOTHER
     elif said is Verdict.DISAGREEMENT:
         place, remedy = path(doubt.place), _ANOTHER
+    elif said is Verdict.RARE:
+        place, remedy = path(doubt.place), "The weights of `fit.weighted` show it."
     elif said is not Verdict.TRUSTED:
         place, remedy = path(worst(said, case.weighted)), _ANOTHER
     missing = draws_needed(found) - int(found.num_draws)

@@ -14,6 +14,8 @@ _MAX_MEAN_ERROR = 0.05  # of an sd: five of these stay within a quarter of an sd
 _MAX_SD_ERROR = 0.025  # relative: four of these stay within a tenth
 _KHAT_ERROR = 0.1  # standard error of k̂ from the tail of 8192 draws, (1 + k) / √272
 _SAME_MEAN, _SAME_SD = 0.1, 0.05  # half of what a second opinion may find before it is a failure
+_EQUAL_DRAWS, _MAX_EQUAL_ERROR = 8192, 0.05  # two such errors stay within a tenth
+_LOST, _LEAST_LOST = 4.0, 0.05  # standard errors, and nats, of evidence that is really lost
 _MARGIN = 1.2  # on draws that should suffice, since an error is an estimate too
 
 
@@ -45,8 +47,12 @@ class Verdict(enum.StrEnum):
         f"above {_MAX_SD_ERROR}{{place}}."
     )
     DISAGREEMENT = (
-        "Not trusted: draws with heavier tails than q have other moments: "
+        "Not trusted: draws made another way have other moments: "
         "a mean {mean:.2f} sd away, an sd off by {sd:.0%}{place}."
+    )
+    RARE = (
+        f"Not trusted: of {_EQUAL_DRAWS} draws with equal weights "
+        "an sd is off by {sd:.0%}{place}, as rare ones make it."
     )
     TRUSTED = (
         "Trusted: k̂ is {khat:.2f} (limit {threshold:.2f}) and the draws are worth "
@@ -108,6 +114,16 @@ def is_better(one: Diagnostics, other: Diagnostics) -> bool:
     return efficiency(one) > efficiency(other)
 
 
+def misses(found: Diagnostics, other: Diagnostics) -> bool:
+    """Whether other draws found mass that these have not, as evidence is lost with what is missed.
+
+    Weights see only where draws fall: those that miss a mode have harmless weights.
+    """
+    error = math.hypot(float(found.log_evidence_error), float(other.log_evidence_error))
+    lost = float(other.log_evidence - found.log_evidence)
+    return bool(other.khat <= 1) and lost > max(_LOST * error, _LEAST_LOST)
+
+
 class Doubt(NamedTuple):
     """How far moments of two weightings are apart, in sds and relatively, and where the most."""
 
@@ -133,6 +149,20 @@ def disagreement(one: Weighted, other: Weighted) -> Doubt:
     sd = np.abs(first.sd / second.sd - 1)
     place = int(np.argmax(np.maximum(mean / _SAME_MEAN, sd / _SAME_SD)))
     return Doubt(float(np.max(mean)), float(np.max(sd)), place)
+
+
+def rarity(weighted: Weighted) -> Doubt:
+    """The error that an sd has in draws with equal weights, where it is too large.
+
+    Weighted draws may have far more of a tail than draws of the target itself.
+    """
+    weights = np.exp(weighted.log_weights)[:, None]
+    squares = (weighted.draws - np.sum(weights * weighted.draws, axis=0)) ** 2
+    variance = np.sum(weights * squares, axis=0)
+    spread = np.sum(weights * (squares - variance) ** 2, axis=0)
+    errors = (spread / _EQUAL_DRAWS) ** 0.5 / (2 * variance)
+    place = int(np.argmax(errors))
+    return Doubt(0.0, float(errors[place]), place) if errors[place] > _MAX_EQUAL_ERROR else NO_DOUBT
 
 
 def worst(of: Verdict, weighted: Weighted) -> int:
