@@ -63,7 +63,7 @@ def modes(centers, sds, shares):
     d = centers.shape[1]
 
     def log_density(z):
-        square = jnp.sum(((z - centers) / sds[:, None]) ** 2, axis=1)
+        square = jnp.sum(((z[None] - centers) / sds[:, None]) ** 2, axis=1)
         return logsumexp(-0.5 * square + np.log(shares) - d * np.log(sds))
 
     shares = shares / shares.sum()

@@ -245,7 +245,7 @@ def judge(with_: _Judging, found: Found, starts: Local | None, center: np.ndarra
         budget=with_.budget,
     )
     why = explain(case)
-    tried = Tried(case, why, source, (Stage(source, why.sentence),))
+    tried = Tried(case, why, source, (Stage(str(source), why.sentence),))
     if with_.stages and normal is not None:
         start = with_.beginning(normal, modes)
         tried = escalated(tried, with_.stages, start, explain)

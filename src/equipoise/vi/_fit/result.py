@@ -93,7 +93,11 @@ class Fit:
             ["  log evidence", Estimate(draws.log_evidence, draws.log_evidence_error)],
             ["  trusted", self.trusted],
             ["  reason", self.reason],
-            *(["  before", f"{one.source}. {one.reason}"] for one in self.stages[:-1]),
+            *(
+                ["  tried", f"{x.source}. {x.reason}"]
+                for x in self.stages
+                if x.source != self.source
+            ),
         ]
         return f"Fit\n{aligned(rows)}"
 
