@@ -7,9 +7,11 @@ import zlib
 # One device by default; tests that need eight start their own process.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("MPLBACKEND", "Agg")
-# Nearly all of the suite's time is compilation, of programs that run once on small arrays, and
-# every core has a worker of its own. The older emitters compile thrice as fast; later versions of
-# jaxlib no longer have them, and abort where they meet an unknown flag.
+# Every core has a worker of its own: threads of its libraries would only wait for each other.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+# Nearly all of the suite's time is compilation, of programs that run once on small arrays. The
+# older emitters compile thrice as fast; later versions of jaxlib no longer have them, and abort
+# where they meet an unknown flag.
 os.environ.setdefault(
     "XLA_FLAGS",
     "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"

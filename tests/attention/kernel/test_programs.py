@@ -43,7 +43,7 @@ def compilations():
     jax.monitoring.register_event_duration_secs_listener(listen)
     jax.clear_caches()
     yield found
-    jax.monitoring.clear_event_listeners()
+    jax.monitoring.unregister_event_duration_listener(listen)
 
 
 @pytest.mark.parametrize("is_causal", [False, True])

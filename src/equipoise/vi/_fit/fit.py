@@ -116,8 +116,8 @@ def fit(
             stage it is the largest number of draws to keep, by default 32 768 and 16 384; one that
             could not begin with it is left out.
         escalate: How far to go where draws are not trusted: the name of the last stage, all of them
-            by default, or none. Nothing follows a fit that has not converged in a ``num_steps`` of
-            yours.
+            by default, or none. Nothing follows a fit on ``data``, nor one that has not converged in
+            a ``num_steps`` of yours.
         gradient: Estimator that an optimizer follows, as in :func:`elbo`. Default: of
             closed-form entropy and sticking the landing the one with the smaller variance,
             measured every 100 steps.
@@ -209,8 +209,9 @@ def fit(
         on, key = batches or target, random.step_key
         with shown(progress, steps) as report:
             found = fit_gradient(on, family, optimizer, settings, key, state, steps, report)
-    if batches is not None:  # an ELBO on some rows is no ELBO
+    if batches is not None:  # an ELBO on some rows is no ELBO, and stages hold all rows at once
         found = found._replace(elbo=None, converged=found.converged and begun.at_rest)
+        stages = ()
     if num_steps is not None and not found.converged:  # it is to end after your number of steps
         stages = ()
     judges = judging(target, family, random, max_evaluations, stages)

@@ -10,7 +10,16 @@ import numpy as np
 
 from equipoise._check import at, positive_integer, random_key, type_error
 from equipoise._jax.traced import Traced, traced
-from equipoise._types import Array, PRNGKeyArray, PyTree, Scalar, aligned, result, static_field
+from equipoise._types import (
+    Array,
+    PRNGKeyArray,
+    PyTree,
+    Scalar,
+    aligned,
+    field_by_field,
+    result,
+    static_field,
+)
 from equipoise.vi._families.draws import AnyArray
 from equipoise.vi._fit.fit import fit as default_fit
 from equipoise.vi._fit.result import Fit, posterior_draws
@@ -50,6 +59,8 @@ class Calibration:
 
     def __str__(self) -> str:
         """A row a number, and how many fits were trusted."""
+        if isinstance(self.ranks, jax.core.Tracer) or np.ndim(self.ranks) != 2:
+            return field_by_field(self)
         trusted = np.asarray(self.trusted)
         center = np.asarray(self.ranks).mean(axis=0) / self.num_draws
         columns = self.names, center, *map(np.asarray, (self.chi_square, self.p_value))
@@ -59,8 +70,6 @@ class Calibration:
         ]
         table = aligned(rows, header=["", "mean rank", "chi-square", "p-value", "uniform"])
         return f"Calibration: {trusted.sum()} of {trusted.size} fits are trusted\n{table}"
-
-    __repr__ = __str__  # in a notebook too
 
 
 @at("vi.calibrate")

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from equipoise._check import at, value_error
-from equipoise._types import Array, aligned, result, static_field
+from equipoise._types import Array, aligned, field_by_field, result, static_field
 from equipoise.vi._families.draws import AnyArray
 from equipoise.vi._families.family import Family
 from equipoise.vi._fit.result import Fit
@@ -53,6 +53,8 @@ class Summary:
 
     def __str__(self) -> str:
         """A table; where it is long, its beginning and end."""
+        if isinstance(self.mean, jax.core.Tracer) or np.ndim(self.mean) != 1:
+            return field_by_field(self)
         share = f"{self.coverage:.0%}"
         header = ["", "mean", "error", share, "sd", share, *(f"{p:.4g}" for p in self.levels)]
         columns = [
@@ -70,8 +72,6 @@ class Summary:
             gap = [f"  … {left_out} more", *[""] * (len(header) - 1)]
             cells = [*cells[:half], gap, *cells[-half:]]
         return f"Summary. {self.reason}\n{aligned(cells, header=header)}"
-
-    __repr__ = __str__  # in a notebook too
 
 
 def _texts(values: Array) -> list[str]:
