@@ -116,8 +116,8 @@ def fit(
             stage it is the largest number of draws to keep, by default 32 768 and 16 384; one that
             could not begin with it is left out.
         escalate: How far to go where draws are not trusted: the name of the last stage, all of them
-            by default, or none. Nothing follows a fit on ``data``, nor one that has not converged in
-            a ``num_steps`` of yours.
+            by default, or none. Nothing follows a fit on ``data``, nor one that has not converged
+            in a ``num_steps`` of yours.
         gradient: Estimator that an optimizer follows, as in :func:`elbo`. Default: of
             closed-form entropy and sticking the landing the one with the smaller variance,
             measured every 100 steps.
