@@ -66,6 +66,9 @@ def test_docstring_carries_the_contract(area, name):
         if dataclasses.is_dataclass(value):
             fields = {f.name for f in dataclasses.fields(value) if not f.name.startswith("_")}
             assert fields <= documented(parts["Attributes"]), "every field is described"
+        for attribute, member in inspect.getmembers(value, lambda x: isinstance(x, property)):
+            first = (member.__doc__ or "").split("\n")[0]
+            assert ": " not in first, f"{attribute}: what is before the colon reads as a type"
         return
     signature = inspect.signature(value)
     assert not any(

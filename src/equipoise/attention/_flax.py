@@ -37,7 +37,7 @@ def flax_attention_fn(
         s_{ij} = \frac{q_i \cdot k_j}{\sqrt{h}} + b_{ij}
 
     Pass it to ``flax.nnx.MultiHeadAttention`` or ``flax.linen.MultiHeadDotProductAttention``, with
-    options of this library bound by :func:`functools.partial`.
+    options of this library bound by ``functools.partial``.
 
     Args:
         query: q. Shape ``(*batch, t, n, h)``.

@@ -47,7 +47,7 @@ class Bounds(Mapping[Label, float]):
 
     @property
     def in_turn(self) -> float:
-        """Seconds in all where no part runs beside another: the sum of the parts' bounds."""
+        """The sum of the bounds, which holds where no part runs beside another."""
         return sum(self.values())
 
     def _each(self) -> list[tuple[float, float, float]]:

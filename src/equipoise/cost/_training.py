@@ -62,7 +62,7 @@ class TrainingCost:
 
     @property
     def prepared_flops(self) -> Expression:
-        """Operations by which the forward pass exceeds the function: they serve the derivative.
+        """Operations of the forward pass beyond the function, which serve the derivative.
 
         ``forward.flops`` is the sum of these and of ``analyze(fn).flops``.
         """

@@ -117,7 +117,7 @@ class Mask:
         raise NotImplementedError
 
     def fitted(self, sizes: tuple[int, ...], offset: int | Array) -> "Mask":
-        """The mask of a problem of these (*batch, n, t, s), whose first row is at the offset.
+        """The mask of a problem of these ``(*batch, n, t, s)``, whose first row is at the offset.
 
         An array that does not fit raises.
         """
