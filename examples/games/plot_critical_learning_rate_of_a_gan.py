@@ -21,7 +21,7 @@ import jax.numpy as jnp
 import optax
 
 from equipoise import games
-from equipoise.plot import COLORS, new_grid
+from equipoise.plot import COLORS, eigenvalue_paths, new_grid
 
 jax.config.update("jax_enable_x64", val=True)
 
@@ -117,3 +117,11 @@ assert moved < 1e-6  # training had arrived
 for name, (_, (below, above)) in judged.items():
     assert below[-1] < 0.1 * below[0], name
     assert not above[-1] < above[0], name
+
+# %%
+# The spectrum of one update, from small steps in blue to 1.1 times the critical one. Many
+# eigenvalues stay inside of the circle; one reaches it first:
+
+rule, (critical, _) = rules["SGD, alternating"], judged["SGD, alternating"]
+etas = jnp.linspace(0.02, 1.1, 28) * critical.step_size
+eigenvalue_paths(game, rule, found.players, step_sizes=etas, critical=critical)
