@@ -97,8 +97,12 @@ def picture(rows: list[dict], target: pathlib.Path) -> None:
             bounds = [1e3 * times[name, "bound"] for name in chosen]
             measured = [1e3 * times[name, "measured"] for name in chosen]
             ax.loglog(bounds, measured, "o", color=color, label=f"bound by {kind}")
-            for name, x, y in zip(chosen, bounds, measured, strict=True):
-                ax.annotate(name, (x, y), (5, -3), textcoords="offset points", fontsize=7)
+        # Names stand left, away from the line; neighbors in height above and below their points.
+        for i, name in enumerate(sorted(programs, key=lambda name: times[name, "measured"])):
+            at = 1e3 * times[name, "bound"], 1e3 * times[name, "measured"]
+            style = {"ha": "right", "va": "top" if i % 2 else "bottom", "fontsize": 7}
+            ax.annotate(name, at, (-5, 0), textcoords="offset points", **style)
+        ax.set_xlim(left=0.15 * ax.get_xlim()[0])
         ends = [1e3 * min(times.values()), 1e3 * max(times.values())]
         ax.plot(ends, ends, color="black", linewidth=1)
         ax.set(xlabel="bound (ms)", ylabel="measured (ms)", title="No program beats its bound")
