@@ -118,8 +118,8 @@ def fit(
         escalate: How far to go where draws are not trusted: the name of the last stage, all of them
             by default, or none. Nothing follows a fit on ``data``, nor one that has not converged
             in a ``num_steps`` of yours.
-        gradient: Estimator that an optimizer follows, as in :func:`elbo`. Default: of
-            closed-form entropy and sticking the landing the one with the smaller variance,
+        gradient: Estimator that an optimizer follows, as in :func:`elbo`. Default:
+            whichever of closed-form entropy and sticking the landing has the smaller variance,
             measured every 100 steps.
         data: A pytree of arrays with rows in front, some of which are then an argument of
             ``log_density(position, batch, scale)``: the prior, and ``scale`` times the sum of their
