@@ -15,6 +15,8 @@ comes near before the loss is learned.
 # %%
 # A perceptron that learns a wave.
 
+from operator import itemgetter
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -70,7 +72,7 @@ for name, (optimizer, rate) in RUNS.items():
     reached = jax.jit(path, static_argnums=(0, 1))(optimizer, rate)
     looks = [
         games.critical_learning_rate(loss, params, optimizer, optimizer_state=state)
-        for params, state in (jax.tree.map(lambda x: x[k], reached) for k in range(NUM_LOOKS))  # noqa: B023
+        for params, state in (jax.tree.map(itemgetter(k), reached) for k in range(NUM_LOOKS))
     ]
     found[name] = jax.tree.map(lambda *leaves: jnp.stack(leaves), *looks)
 
