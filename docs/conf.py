@@ -3,6 +3,7 @@
 import importlib
 import importlib.metadata
 import inspect
+import json
 import os
 import pathlib
 import re
@@ -12,6 +13,8 @@ import sys
 # versions of jaxlib no longer have them, and abort where they meet an unknown flag.
 if importlib.metadata.version("jaxlib").startswith(("0.9.", "0.10.")):
     os.environ.setdefault("XLA_FLAGS", "--xla_cpu_use_fusion_emitters=false")
+# Threads of LAPACK only wait for each other on matrices as small as those of the examples.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 import jax
 from sphinx.pycode import ModuleAnalyzer
@@ -39,6 +42,7 @@ extensions = [
     "sphinx_design",
     "sphinx_gallery.gen_gallery",
     "sphinxcontrib.bibtex",
+    "sphinx_llm.txt",
 ]
 templates_path = ["_templates"]
 exclude_patterns = [
@@ -55,6 +59,14 @@ suppress_warnings = ["config.cache"]
 # Names of other projects are text here: the pages make no outside request.
 nitpicky = True
 nitpick_ignore_regex = [(r"py:.*", r"(jax|optax|chex|numpy|collections|fractions)(\..*)?")]
+
+# Each page in Markdown beside it, and all of them listed in llms.txt, made of what Sphinx has read.
+llms_txt_description = (
+    "JAX library: attention, variational inference, games, cost of sequence models."
+)
+llms_txt_build_parallel = False
+llms_txt_suffix_mode = "replace"
+llms_txt_nested_enabled = False
 
 autosummary_generate = True
 autodoc_preserve_defaults = True
@@ -90,15 +102,19 @@ html_theme_options = {
     "navbar_align": "left",
     "show_toc_level": 2,
     "navigation_with_keys": False,
+    "header_links_before_dropdown": 6,
     "secondary_sidebar_items": {"**": ["page-toc"], "index": []},
     "footer_start": ["copyright"],
     "footer_end": [],
 }
 
 
-def reset_jax(_gallery, _name):
-    """Examples that ask for float64 do not ask for the next one."""
+def reset_jax(_gallery, name):
+    """Each example begins in float32, and compiles as fast as it can unless it reads a clock."""
     jax.config.update("jax_enable_x64", val=False)
+    jax.config.update(
+        "jax_disable_most_optimizations", val=not (ROOT / "examples" / "cost" / name).exists()
+    )
 
 
 sphinx_gallery_conf = {
@@ -159,7 +175,21 @@ def write_if_changed(page: pathlib.Path, lines: list[str]) -> None:
 write_api_pages()
 sys.path.insert(0, str(ROOT))
 importlib.import_module("docs.performance").write_performance_page()
-importlib.import_module("docs.pages").write_pictures()
+pages = importlib.import_module("docs.pages")
+pages.write_pictures()
+pages.write_notebooks()
+
+
+def outdated_mini_galleries(app, env, _added, _changed, _removed):
+    """Pages of names whose examples are others than when the pages were last read."""
+    kept = HERE / "gallery" / "backreferences" / "backreferences_all.json"
+    examples = json.loads(kept.read_text())
+    before = getattr(env, "equipoise_examples", {})
+    env.equipoise_examples = examples
+    names = {
+        name for name in before.keys() | examples.keys() if before.get(name) != examples.get(name)
+    }
+    return [page for page in env.found_docs if page.removeprefix("api/generated/") in names]
 
 
 def hide_constructor(_app, what, _name, _obj, _options, signature, annotation):
@@ -200,6 +230,7 @@ def keep_symbols(_app, _what, _name, _obj, _options, lines):
 
 def setup(app):
     """Connect the hooks above."""
+    app.connect("env-get-outdated", outdated_mini_galleries)
     app.connect("html-page-context", break_long_names)
     app.connect("autodoc-process-signature", hide_constructor)
     app.connect("autodoc-process-docstring", describe_constant)
