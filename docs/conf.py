@@ -17,6 +17,7 @@ if importlib.metadata.version("jaxlib").startswith(("0.9.", "0.10.")):
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 import jax
+from docutils import nodes
 from sphinx.pycode import ModuleAnalyzer
 from sphinx.util import logging
 
@@ -24,6 +25,7 @@ import equipoise
 
 HERE = pathlib.Path(__file__).parent
 ROOT = HERE.parent
+MARKDOWN_LACKS = ("abbreviation", "citation", "PassthroughTextElement")
 AREAS = ("attention", "vi", "games", "cost", "layers", "plot")
 
 project = "Equipoise"
@@ -67,6 +69,8 @@ llms_txt_description = (
 llms_txt_build_parallel = False
 llms_txt_suffix_mode = "replace"
 llms_txt_nested_enabled = False
+llms_txt_full_build = True
+llms_txt_suppress_unknown_node_warnings = ["imgsgnode"]  # thumbnails
 
 autosummary_generate = True
 autodoc_preserve_defaults = True
@@ -137,29 +141,27 @@ sphinx_gallery_conf = {
 
 
 def write_api_pages() -> None:
-    """A page an area, in the teaching order of its ``__all__``; the names' pages follow from it."""
-    index = ["API", "===", "", ".. toctree::", "   :hidden:", ""]
-    index += [f"   {area}" for area in AREAS]
+    """A page per area in the teaching order of its ``__all__``; the names' pages follow from it."""
+    index = ["API", "===", "", "Every public name with its first line, by area.", ""]
+    index += [".. toctree::", "   :hidden:", "", *(f"   {area}" for area in AREAS)]
     for area in AREAS:
         module = importlib.import_module(f"equipoise.{area}")
         title = f"equipoise.{area}"
         text = inspect.cleandoc(module.__doc__ or "")
-        index += ["", f":doc:`{title} <{area}>`", f"   {text.splitlines()[0]}"]
-        lines = [
+        pages_of_names = ["   :toctree: generated", "   :template: autosummary/name.rst"]
+        module_line, names = f".. currentmodule:: {title}", [f"   {n}" for n in module.__all__]
+        table = [".. autosummary::", "   :nosignatures:"]
+        index += [
+            "",
             title,
-            "=" * len(title),
+            "-" * len(title),
             "",
-            text,
+            f"{text.splitlines()[0]} (:doc:`more <{area}>`)",
             "",
-            f".. currentmodule:: equipoise.{area}",
-            "",
-            ".. autosummary::",
-            "   :toctree: generated",
-            "   :template: autosummary/name.rst",
-            "   :nosignatures:",
-            "",
-            *(f"   {name}" for name in module.__all__),
         ]
+        index += [module_line, "", *table, "", *names]
+        lines = [title, "=" * len(title), "", text, "", module_line, ""]
+        lines += [*table, *pages_of_names, "", *names]
         write_if_changed(HERE / "api" / f"{area}.rst", lines)
     write_if_changed(HERE / "api" / "index.rst", index)
 
@@ -190,6 +192,16 @@ def outdated_mini_galleries(app, env, _added, _changed, _removed):
         name for name in before.keys() | examples.keys() if before.get(name) != examples.get(name)
     }
     return [page for page in env.found_docs if page.removeprefix("api/generated/") in names]
+
+
+def spell_out(app, doctree, _page):
+    """Marks in signatures, references and titles of cards, for which Markdown has no elements."""
+    if app.builder.name != "llms-markdown":
+        return
+    for node in [n for n in doctree.findall() if type(n).__name__ in MARKDOWN_LACKS]:
+        text = [child for child in node.children if not isinstance(child, nodes.label)]
+        inline = isinstance(node, nodes.abbreviation)
+        node.replace_self(text if inline else nodes.compound("", *text))
 
 
 def hide_constructor(_app, what, _name, _obj, _options, signature, annotation):
@@ -231,6 +243,7 @@ def keep_symbols(_app, _what, _name, _obj, _options, lines):
 def setup(app):
     """Connect the hooks above."""
     app.connect("env-get-outdated", outdated_mini_galleries)
+    app.connect("doctree-resolved", spell_out)
     app.connect("html-page-context", break_long_names)
     app.connect("autodoc-process-signature", hide_constructor)
     app.connect("autodoc-process-docstring", describe_constant)

@@ -73,8 +73,8 @@ errors = [
 ]
 
 # %%
-figure = plot.attention_costs(lengths, memory, {})
-left, right = figure.axes
+figure, (left, right) = plot.new_grid(1, 2, size=(8.2, 3.6))
+plot.attention_costs(lengths, memory, {}, ax=(left, right))
 curvature = "Hessian-vector product"
 times = memory[f"jax.nn, {curvature}"][-1] / memory[curvature][-1]
 with plot.styled():

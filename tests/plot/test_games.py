@@ -160,7 +160,7 @@ def test_noise_floors_end_where_the_variance_grows():
     ax = plot.noise_floors(floors, step_sizes=etas, critical=critical, played=floors.distance)
     np.testing.assert_allclose(ax.lines[0].get_xdata(), [0.5, 1.0, 1.5])
     assert ax.get_title(loc="left") == "The variance grows from η = 2 on"
-    with pytest.raises(ValueError, match="`floors` must be one a step size"):
+    with pytest.raises(ValueError, match="`floors` must be one per step size"):
         plot.noise_floors(floors, step_sizes=etas[:2])
 
 
@@ -177,5 +177,5 @@ def test_sharpness_says_when_training_comes_to_the_edge():
     assert ax.get_title(loc="left") == "Training is at the edge from step 10 on"
     ax = plot.sharpness(found, steps=steps, learning_rate=0.1)
     assert ax.get_title(loc="left") == "Training comes as near as 0.25 of the edge"
-    with pytest.raises(ValueError, match="`found` must have one entry a step"):
+    with pytest.raises(ValueError, match="`found` must have one entry per step"):
         plot.sharpness(found, steps=steps[:2], learning_rate=0.5)

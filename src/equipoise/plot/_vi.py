@@ -23,7 +23,7 @@ def elbo_curve(
 
     Args:
         steps: Number of the step of each bound.
-        bounds: An :class:`equipoise.vi.Estimate` whose fields have one entry a step.
+        bounds: An :class:`equipoise.vi.Estimate` whose fields have one entry per step.
         optimum: The exact best bound, or the log evidence, as a line.
         ax: Axes to draw on. Default: those of a new figure.
 
