@@ -120,6 +120,10 @@ def test_phase_plane_shows_how_far_each_path_ends():
     labels = [text.get_text() for text in ax.get_legend().get_texts()]
     # ‖z‖ grows by √(1 + η²) a step, or shrinks by it: 1.25² in four steps.
     assert labels == ["simultaneous: distance ×1.56", "proximal_point: distance ×0.64"]
+    # An arrow each, along the step that first leads far enough.
+    assert len(ax.texts) == len(paths)
+    for arrow, path in zip(ax.texts, paths.values(), strict=True):
+        assert list(arrow.xyann) in np.stack(path, 1).tolist()
     assert ax.get_xlabel()
     assert ax.get_ylabel()
 

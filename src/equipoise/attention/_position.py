@@ -142,7 +142,7 @@ def _turns(positions: Array, r: int, base: float, dtype: jnp.dtype) -> tuple[Arr
 
 @result
 class Alibi:
-    """Slopes, one a head, that can be passed as ``score_fn``.
+    """Slopes, one per head, that can be passed as ``score_fn``.
 
     Attributes:
         slopes: m, ``(n,)``.
