@@ -36,8 +36,9 @@ from equipoise.attention._kernel.problem import Block, Problem
 from equipoise.attention._kernel.schedule import most_of_batch, possible_blocks
 from equipoise.attention._kernel.scores import scores
 
-# Without pages, tokens of a block; and tokens that are read at once where a device is wide.
-_BLOCK, _AT_ONCE = 256, 2**14
+# Without pages, tokens of a block; tokens that are read at once where a device is wide; and pairs
+# of which a number is found by comparing all.
+_BLOCK, _AT_ONCE, _FEW = 256, 2**14, 2**12
 
 
 class _Sums(NamedTuple):
@@ -56,6 +57,9 @@ def read(problem: Problem, cache: KVCache, rows: Rows) -> tuple[Array, Array]:
     ends, count = _listed(problem, grid)
     e, dtype = cache.value.shape[-1], problem.dtype
     at_once = pairs_at_once(b, grid)
+    # A row of the table takes no longer to compare than to search, and is a shorter program.
+    search = "compare_all" if ends.size <= _FEW else "scan_unrolled"
+    per_row = jnp.full(at_once, grid.key_blocks, jnp.int32)
     zero = zero_like_all((*jax.tree.leaves((problem, cache, rows.entry)), ends), dtype)
     start = _Sums(
         # Finite, so that what is -inf beside it has weight 0.
@@ -67,8 +71,8 @@ def read(problem: Problem, cache: KVCache, rows: Rows) -> tuple[Array, Array]:
     def some(number: Array, sums: _Sums) -> _Sums:
         numbers = number * at_once + jnp.arange(at_once, dtype=jnp.int32)
         # The pair whose number it is: the first up to which there are more.
-        pair = jnp.searchsorted(ends, numbers, side="right", method="scan_unrolled")
-        row, block = jnp.divmod(pair.astype(jnp.int32), np.int32(grid.key_blocks))
+        pair = jnp.searchsorted(ends, numbers, side="right", method=search).astype(jnp.int32)
+        row, block = lax.div(pair, per_row), lax.rem(pair, per_row)
         if at_once == 1:
             return _put(sums, _part(problem, cache, rows, grid, row[0], block[0]), row[0])
         parts = jax.vmap(lambda row, block: _part(problem, cache, rows, grid, row, block))
@@ -137,7 +141,7 @@ def _part(
     key, value = wide(cache.key, cache.key_scale), wide(cache.value, cache.value_scale)
     # A value that may not be read reaches nothing: it counts as 0, and if it is not finite its key
     # is NaN, as are those of a page that is not there, which reaches those who may read it.
-    key = key + only(broken_values(value), there, jnp.nan)[..., None]
+    key = key + jnp.where(there, broken_values(value), jnp.nan)[..., None]
     part = dataclasses.replace(
         problem,
         query=lax.dynamic_slice_in_dim(problem.query, row, 1, 0),

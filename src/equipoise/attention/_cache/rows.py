@@ -3,6 +3,7 @@
 import math
 
 import jax.numpy as jnp
+from jax import lax
 
 from equipoise._check import type_error, value_error
 from equipoise._types import Array, record, static_field
@@ -68,12 +69,8 @@ def num_rows(cache: KVCache) -> int:
 
 
 def page_of(cache: KVCache, entry: Array, number: Array) -> Array:
-    """The row of the storage where an entry has its positions from number · columns on.
-
-    The count of rows stands for none.
-    """
-    if cache.page_table is None:
-        return jnp.where(number == 0, entry, num_rows(cache))
+    """The number-th page of an entry; where there is none, the count of pages."""
+    assert cache.page_table is not None
     table = cache.page_table.reshape(-1, cache.page_table.shape[-1])
     page = table.at[entry, number].get(mode="fill", fill_value=-1)
     return or_none(page, num_rows(cache))
@@ -81,10 +78,13 @@ def page_of(cache: KVCache, entry: Array, number: Array) -> Array:
 
 def address(cache: KVCache, entry: Array, positions: Array) -> tuple[Array, Array]:
     """Row and column of the storage where positions of entries lie; the count of rows for none."""
+    if cache.page_table is None and not cache.ring:
+        return jnp.where(positions < cache.capacity, entry, num_rows(cache)), positions
+    size = jnp.full(positions.shape, cache.key.shape[-3], jnp.int32)
+    column = lax.rem(positions, size)
     if cache.ring:
-        positions = positions % cache.capacity
-    size = cache.key.shape[-3]
-    return page_of(cache, entry, positions // size), positions % size
+        return jnp.broadcast_to(entry, positions.shape), column
+    return page_of(cache, entry, lax.div(positions, size)), column
 
 
 def or_none(numbers: Array, count: int) -> Array:
