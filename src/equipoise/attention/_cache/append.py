@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from equipoise._check import at, floating_array, value_error
+from equipoise._jax.varying import alike
 from equipoise._types import Array, Float, Int
 from equipoise.attention._cache.cache import KVCache, check_cache, places
 from equipoise.attention._cache.checks import check_room
@@ -106,7 +107,8 @@ def appended(
 
     def written(old: Array, new: Array) -> Array:
         new = new.astype(old.dtype).reshape(*row.shape, *new.shape[len(rows.batch) + 1 :])
-        found: Array = jax.lax.cond(room, _write, _keep, in_rows(cache, old), new, row, column)
+        operands = alike([in_rows(cache, old), new, row, column])
+        found: Array = jax.lax.cond(room, _write, _keep, *operands)
         return found.reshape(old.shape)
 
     def both(old: Array, scale: Array | None, new: Array) -> tuple[Array, Array | None]:

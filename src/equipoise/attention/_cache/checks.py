@@ -53,16 +53,17 @@ def check_entries(cache: KVCache, entries: np.ndarray) -> None:
 
 
 def _check_pages(cache: KVCache, entries: np.ndarray, start: np.ndarray, end: np.ndarray) -> None:
-    size, pages = cache.key.shape[0], np.asarray(cache.page_table)
+    count, size = cache.key.shape[:2]
+    pages = np.asarray(cache.page_table)
     pages = pages.reshape(-1, pages.shape[-1])[entries]
-    first = np.arange(pages.shape[-1]) * cache.key.shape[-3]
-    written = (first < end[:, None]) & (first + cache.key.shape[-3] > start[:, None])
-    lost = written & ((pages < 0) | (pages >= size))
+    first = np.arange(pages.shape[-1]) * size
+    new = (first < end[:, None]) & (first + size > start[:, None])
+    lost = (pages >= count) | (new & (pages < 0))
     if lost.any():
+        row, number = np.argwhere(lost)[0]
         raise value_error(
             "page_table",
-            f"must name pages 0, …, {size - 1} for the new tokens",
-            f"{pages[lost][0]} for positions from {first[np.nonzero(lost)[1][0]]} on of entry "
-            f"{entries[np.nonzero(lost)[0][0]]}",
-            "Give it pages with attention.reserve_pages().",
+            f"must name pages 0, …, {count - 1}, and one for each new token",
+            f"{pages[row, number]} for positions from {first[number]} on of entry {entries[row]}",
+            "Give entries pages with attention.reserve_pages().",
         )
