@@ -84,20 +84,20 @@ def schedule_of(problem: Problem, grid: Grid) -> Schedule:
     ones = jnp.ones if is_named(grid.rows, grid.keys) else np.ones
     possible: Flags = ones((grid.row_blocks, grid.key_blocks), bool)
     if problem.mask is not None:
-        found = _possible(problem.mask, problem.offset, grid) & possible[None]
+        found = possible_blocks(problem.mask, problem.offset, grid) & possible[None]
         possible = found.any(axis=0)  # type: ignore[assignment]
     if isinstance(possible, np.ndarray):
         # Arrays of NumPy, so that no program makes them.
         lists = *np.nonzero(possible), np.cumsum(possible.sum(axis=1))
         known: PyTree = [x.astype(np.int32) for x in lists]
         return Schedule._make(known)
-    possible = any_of_batch(possible)
+    possible = most_of_batch(possible)
     first = jnp.argsort(~possible.reshape(-1), stable=True).astype(jnp.int32)
     row, key = jnp.divmod(first, int32(grid.key_blocks))
     return Schedule(row, key, jnp.cumsum(possible.sum(axis=1, dtype=jnp.int32)))
 
 
-def _possible(mask: Mask, offset: int | Array, grid: Grid) -> Flags:
+def possible_blocks(mask: Mask, offset: int | Array, grid: Grid) -> Flags:
     """Whether a block may hold a pair, broadcasting to (batch, row blocks, key blocks)."""
     rows = _ends(grid.rows, grid.row_block, grid.row_blocks)
     keys = _ends(grid.keys, grid.key_block, grid.key_blocks)
@@ -110,12 +110,17 @@ def _possible(mask: Mask, offset: int | Array, grid: Grid) -> Flags:
 
 
 @jax.custom_batching.custom_vmap
-def any_of_batch(flags: Array) -> Array:
-    """The flags; under vmap, whether any entry has them, so that a loop keeps one trip count."""
-    return flags
+def most_of_batch(numbers: Array) -> Array:
+    """The numbers; under vmap the largest of any entry, so that a loop keeps one trip count.
+
+    Of flags: whether any entry has them.
+    """
+    return numbers
 
 
-@any_of_batch.def_vmap
-def _any_of_batch_rule(axis_size: int, in_batched: list[bool], flags: Array) -> tuple[Array, bool]:
+@most_of_batch.def_vmap
+def _most_of_batch_rule(
+    axis_size: int, in_batched: list[bool], numbers: Array
+) -> tuple[Array, bool]:
     del axis_size, in_batched
-    return any_of_batch(flags.any(axis=0)), False
+    return most_of_batch(numbers.max(axis=0)), False
