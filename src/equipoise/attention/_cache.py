@@ -73,7 +73,7 @@ def init_cache(
         capacity: C, tokens that it can hold.
         num_heads: k, the heads of keys and values (not of queries).
         head_size: h.
-        value_size: e. Default h.
+        value_size: e. Default h; 0 where keys are read as values, as latents are.
         batch: Leading axes.
         dtype: Of keys and values.
         ring: Whether a new token replaces the oldest when the cache is full. For windows: a window
@@ -101,7 +101,7 @@ def init_cache(
     capacity = positive_integer("capacity", capacity)
     k = positive_integer("num_heads", num_heads)
     h = positive_integer("head_size", head_size)
-    e = h if value_size is None else positive_integer("value_size", value_size)
+    e = h if value_size is None else positive_integer("value_size", value_size, minimum=0)
     if not jnp.issubdtype(dtype, jnp.floating):
         raise type_error("dtype", "must be floating-point", str(dtype))
     return KVCache(
@@ -232,7 +232,8 @@ def decode_step(
         cache: The ℓ tokens so far.
         query: q of the new tokens. Shape ``(*batch, t, n, h)``; usually t = 1.
         key: k of the new tokens. Shape ``(*batch, t, k, h)``.
-        value: v of the new tokens. Shape ``(*batch, t, k, e)``.
+        value: v of the new tokens. Shape ``(*batch, t, k, e)``; without features (e = 0) where the
+            keys are read as values.
         scale: Factor on q·k. Default 1/√h.
         local_window_size: (left, right) of positions around each; right is 0 in effect. Numbers
             for a ring.
@@ -243,7 +244,8 @@ def decode_step(
         implementation: As in :func:`dot_product_attention`.
 
     Returns:
-        (cache, y), y of shape ``(*batch, t, n, e)`` in the dtype of ``query``. Rows of tokens that
+        (cache, y), y of shape ``(*batch, t, n, e)`` in the dtype of ``query``, e = h where keys are
+        read as values. Rows of tokens that
         found no room in the cache are NaN. A ring without a window reads the last
         capacity − t tokens before each new one.
 
@@ -275,7 +277,8 @@ def decode_step(
     left = None
     if local_window_size is not None:
         left, _ = window_sides("local_window_size", local_window_size)
-    keys, values = cache.key.astype(query.dtype), cache.value.astype(query.dtype)
+    keys = cache.key.astype(query.dtype)
+    values = cache.value.astype(query.dtype) if cache.value.shape[-1] else keys
     if cache.ring:
         if isinstance(left, jax.Array):
             raise type_error(
