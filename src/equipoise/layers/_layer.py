@@ -43,9 +43,12 @@ class Layer:
     step: Callable[[PyTree, PyTree, Float[Array, " d"]], tuple[PyTree, Float[Array, " e"]]]
 
     def __post_init__(self) -> None:
-        """Whatever these raise names the layer."""
+        """Whatever these raise names the layer; the two on arrays are one program where eager."""
         for name in ("apply", "init_state", "step"):
-            object.__setattr__(self, name, at(f"layers.{self.name}")(getattr(self, name)))
+            function = getattr(self, name)
+            if name != "init_state":
+                function = jax.jit(function, inline=True)
+            object.__setattr__(self, name, at(f"layers.{self.name}")(function))
 
     def init(self, key: PRNGKeyArray, dtype: DTypeLike | None = None) -> PyTree:
         """Draws the weights; ``dtype`` is JAX's default float unless given."""
