@@ -68,6 +68,8 @@ def escalated(
             doubt = disagreement(before.weighted, weighted)
         if said is Verdict.TRUSTED and doubt:
             said = Verdict.DISAGREEMENT
+        elif said is Verdict.TRUSTED and (unseen := start.unseen(weighted)):
+            said, doubt = Verdict.ELSEWHERE, unseen
         elif said is Verdict.TRUSTED and (doubt := rarity(weighted)):
             said = Verdict.RARE
         case = before._replace(verdict=said, found=found, weighted=weighted, doubt=doubt)
