@@ -46,7 +46,7 @@ def _component_log_probs(mixture: _Mixture, draws: np.ndarray) -> tuple[np.ndarr
 
     Both have a row for each of them and a column for each draw.
     """
-    n, d = draws.shape
+    d = draws.shape[1]
     pairs = zip(mixture.means, np.linalg.inv(mixture.factors), strict=True)
     whitened = [transported(-(inverse @ mean), inverse, draws) for mean, inverse in pairs]
     distance = np.stack([np.einsum("ni,ni->n", white, white) for white in whitened])
