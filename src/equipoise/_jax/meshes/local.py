@@ -100,6 +100,7 @@ def divided_up(size: Size, counts: Sequence[Size]) -> Size:
 _MOVES: dict[str, Callable[[Array], PyTree]] = {
     "all-reduce": lambda x: _lax.psum(x, "i"),
     "all-gather": lambda x: _lax.all_gather(x, "i", tiled=True),
+    "permute": lambda x: _lax.ppermute(x, "i", [(0, 1)]),
     "all-to-all": lambda x: _lax.all_to_all(x, "i", 0, 0, tiled=True),
     "slice": lambda x: _lax.dynamic_slice(x, (0,), (1,)),
     "call": jax.jit(lambda x: x + 1),
