@@ -33,6 +33,7 @@ from equipoise.cost._memory.kinds import (
     folds,
     held,
     reordered,
+    summed,
     written_over,
 )
 from equipoise.cost._program.sizes import total_bytes
@@ -41,7 +42,8 @@ from equipoise.cost._program.sizes import total_bytes
 class _Node(NamedTuple):
     """An operation: which values it reads and makes, and the bytes it needs while it runs.
 
-    ``over`` has the values that may be written over, each with what takes its place.
+    ``over`` has the values that may be written over, each with what takes its place; ``sums`` says
+    over which devices it sums, where it does.
     """
 
     kind: Kind
@@ -49,6 +51,7 @@ class _Node(NamedTuple):
     makes: tuple[int, ...]
     inside: tuple[Expression, ...] = ()
     over: tuple[tuple[int, int], ...] = ()
+    sums: object = None
 
 
 _Inner = Callable[[Program, int], Sequence[Expression]]
@@ -182,4 +185,4 @@ class Graph:
             for program, constants, times in held(equation)
             for extra in self._inner(program, constants)
         )
-        return _Node(kind, tuple(operands), makes, inside, tuple(over))
+        return _Node(kind, tuple(operands), makes, inside, tuple(over), summed(equation))

@@ -7,6 +7,7 @@ takes over, programs that it runs inside.
 import enum
 from collections.abc import Iterator, Sequence
 
+from equipoise._jax.meshes.collectives import collective
 from equipoise._jax.programs import (
     COND,
     KERNEL,
@@ -144,3 +145,11 @@ def held(equation: Equation) -> Iterator[tuple[Program, int, int | Expression]]:
             yield from ((branch, 0, 1) for branch in branches(equation))
         case "custom_linear_solve":
             yield linear_solve(equation).program, 0, 1
+
+
+def summed(equation: Equation) -> object:
+    """What sums over devices have in common that are made at once; None for all else."""
+    found = collective(equation)
+    if found is None or found.kind != "all-reduce":
+        return None
+    return equation.primitive.name, found.axes, aval(equation.invars[0]).dtype

@@ -15,6 +15,7 @@ from equipoise.cost._expression.extremes import largest
 from equipoise.cost._expression.order import frontier
 from equipoise.cost._memory.fusion import loops
 from equipoise.cost._memory.graph import Graph
+from equipoise.cost._memory.joint import join
 from equipoise.cost._memory.kinds import Kind
 from equipoise.cost._memory.schedule import save, schedule
 
@@ -70,6 +71,7 @@ def _alive(
     over: Mapping[int, int] = _NONE,
 ) -> tuple[Expression, ...]:
     """What may be the most bytes alive at once, beside the caller's and those of results."""
+    join(graph)
     reads = loops(graph, {*results, *kept})
     save(graph, reads, over)
     order = schedule(graph, reads)

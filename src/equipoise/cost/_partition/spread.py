@@ -214,12 +214,6 @@ class Spread:
         }
         votes = {letter: v for letter, v in votes.items() if letter not in said}
         votes |= {letter: [axes] * len(arrays) for letter, axes in said.items() if axes}
-        summed = letters_of(letters.operands) - letters_of(letters.results)
-        for own, operand in zip(letters.operands, operands, strict=True):
-            for letter, axes in zip(own, operand.spec, strict=True):
-                # What the user says is whole is not cut for a sum: the other operand is gathered.
-                if letter in summed and operand.is_fixed and not axes:
-                    votes.pop(letter, None)
         chosen: dict[int, tuple[str, ...]] = {}
         used: set[str] = set()
         for letter in sorted(votes, key=lambda letter: -len(votes[letter])):
