@@ -18,6 +18,7 @@ from equipoise._jax.programs import (
     Program,
     Size,
     Variable,
+    aval,
     closed,
     constants,
     is_program,
@@ -116,11 +117,13 @@ def _template(kind: str) -> Equation:
 def move(kind: str, axes: Sequence[str], operand: Atom, result: Variable, at: Equation) -> Equation:
     """An equation that makes an array of another shape from what devices send, or its own part."""
     made = _template(kind)
-    named = {name: tuple(axes) for name in ("axes", "axis_name") if name in made.params}
+    changed: dict[str, PyTree] = dict.fromkeys(("axes", "axis_name"), tuple(axes))
+    sizes = enumerate(zip(aval(operand).shape, aval(result).shape, strict=True))
+    changed["all_gather_dimension"] = next((i for i, (a, b) in sizes if a != b), 0)
     return made.replace(
         invars=[operand, *made.invars[1:]],
         outvars=[result],
-        params=dict(made.params) | named,
+        params={name: changed.get(name, value) for name, value in made.params.items()},
         source_info=at.source_info,
     )
 

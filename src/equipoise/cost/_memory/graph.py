@@ -32,6 +32,7 @@ from equipoise.cost._memory.kinds import (
     fills,
     folds,
     held,
+    lies_apart,
     reordered,
     summed,
     written_over,
@@ -141,14 +142,21 @@ class Graph:
         small = all(is_array(v) and is_small(v) for v in equation.outvars)
         if small and all(self.bytes[v] == 0 for v in operands):
             return [self._number(v) for v in equation.outvars]
-        for i in reordered(equation):
+        apart = lies_apart(equation)
+        for i in (0,) if apart else reordered(equation):
             operands[i] = self.copy(operands[i])
         makes = tuple(self.value(v) for v in equation.outvars)
         if name == "split":  # into slices, each for its own readers
             self.nodes += [_Node(Kind.CHEAP, tuple(operands), (made,)) for made in makes]
         elif not self._scatters(name, operands, makes):
             self.nodes.append(self._node(equation, operands, makes))
-        return makes
+        return [self._put_together(v) for v in makes] if apart else makes
+
+    def _put_together(self, value: int) -> int:
+        """The pieces of a value in their order, for all who read them."""
+        made = self._new(self.bytes[value])
+        self.nodes.append(_Node(Kind.CHEAP, (value,), (made,)))
+        return made
 
     def _scatters(self, name: str, operands: Sequence[int], makes: Sequence[int]) -> bool:
         """Whether this adds a sum onto zeros to something, which is a sum onto that."""

@@ -153,3 +153,10 @@ def summed(equation: Equation) -> object:
     if found is None or found.kind != "all-reduce":
         return None
     return equation.primitive.name, found.axes, aval(equation.invars[0]).dtype
+
+
+def lies_apart(equation: Equation) -> bool:
+    """Whether devices exchange pieces that do not lie in one: they are copied before and after."""
+    found, p = collective(equation), equation.params
+    axis = p.get("all_gather_dimension", p.get("scatter_dimension", 0))
+    return found is not None and (found.kind == "all-to-all" or axis != 0)
