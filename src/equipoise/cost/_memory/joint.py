@@ -28,7 +28,9 @@ def join(graph: Graph) -> None:
         parts = [nodes.pop(index) for index in group.members]
         reads = tuple(dict.fromkeys(v for part in parts for v in part.reads))
         makes = tuple(v for part in parts for v in part.makes)
-        nodes[group.members[-1]] = parts[0]._replace(reads=reads, makes=makes)
+        reshaped = frozenset[int]().union(*(part.reshaped for part in parts))
+        joint = parts[0]._replace(reads=reads, makes=makes, reshaped=reshaped)
+        nodes[group.members[-1]] = joint
     maker = {v: index for index, node in nodes.items() for v in node.makes}
     readers: dict[int, list[int]] = {}
     missing = dict.fromkeys(nodes, 0)

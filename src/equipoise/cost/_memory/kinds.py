@@ -130,6 +130,27 @@ def reordered(equation: Equation) -> Iterator[int]:
             yield 1
 
 
+def is_flat(equation: Equation) -> bool:
+    """Whether it is a product that is computed as one of matrices, its result in another shape."""
+    return equation.primitive.name == "dot_general" and any(n != 1 for n in _kept(equation))
+
+
+def flattened(equation: Equation, operands: Sequence[int]) -> Iterator[int]:
+    """Operands of a product that are read as matrices and are none."""
+    if equation.primitive.name == "dot_general":
+        (contracted, _), _ = equation.params["dimension_numbers"]
+        for v, kept in zip(operands, _kept(equation), strict=True):
+            if kept != 1 or len(contracted) != 1:
+                yield v
+
+
+def _kept(equation: Equation) -> Iterator[int]:
+    """The axes of each operand of a product that are axes of its result alone."""
+    contracted, batch = equation.params["dimension_numbers"]
+    for atom, summed, shared in zip(equation.invars, contracted, batch, strict=True):
+        yield rank(atom) - len(summed) - len(shared)
+
+
 def held(equation: Equation) -> Iterator[tuple[Program, int, int | Expression]]:
     """Programs inside of an operation, their constant operands, and how many run side by side."""
     match equation.primitive.name:
