@@ -132,15 +132,17 @@ def reordered(equation: Equation) -> Iterator[int]:
 
 def is_flat(equation: Equation) -> bool:
     """Whether it is a product that is computed as one of matrices, its result in another shape."""
-    return equation.primitive.name == "dot_general" and any(n != 1 for n in _kept(equation))
+    if equation.primitive.name != "dot_general":
+        return False
+    return any(n != 1 for n in _kept(equation)) or 1 in aval(equation.outvars[0]).shape
 
 
 def flattened(equation: Equation, operands: Sequence[int]) -> Iterator[int]:
     """Operands of a product that are read as matrices and are none."""
     if equation.primitive.name == "dot_general":
         (contracted, _), _ = equation.params["dimension_numbers"]
-        for v, kept in zip(operands, _kept(equation), strict=True):
-            if kept != 1 or len(contracted) != 1:
+        for atom, v, kept in zip(equation.invars, operands, _kept(equation), strict=True):
+            if kept != 1 or len(contracted) != 1 or 1 in aval(atom).shape:
                 yield v
 
 
