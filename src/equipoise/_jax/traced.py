@@ -77,6 +77,11 @@ class Traced:
         return Traced([*found, *self.captured], _Shared(rest, self.shared.out_tree))
 
     @property
+    def shapes(self) -> PyTree:
+        """Shapes and dtypes of the results, at the arguments that it was traced at."""
+        return jax.tree.unflatten(self.shared.out_tree, self.shared.program.out_avals)
+
+    @property
     def work(self) -> float:
         """About how many elementary operations a call is."""
         return work(self.shared.program)
