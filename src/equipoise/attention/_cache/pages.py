@@ -91,10 +91,10 @@ def _reserve(
     wanted = jnp.zeros(table.shape, bool).at[rows.entry].set(within, mode="drop")
     wanted = wanted & (named == count)
     number = jnp.cumsum(wanted.reshape(-1), dtype=jnp.int32).reshape(table.shape) - 1
-    given = wanted & (number < count - used.sum())
+    given = wanted & (number < count - used.sum(dtype=jnp.int32))
     table = jnp.where(given, free.at[number].get(mode="clip"), table)
-    beyond = jnp.maximum(-(-end // size) - table.shape[-1], 0).sum()
-    missing = (wanted & ~given).sum() + beyond
+    beyond = jnp.maximum(-(-end // size) - table.shape[-1], 0)
+    missing = (wanted & ~given).sum(dtype=jnp.int32) + beyond.sum(dtype=jnp.int32)
     return dataclasses.replace(cache, page_table=table.reshape(cache.page_table.shape)), missing
 
 
