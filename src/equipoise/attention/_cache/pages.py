@@ -7,7 +7,7 @@ import numpy as np
 
 from equipoise._check import at, is_traced, type_error, value_error
 from equipoise._types import Array, Int
-from equipoise.attention._cache.cache import KVCache, check_cache, places
+from equipoise.attention._cache.cache import GIVEN_BACK, KVCache, check_cache, places
 from equipoise.attention._cache.checks import check_entries
 from equipoise.attention._cache.program import one_program
 from equipoise.attention._cache.rows import num_rows, or_none, rows_of
@@ -165,7 +165,7 @@ def _evict(cache: KVCache, entries: Array, before: Array | None) -> KVCache:
     size = cache.key.shape[-3]
     end = jnp.arange(1, table.shape[-1] + 1, dtype=jnp.int32)[None] * size
     kept = table.at[rows.entry].get(mode="fill", fill_value=-1)
-    kept = jnp.where(end > jnp.asarray(before)[:, None], kept, -1)
+    kept = jnp.where(end > jnp.asarray(before, jnp.int32)[:, None], kept, GIVEN_BACK)
     return dataclasses.replace(cache, page_table=table.at[rows.entry].set(kept, mode="drop"))
 
 
