@@ -67,13 +67,9 @@ class KVCache:
             return places + (length - 1 - places) // self.capacity * self.capacity
         there = places < length
         if self.page_table is not None:
-            there = there & jnp.repeat(self.present, self.key.shape[-3], axis=-1)
+            present = _of_pages(self.page_table, self.key.shape[0])
+            there = there & jnp.repeat(present, self.key.shape[-3], axis=-1)
         return jnp.where(there, places, -1)
-
-    @property
-    def present(self) -> Bool[Array, "*batch pages"]:
-        """Which numbers of the table are those of pages."""
-        return (self.page_table >= 0) & (self.page_table < self.key.shape[0])
 
     @property
     def overflowed(self) -> Bool[Array, "..."]:
@@ -83,11 +79,16 @@ class KVCache:
         beyond = self.length > self.capacity
         if self.page_table is None:
             return beyond
-        table = self.page_table.shape
-        first = jax.lax.broadcasted_iota(jnp.int32, table, len(table) - 1) * self.key.shape[-3]
+        table, (count, size) = self.page_table, self.key.shape[:2]
+        first = jax.lax.broadcasted_iota(jnp.int32, table.shape, table.ndim - 1) * size
         used = first < self.length[..., None]
-        lost = used & ~self.present & (self.page_table != GIVEN_BACK)
+        lost = used & ~_of_pages(table, count) & (table != GIVEN_BACK)
         return beyond | lost.any(-1)
+
+
+def _of_pages(numbers: Array, count: int) -> Array:
+    """Which numbers of a table are those of pages."""
+    return (numbers >= 0) & (numbers < count)
 
 
 def check_cache(cache: object) -> None:

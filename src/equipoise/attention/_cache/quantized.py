@@ -48,4 +48,4 @@ def restored(short: Array, scale: Array | None, dtype: jnp.dtype) -> Array:
 
 
 def _largest(dtype: jnp.dtype) -> float:
-    return 127.0 if dtype == jnp.int8 else float(jnp.finfo(dtype).max)
+    return 127.0 if dtype == jnp.int8 else float(jnp.finfo(dtype).max)  # type: ignore[no-untyped-call]
