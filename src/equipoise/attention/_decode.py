@@ -2,7 +2,6 @@
 
 import dataclasses
 from collections.abc import Callable
-from typing import Literal, Unpack, overload
 
 import jax
 import jax.numpy as jnp
@@ -30,42 +29,7 @@ from equipoise.attention._reference import with_sinks
 from equipoise.attention._request import Options, problem_of
 
 
-class _Options(Options, total=False):
-    entries: Array | None
-    lengths: Array | None
-    implementation: str | None
-
-
-@overload
-def decode_step(
-    cache: KVCache,
-    query: Float[Array, "*batch t n h"],
-    key: Float[Array, "*batch t k h"],
-    value: Float[Array, "*batch t k e"],
-    bias: Float[Array, "..."] | None = None,
-    mask: Bool[Array, "..."] | Mask | None = None,
-    *,
-    return_residual: Literal[False] = False,
-    **options: Unpack[_Options],
-) -> tuple[KVCache, Float[Array, "*batch t n e"]]: ...
-
-
-@overload
-def decode_step(
-    cache: KVCache,
-    query: Float[Array, "*batch t n h"],
-    key: Float[Array, "*batch t k h"],
-    value: Float[Array, "*batch t k e"],
-    bias: Float[Array, "..."] | None = None,
-    mask: Bool[Array, "..."] | Mask | None = None,
-    *,
-    return_residual: Literal[True],
-    **options: Unpack[_Options],
-) -> tuple[KVCache, tuple[Float[Array, "*batch t n e"], Float[Array, "*batch t n"]]]: ...
-
-
-# mypy compares an overload with the names of the keywords, but does not read them from _Options.
-@at("attention.decode_step")  # type: ignore[misc]
+@at("attention.decode_step")
 @placed_by(places)
 def decode_step(
     cache: KVCache,
@@ -86,7 +50,7 @@ def decode_step(
     mask_fn: Callable[..., Array] | None = None,
     implementation: str | None = None,
     return_residual: bool = False,
-) -> tuple[KVCache, Float[Array, "*batch t n e"] | tuple[Array, Array]]:
+) -> tuple[KVCache, Float[Array, "*batch t n e"] | PyTree]:
     r"""Causal attention of the next tokens to themselves and all tokens before them.
 
     .. math::
@@ -148,19 +112,14 @@ def decode_step(
         [2.] 3
 
     References:
-        :cite:t:`shazeer2019fast`, section 2.4; :cite:t:`kwon2023paged`, equation 4.
+        :cite:t:`shazeer2019fast`, section 2.4; :cite:t:`kwon2023paged`, section 4.1.
     """
     check_cache(cache)
     check_room(cache, key, entries, lengths)
-    options: Options = {
-        "scale": scale,
-        "local_window_size": local_window_size,
-        "logits_soft_cap": logits_soft_cap,
-        "segment_ids": segment_ids,
-        "sinks": sinks,
-        "score_fn": score_fn,
-        "mask_fn": mask_fn,
-    }
+    scoring = Options(scale=scale, logits_soft_cap=logits_soft_cap, sinks=sinks)
+    masking = Options(local_window_size=local_window_size, segment_ids=segment_ids)
+    functions = Options(score_fn=score_fn, mask_fn=mask_fn)
+    options: Options = {**scoring, **masking, **functions}
     new = query, key, value
     cache, y, lse = _decode(cache, *new, bias, mask, entries, lengths, implementation, options)
     return cache, ((y, lse) if return_residual else y)
@@ -189,10 +148,8 @@ def _decode(
         options["query_seq_lengths"] = rows.count.reshape(rows.batch)
     if cache.ring:
         only_by_position(bias=bias, mask=mask, segment_ids=options["segment_ids"])
-        window, of_scores, of_pairs = (
-            options[name] for name in ("local_window_size", "score_fn", "mask_fn")
-        )
-        options |= by_position(cache, rows, t, window, of_scores, of_pairs)
+        asked = options["local_window_size"], options["score_fn"], options["mask_fn"]
+        options = {**options, **by_position(cache, rows, t, *asked)}
     else:
         options["is_causal"] = True
     # The problem of the whole, of whose keys and values the sizes alone are read.

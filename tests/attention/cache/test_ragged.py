@@ -189,7 +189,7 @@ def test_decode_step_of_several_blocks_at_once_equals_one_at_a_time(rng, at_once
     capacity, page = 18 + 6 * (at_once // 32), 6
     x = tokens(rng, 5, 12)
     full = attention.reference_attention(*x, is_causal=True, local_window_size=8)
-    monkeypatch.setattr(read, "pairs_at_once", lambda *_: at_once)
+    monkeypatch.setattr(read, "_pairs_at_once", lambda *_: at_once)
     cache = in_pages(rng, capacity, (5,), page)
     lengths = jnp.array([12, 1, 0, 7, 3])
     cache, y = attention.decode_step(cache, *x, lengths=lengths, local_window_size=8)
@@ -202,7 +202,7 @@ def test_decode_step_of_several_blocks_at_once_equals_one_at_a_time(rng, at_once
 def test_decode_step_takes_long_prompts_in_blocks(rng, at_once, monkeypatch):
     """Blocks of new tokens of which the last one overlaps; the sizes are those of no other test."""
     monkeypatch.setattr(read, "_ROWS", 4)
-    monkeypatch.setattr(read, "pairs_at_once", lambda *_: at_once)
+    monkeypatch.setattr(read, "_pairs_at_once", lambda *_: at_once)
     t, capacity = 13, 24 + at_once
     x = tokens(rng, 3, t)
     bias = jnp.asarray(rng.normal(size=(3, N, t, capacity)))

@@ -22,7 +22,7 @@ def reserve_pages(
     *,
     entries: Int[Array, " m"] | None = None,
 ) -> KVCache:
-    r"""A cache whose entries have pages for further tokens, taken from those that are free.
+    r"""A cache whose entries have pages for further tokens, from those that are free.
 
     .. math::
 
@@ -106,7 +106,7 @@ def evict_from_cache(
     *,
     before: Int[Array, " m"] | None = None,
 ) -> KVCache:
-    r"""A cache without the tokens of some entries, whose slots and pages are free again.
+    r"""A cache without the tokens of some entries, whose pages are free again.
 
     .. math::
 
@@ -139,7 +139,7 @@ def evict_from_cache(
         [0 3]
 
     References:
-        :cite:t:`yu2022orca`, section 4.1, for requests that come and go in a batch.
+        :cite:t:`yu2022orca`, section 3, for requests that come and go in a batch.
     """
     check_cache(cache)
     if before is not None:

@@ -58,7 +58,7 @@ def read(problem: Problem, cache: KVCache, rows: Rows) -> tuple[Array, Array]:
     grid = Grid(k, t, cache.capacity, k, -(-t // -(-t // _ROWS)), size)
     ends, count = _listed(problem, grid)
     r, e, dtype = b * grid.row_blocks, cache.value.shape[-1], problem.dtype
-    at_once = pairs_at_once(r, k * g, grid)
+    at_once = _pairs_at_once(r, k * g, grid)
     # Few are no longer to compare than to search, and make a shorter program.
     search = "compare_all" if ends.size <= _FEW else "scan_unrolled"
     per_row = jnp.full(at_once, grid.key_blocks, jnp.int32)
@@ -89,7 +89,7 @@ def read(problem: Problem, cache: KVCache, rows: Rows) -> tuple[Array, Array]:
     return _joined(out, grid, b), _joined(heads_first(lse), grid, b)
 
 
-def pairs_at_once(rows: int, heads: int, grid: Grid) -> int:
+def _pairs_at_once(rows: int, heads: int, grid: Grid) -> int:
     """How many pairs a step of the loop has: one on a CPU, on a wide device enough to fill it."""
     if jax.default_backend() == "cpu":
         return 1

@@ -13,7 +13,7 @@ from equipoise.attention._cache.rows import Rows
 from equipoise.attention._masks.kinds import Window, window_sides
 
 
-class ByPosition(TypedDict):
+class _ByPosition(TypedDict):
     """The options of attention that depend on where a key is."""
 
     local_window_size: Window
@@ -41,7 +41,7 @@ def by_position(
     window: Window,
     score_fn: Callable[..., Array] | None,
     mask_fn: Callable[..., Array] | None,
-) -> ByPosition:
+) -> _ByPosition:
     """Options that see the position of a key where attention sees its place."""
     left = None if window is None else window_sides("local_window_size", window)[0]
     if isinstance(left, jax.Array):
@@ -72,9 +72,9 @@ def by_position(
 
     # Places beyond are empty, which tells blocks that need not be read.
     filled = jnp.minimum(rows.start + rows.count, cache.capacity)
-    return {
-        "local_window_size": None,
-        "key_value_seq_lengths": filled.reshape(rows.batch),
-        "score_fn": None if score_fn is None else score_at,
-        "mask_fn": allowed,
-    }
+    return _ByPosition(
+        local_window_size=None,
+        key_value_seq_lengths=filled.reshape(rows.batch),
+        score_fn=None if score_fn is None else score_at,
+        mask_fn=allowed,
+    )
