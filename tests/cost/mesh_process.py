@@ -91,7 +91,8 @@ def devices_in(line):
     """How many devices take part in each group of a collective, by any of XLA's notations."""
     if axes := re.search(r"replica_groups=mesh\[(.*?)\](?:, device_ids=\S+)? \{(.*?)\}", line):
         sizes = dict(re.findall(r"'(\w+)'=(\d+)", axes[1]))
-        return math.prod(int(sizes[axis]) for axis in re.findall(r"\w+", axes[2]))
+        taken = re.findall(r"'(\w+)'(?::\(\d+\)(\d+))?", axes[2])  # a part of an axis has its size
+        return math.prod(int(part or sizes[axis]) for axis, part in taken)
     if numbers := re.search(r"replica_groups=\[\d+,(\d+)\]", line):
         return int(numbers[1])
     members = re.search(r"replica_groups=\{\{([\d,]+)\}", line)

@@ -65,7 +65,8 @@ def decode_step(
         cache: The ℓ tokens so far.
         query: q of the new tokens. Shape ``(*batch, t, n, h)``; usually t = 1.
         key: k of the new tokens. Shape ``(*batch, t, k, h)``.
-        value: v of the new tokens. Shape ``(*batch, t, k, e)``.
+        value: v of the new tokens. Shape ``(*batch, t, k, e)``; without features (e = 0) where the
+            keys are read as values.
         bias: b, added to the scores. Broadcasts to ``(*batch, n, t, capacity)``. Not for a ring.
         mask: m, a boolean array of that shape or a mask value, beside the causal one. Not for a
             ring.
@@ -85,12 +86,12 @@ def decode_step(
         return_residual: Whether y comes with the log-sum-exp of its scores (and sink).
 
     Returns:
-        (cache, y), y of shape ``(*batch, t, n, e)`` in the dtype of ``query``, with
-        ``return_residual`` (cache, (y, log-sum-exp)). Rows of tokens that found no room in the
-        cache are NaN, and so are rows that may read a page that the table does not name; other
-        entries are as ever. A ring without a window reads the last capacity − t tokens before each
-        new one. Derivatives of any order are those of the whole computation, and cost as much as
-        one over the capacity.
+        (cache, y), y of shape ``(*batch, t, n, e)`` in the dtype of ``query``, e = h where keys are
+        read as values; with ``return_residual`` (cache, (y, log-sum-exp)). Rows of tokens that
+        found no room in the cache are NaN, and so are rows that may read a page that the table
+        does not name; other entries are as ever. A ring without a window reads the last
+        capacity − t tokens before each new one. Derivatives of any order are those of the whole
+        computation, and cost as much as one over the capacity.
 
     Raises:
         ValueError: If shapes do not fit the cache, a ring is too small for the window or is given
@@ -152,24 +153,27 @@ def _decode(
         options = {**options, **by_position(cache, rows, t, *asked)}
     else:
         options["is_causal"] = True
+    stored = cache
+    if not cache.value.shape[-1]:
+        stored = dataclasses.replace(cache, value=cache.key, value_scale=cache.key_scale)
     # The problem of the whole, of whose keys and values the sizes alone are read.
     zero, tokens = jnp.zeros((), query.dtype), (*rows.batch, cache.capacity)
     problem = problem_of(
         query,
-        jnp.broadcast_to(zero, tokens + cache.key.shape[-2:]),
-        jnp.broadcast_to(zero, tokens + cache.value.shape[-2:]),
+        jnp.broadcast_to(zero, tokens + stored.key.shape[-2:]),
+        jnp.broadcast_to(zero, tokens + stored.value.shape[-2:]),
         bias,
         mask,
         **options,
     )
     divided = mesh_of(query).auto_axes or is_named(*tokens)
     if divided or implementation not in (None, "blockwise", "xla"):
-        keys, values = whole(cache, rows, query.dtype)
+        keys, values = whole(stored, rows, query.dtype)
         in_full = dataclasses.replace(problem, key=keys, value=values)
         y, lse = attended(in_full, implementation, None)
     else:
         alone = dataclasses.replace(problem, sinks=None, key=problem.key[:, :0], value=zero)
-        y, lse = _read(alone.as_arrays(), cache, rows)
+        y, lse = _read(alone.as_arrays(), stored, rows)
     y, lse = with_sinks(y, lse, problem.sinks)
     if not cache.ring:
         late = jnp.arange(t, dtype=jnp.int32)[None] >= rows.count[:, None]

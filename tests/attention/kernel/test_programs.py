@@ -1,5 +1,6 @@
 """Programs are few and small: counted, since time would depend on the machine."""
 
+import functools
 import pathlib
 import subprocess
 import sys
@@ -9,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from equipoise import attention
+from equipoise import attention, layers
 from equipoise.attention._kernel import blockwise as _blockwise
 from equipoise.attention._kernel import tangent as _tangent
 
@@ -53,6 +54,58 @@ def test_dot_product_attention_called_eagerly_is_one_program(compilations, size,
     x = jax.device_put(arrays(length)[0])
     attention.dot_product_attention(x, x, x, is_causal=is_causal, block_size=block_size)
     assert len(compilations) == 1, compilations
+
+
+def _mask(x):
+    return jax.device_put(np.ones(x.shape[1], bool))
+
+
+LAYER = layers.transformer_block(8, num_heads=2, is_causal=True)
+EAGER = {
+    "reference": lambda x: attention.reference_attention(x, x, x, is_causal=True),
+    "scores": lambda x: attention.reference_attention(
+        x, x, x, sinks=x[0, 0, :, 0], return_residual=True, return_scores=True
+    ),
+    "statistics": lambda x: attention.attention_statistics(
+        x, x, mask=attention.causal(), top_k=2, block=((0, 2), (1, 3))
+    ),
+    "linear": lambda x: attention.linear_attention(x, x, x, _mask(x)),
+    "recurrent": lambda x: attention.linear_attention(x, x, x, is_causal=True, form="recurrent"),
+    "rotary": lambda x: attention.rotary_embedding(x, offset=3),
+    "layer": lambda x: LAYER.apply(_params(), x[0, :, 0]),
+    "draws": lambda x: LAYER.init(_key()),
+}
+
+
+@functools.cache
+def _params():
+    return LAYER.init(_key(), jnp.float32)
+
+
+@functools.cache
+def _key():
+    return jax.random.key(0)
+
+
+@pytest.mark.parametrize("name", EAGER)
+def test_attention_and_layers_called_eagerly_are_one_program(compilations, name):
+    x = jax.device_put(np.ones((1, 6, 2, 8), np.float32))
+    _params(), x[0, 0, :, 0], x[0, :, 0]
+    for anew in (True, False):
+        if anew:
+            jax.clear_caches()
+        compilations.clear()
+        jax.block_until_ready(EAGER[name](x))
+        own = [f for f in compilations if f not in ("jit(dynamic_slice)", "jit(squeeze)")]
+        assert len(own) == anew, compilations
+
+
+def test_dot_product_attention_finds_its_blocks_in_one_program(compilations):
+    """Where arrays say which there are: one program for that, and one for the rest."""
+    x, lengths = jax.device_put(arrays(16)[0]), jax.device_put(np.array([5], np.int32))
+    for _ in range(2):
+        attention.dot_product_attention(x, x, x, key_value_seq_lengths=lengths, block_size=4)
+    assert len(compilations) == 2, compilations
 
 
 def test_dot_product_attention_called_eagerly_again_compiles_nothing(compilations):

@@ -37,7 +37,7 @@ def init_cache(
         capacity: C, tokens that an entry can hold.
         num_heads: k, the heads of keys and values (not of queries).
         head_size: h.
-        value_size: e. Default h.
+        value_size: e. Default h; 0 where keys are read as values, as latents are.
         batch: Leading axes.
         dtype: Of keys and values. Numbers of 8 bits, int8 or ``float8_e4m3fn`` and its like, have
             a float32 scale for each token and head beside them.
@@ -84,7 +84,7 @@ def init_cache(
     capacity = positive_integer("capacity", capacity)
     k = positive_integer("num_heads", num_heads)
     h = positive_integer("head_size", head_size)
-    e = h if value_size is None else positive_integer("value_size", value_size)
+    e = h if value_size is None else positive_integer("value_size", value_size, minimum=0)
     if not (jnp.issubdtype(dtype, jnp.floating) or is_short(dtype)):
         raise type_error("dtype", "must be floating-point, or int8", str(dtype))
     rows: tuple[int, ...] = (*batch, capacity)
@@ -113,7 +113,7 @@ def init_cache(
         ring=bool(ring),
         page_table=table,
         key_scale=jnp.zeros((*rows, k), jnp.float32) if short else None,
-        value_scale=jnp.zeros((*rows, k), jnp.float32) if short else None,
+        value_scale=jnp.zeros((*rows, k), jnp.float32) if short and e else None,
     )
 
 

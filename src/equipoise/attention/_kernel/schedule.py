@@ -1,5 +1,7 @@
 """Which blocks of the grid are computed: those in which some pair may attend."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -81,24 +83,47 @@ def schedule_of(problem: Problem, grid: Grid) -> Schedule:
     """
     if grid.every:
         return Schedule._make([np.zeros(0, np.int32)] * 3)
-    ones = jnp.ones if is_named(grid.rows, grid.keys) else np.ones
-    possible: Flags = ones((grid.row_blocks, grid.key_blocks), bool)
-    if problem.mask is not None:
-        found = possible_blocks(problem.mask, problem.offset, grid) & possible[None]
-        possible = found.any(axis=0)  # type: ignore[assignment]
-    if isinstance(possible, np.ndarray):
-        # Arrays of NumPy, so that no program makes them.
-        lists = *np.nonzero(possible), np.cumsum(possible.sum(axis=1))
-        known: PyTree = [x.astype(np.int32) for x in lists]
-        return Schedule._make(known)
-    possible = most_of_batch(possible)
+    possible = _known(problem, grid)
+    if possible is None:
+        offset: PyTree = problem.offset
+        offset = np.full(1, offset, np.int32) if isinstance(offset, int) else offset
+        return _listed(problem.mask, offset, grid)
+    # Arrays of NumPy, so that no program makes them.
+    lists = *np.nonzero(possible), np.cumsum(possible.sum(axis=1))
+    found: PyTree = [x.astype(np.int32) for x in lists]
+    return Schedule._make(found)
+
+
+def _known(problem: Problem, grid: Grid) -> np.ndarray | None:
+    """Which blocks may hold a pair, unless it takes the values of arrays to say."""
+    leaves, structure = jax.tree.flatten((problem.mask, problem.offset))
+    arrays = {i: x for i, x in enumerate(leaves) if isinstance(x, jax.Array)}
+    found: list[PyTree] = []
+
+    def ask(arrays: dict[int, Array]) -> None:
+        full = [arrays.get(i, x) for i, x in enumerate(leaves)]
+        mask, offset = jax.tree.unflatten(structure, full)
+        found.append(possible_blocks(mask, offset, grid).any(axis=0))
+
+    jax.eval_shape(ask, arrays)
+    return found[0] if isinstance(found[0], np.ndarray) else None
+
+
+@functools.partial(jax.jit, static_argnames="grid", inline=True)
+def _listed(mask: Mask | None, offset: Array, grid: Grid) -> Schedule:
+    """The same from values that are not known; one program where eager."""
+    possible = most_of_batch(possible_blocks(mask, offset, grid).any(axis=0))
     first = jnp.argsort(~possible.reshape(-1), stable=True).astype(jnp.int32)
     row, key = jnp.divmod(first, int32(grid.key_blocks))
     return Schedule(row, key, jnp.cumsum(possible.sum(axis=1, dtype=jnp.int32)))
 
 
-def possible_blocks(mask: Mask, offset: int | Array, grid: Grid) -> Flags:
-    """Whether a block may hold a pair, broadcasting to (batch, row blocks, key blocks)."""
+def possible_blocks(mask: Mask | None, offset: int | Array, grid: Grid) -> Flags:
+    """Whether a block may hold a pair, (batch, row blocks, key blocks)."""
+    ones = jnp.ones if is_named(grid.rows, grid.keys) else np.ones
+    every: Flags = ones((1, grid.row_blocks, grid.key_blocks), bool)
+    if mask is None:
+        return every
     rows = _ends(grid.rows, grid.row_block, grid.row_blocks)
     keys = _ends(grid.keys, grid.key_block, grid.key_blocks)
     row_first, row_last = (x[None, :, None] for x in rows)
@@ -106,7 +131,8 @@ def possible_blocks(mask: Mask, offset: int | Array, grid: Grid) -> Flags:
     ahead = offset if isinstance(offset, int) else offset[:, None, None]
     query = row_first + ahead, row_last + ahead
     sizes = grid.block_rows, grid.block_keys
-    return mask.bounds(Extent((row_first, row_last), query, (key_first, key_last), sizes))[0]
+    extent = Extent((row_first, row_last), query, (key_first, key_last), sizes)
+    return mask.bounds(extent)[0] & every
 
 
 @jax.custom_batching.custom_vmap

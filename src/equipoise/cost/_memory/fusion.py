@@ -31,21 +31,34 @@ class _Fate(NamedTuple):
 _THERE = _Fate(frozenset(), is_loop=True)  # of what no operation makes
 
 
-def loops(graph: Graph, results: set[int]) -> dict[int, frozenset[int]]:
-    """The operations that write to memory, and what each reads there, through what it takes in."""
+class Loops(NamedTuple):
+    """The operations that write to memory: what each reads there, through what it takes in.
+
+    And what of that each may write its result over, as it reads it element by element.
+    """
+
+    reads: dict[int, frozenset[int]]
+    alike: dict[int, frozenset[int]]
+
+
+def loops(graph: Graph, results: set[int]) -> Loops:
+    """The operations that write to memory; the others are taken in."""
     fates, maker = _Fates(graph, results).found, makers(graph, range(len(graph.nodes)))
-    through: dict[int, frozenset[int]] = {}
-    reads: dict[int, frozenset[int]] = {}
+    through: dict[int, tuple[frozenset[int], frozenset[int]]] = {}
+    found = Loops({}, {})
     for index in sorted(fates):
-        node, found = graph.nodes[index], frozenset[int]()
+        node, reads, moved = graph.nodes[index], frozenset[int](), frozenset[int]()
         for v in node.reads:
             taken = index in fates.get(maker.get(v, -1), _THERE).takers
-            found |= through[v] if taken else {v}
+            its, its_moved = through[v] if taken else (frozenset((v,)), frozenset[int]())
+            reads |= its
+            moved |= its_moved if v in node.alike else its
         if fates[index].takers:
-            through.update(dict.fromkeys(node.makes, found))
+            through.update(dict.fromkeys(node.makes, (reads, moved)))
         if fates[index].is_loop:
-            reads[index] = found
-    return reads
+            found.reads[index] = reads
+            found.alike[index] = reads - moved if node.kind in _FUSED else frozenset()
+    return found
 
 
 def makers(graph: Graph, indices: Iterable[int]) -> dict[int, int]:

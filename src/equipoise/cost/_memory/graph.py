@@ -4,7 +4,7 @@ What matters to memory is who reads whom, and how each operation is compiled.
 """
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import jax.numpy as jnp
 
@@ -21,7 +21,7 @@ from equipoise._jax.programs import (
     is_literal,
     opened,
 )
-from equipoise.cost._count.rules import RENAMED, RULES
+from equipoise.cost._count.rules import ELEMENTWISE, RENAMED, RULES
 from equipoise.cost._count.scope import is_small
 from equipoise.cost._expression.expression import ZERO, Expression
 from equipoise.cost._memory.kinds import (
@@ -30,18 +30,25 @@ from equipoise.cost._memory.kinds import (
     RESHAPING,
     Kind,
     fills,
+    flattened,
     folds,
     held,
+    is_flat,
+    lies_apart,
     reordered,
+    summed,
     written_over,
 )
-from equipoise.cost._program.sizes import total_bytes
+from equipoise.cost._program.sizes import as_text, total_bytes
 
 
 class _Node(NamedTuple):
     """An operation: which values it reads and makes, and the bytes it needs while it runs.
 
-    ``over`` has the values that may be written over, each with what takes its place.
+    ``over`` has the values that may be written over, each with what takes its place; ``alike``
+    those that are read element by element in the order of the result, ``reshaped`` those that
+    are read in another shape than they were made in; ``sums`` says over which devices it sums,
+    where it does.
     """
 
     kind: Kind
@@ -49,8 +56,14 @@ class _Node(NamedTuple):
     makes: tuple[int, ...]
     inside: tuple[Expression, ...] = ()
     over: tuple[tuple[int, int], ...] = ()
+    alike: frozenset[int] = frozenset()
+    reshaped: frozenset[int] = frozenset()
+    sums: object = None
 
 
+_FLAT = "flat"  # the shape of products that are computed as matrices
+_ELEMENTWISE = frozenset(ELEMENTWISE.split())
+_Shape: TypeAlias = tuple[str, ...]  # sizes, then the type of numbers
 _Inner = Callable[[Program, int], Sequence[Expression]]
 
 
@@ -62,20 +75,23 @@ class Graph:
 
     def __init__(self, inner: _Inner) -> None:
         self.bytes: list[Expression] = []
+        self.shapes: list[_Shape] = []  # as each value is made; those of no array are empty
         self.nodes: list[_Node] = []
         self.owned: set[int] = set()
         self._inner = inner
         self._filled: dict[tuple[str, str], int] = {}  # arrays of one number, by it and their shape
         self._zeros: set[int] = set()  # the number 0, and arrays of it
         self._scattered: dict[int, tuple[int, ...]] = {}  # sums onto zeros: indices and updates
+        self._turned: set[Atom] = set()  # transposed matrices, which lie as they were made
+        self.turned: set[int] = set()
 
     def value(self, atom: Atom, *, owned: bool = False) -> int:
         """A new value of this shape."""
-        return self._new(total_bytes([atom]), owned=owned)
+        return self._new(total_bytes([atom]), _shape_of(atom), owned=owned)
 
     def copy(self, value: int) -> int:
         """A new value that is a copy of another, made as soon as there is time."""
-        made = self._new(self.bytes[value])
+        made = self._new(self.bytes[value], self.shapes[value])
         self.nodes.append(_Node(Kind.COPY, (value,), (made,)))
         return made
 
@@ -96,8 +112,9 @@ class Graph:
             env.update(zip(equation.outvars, self._apply(equation, read), strict=True))
         return [read(atom) for atom in body.outvars]
 
-    def _new(self, size: Expression, *, owned: bool = False) -> int:
+    def _new(self, size: Expression, shape: _Shape = (), *, owned: bool = False) -> int:
         self.bytes.append(size)
+        self.shapes.append(shape)
         if owned:
             self.owned.add(len(self.bytes) - 1)
         return len(self.bytes) - 1
@@ -129,6 +146,9 @@ class Graph:
         name = equation.primitive.name
         operands = [read(atom) for atom in equation.invars]
         if operands and (name in RENAMED or folds(equation)):
+            if name not in RENAMED or equation.invars[0] in self._turned:
+                self._turned.update(equation.outvars)
+                self.turned.add(operands[0])
             return [operands[0]]
         body = called(equation) if name != SHARD_MAP else None
         if body is None and name not in RULES and name not in HOLDING:
@@ -138,14 +158,23 @@ class Graph:
         small = all(is_array(v) and is_small(v) for v in equation.outvars)
         if small and all(self.bytes[v] == 0 for v in operands):
             return [self._number(v) for v in equation.outvars]
-        for i in reordered(equation):
+        apart = lies_apart(equation)
+        for i in (0,) if apart else reordered(equation):
             operands[i] = self.copy(operands[i])
         makes = tuple(self.value(v) for v in equation.outvars)
+        if makes and is_flat(equation):
+            self.shapes[makes[0]] = (_FLAT, self.shapes[makes[0]][-1])
         if name == "split":  # into slices, each for its own readers
             self.nodes += [_Node(Kind.CHEAP, tuple(operands), (made,)) for made in makes]
         elif not self._scatters(name, operands, makes):
             self.nodes.append(self._node(equation, operands, makes))
-        return makes
+        return [self._put_together(v) for v in makes] if apart else makes
+
+    def _put_together(self, value: int) -> int:
+        """The pieces of a value in their order, for all who read them."""
+        made = self._new(self.bytes[value], self.shapes[value])
+        self.nodes.append(_Node(Kind.CHEAP, (value,), (made,)))
+        return made
 
     def _scatters(self, name: str, operands: Sequence[int], makes: Sequence[int]) -> bool:
         """Whether this adds a sum onto zeros to something, which is a sum onto that."""
@@ -182,4 +211,27 @@ class Graph:
             for program, constants, times in held(equation)
             for extra in self._inner(program, constants)
         )
-        return _Node(kind, tuple(operands), makes, inside, tuple(over))
+        views = self._views(equation, operands, makes)
+        sums = summed(equation)
+        return _Node(kind, tuple(operands), makes, inside, tuple(over), *views, sums=sums)
+
+    def _views(
+        self, equation: Equation, operands: Sequence[int], makes: Sequence[int]
+    ) -> tuple[frozenset[int], frozenset[int]]:
+        """Operands that are read element by element, and those that are read in another shape."""
+        result = self.shapes[makes[0]][:-1] if len(makes) == 1 else None
+        elementwise = equation.primitive.name in _ELEMENTWISE
+        alike, reshaped = set[int](), set(flattened(equation, operands))
+        for atom, v in zip(equation.invars, operands, strict=False):
+            if is_literal(atom) or not self.shapes[v]:
+                continue
+            shape = _shape_of(atom)[:-1]
+            if shape != self.shapes[v][:-1] or atom in self._turned:
+                reshaped.add(v)
+            elif elementwise and shape == result:
+                alike.add(v)
+        return frozenset(alike - reshaped), frozenset(reshaped)
+
+
+def _shape_of(atom: Atom) -> _Shape:
+    return (*map(as_text, aval(atom).shape), str(aval(atom).dtype)) if is_array(atom) else ()

@@ -7,6 +7,7 @@ takes over, programs that it runs inside.
 import enum
 from collections.abc import Iterator, Sequence
 
+from equipoise._jax.meshes.collectives import collective
 from equipoise._jax.programs import (
     COND,
     KERNEL,
@@ -129,6 +130,29 @@ def reordered(equation: Equation) -> Iterator[int]:
             yield 1
 
 
+def is_flat(equation: Equation) -> bool:
+    """Whether it is a product that is computed as one of matrices, its result in another shape."""
+    if equation.primitive.name != "dot_general":
+        return False
+    return any(n != 1 for n in _kept(equation)) or 1 in aval(equation.outvars[0]).shape
+
+
+def flattened(equation: Equation, operands: Sequence[int]) -> Iterator[int]:
+    """Operands of a product that are read as matrices and are none."""
+    if equation.primitive.name == "dot_general":
+        (contracted, _), _ = equation.params["dimension_numbers"]
+        for atom, v, kept in zip(equation.invars, operands, _kept(equation), strict=True):
+            if kept != 1 or len(contracted) != 1 or 1 in aval(atom).shape:
+                yield v
+
+
+def _kept(equation: Equation) -> Iterator[int]:
+    """The axes of each operand of a product that are axes of its result alone."""
+    contracted, batch = equation.params["dimension_numbers"]
+    for atom, summed, shared in zip(equation.invars, contracted, batch, strict=True):
+        yield rank(atom) - len(summed) - len(shared)
+
+
 def held(equation: Equation) -> Iterator[tuple[Program, int, int | Expression]]:
     """Programs inside of an operation, their constant operands, and how many run side by side."""
     match equation.primitive.name:
@@ -144,3 +168,18 @@ def held(equation: Equation) -> Iterator[tuple[Program, int, int | Expression]]:
             yield from ((branch, 0, 1) for branch in branches(equation))
         case "custom_linear_solve":
             yield linear_solve(equation).program, 0, 1
+
+
+def summed(equation: Equation) -> object:
+    """What sums over devices have in common that are made at once; None for all else."""
+    found = collective(equation)
+    if found is None or found.kind != "all-reduce":
+        return None
+    return equation.primitive.name, found.axes, aval(equation.invars[0]).dtype
+
+
+def lies_apart(equation: Equation) -> bool:
+    """Whether devices exchange pieces that do not lie in one: they are copied before and after."""
+    found, p = collective(equation), equation.params
+    axis = p.get("all_gather_dimension", p.get("scatter_dimension", 0))
+    return found is not None and (found.kind == "all-to-all" or axis != 0)

@@ -192,7 +192,10 @@ def _gathered(equation: Equation) -> Factors:
 
 @entered(_RULES, "scatter scatter-add scatter-mul scatter-min scatter-max")
 def _scattered(equation: Equation) -> Factors:
-    """Axes of the updates that are placed whole; those of the indices are summed over."""
+    """Axes of the updates that are placed whole; those of the indices are summed over.
+
+    Along an axis of places each device leaves out the updates that are for others.
+    """
     numbers = equation.params["dimension_numbers"]
     operand, indices, updates = equation.invars
     target: _Letters = _whole(operand)
@@ -209,6 +212,8 @@ def _scattered(equation: Equation) -> Factors:
             target[i] = j
         else:
             placed[j] = None
+    for i, letter in zip(numbers.inserted_window_dims, itertools.count(len(placed)), strict=False):
+        target[i] = letter
     for i, j in zip(
         numbers.operand_batching_dims, numbers.scatter_indices_batching_dims, strict=True
     ):

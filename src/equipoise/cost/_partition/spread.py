@@ -161,7 +161,7 @@ class Spread:
             others = {axis for j, own in enumerate(spec) if j != i for axis in own}
             longer = len(axes) > len(spec[i]) and axes[: len(spec[i])] == spec[i]
             if longer and not others.intersection(axes):
-                spec[i] = axes if self.part(aval(atom).shape[i], axes) is not None else spec[i]
+                spec[i] = axes
         return Operand(tuple(spec))
 
     def division(self, equation: Equation, specs: Mapping[Atom, Operand]) -> Division:
@@ -195,9 +195,11 @@ class Spread:
         letters = self.letters(equation)
         if letters is None:
             return Division([Operand(whole(v)) for v in equation.invars], results)
-        return self._lettered(letters, operands, results)
+        return self._lettered(equation, letters, operands, results)
 
-    def _lettered(self, letters: Factors, operands: _Arrays, results: _Arrays) -> Division:
+    def _lettered(
+        self, equation: Equation, letters: Factors, operands: _Arrays, results: _Arrays
+    ) -> Division:
         arrays = [*zip(letters.operands, operands, strict=True)]
         arrays += zip(letters.results, results, strict=True)
         votes: dict[int, list[tuple[str, ...]]] = {}
@@ -214,19 +216,14 @@ class Spread:
         }
         votes = {letter: v for letter, v in votes.items() if letter not in said}
         votes |= {letter: [axes] * len(arrays) for letter, axes in said.items() if axes}
-        summed = letters_of(letters.operands) - letters_of(letters.results)
-        for own, operand in zip(letters.operands, operands, strict=True):
-            for letter, axes in zip(own, operand.spec, strict=True):
-                # What the user says is whole is not cut for a sum: the other operand is gathered.
-                if letter in summed and operand.is_fixed and not axes:
-                    votes.pop(letter, None)
         chosen: dict[int, tuple[str, ...]] = {}
         used: set[str] = set()
         for letter in sorted(votes, key=lambda letter: -len(votes[letter])):
             most = max(votes[letter], key=lambda axes: (votes[letter].count(axes), len(axes)))
             axes = tuple(_until(most, used))
-            chosen[letter] = axes
-            used.update(axes)
+            if self._divides(equation, letters, letter, axes):
+                chosen[letter] = axes
+                used.update(axes)
 
         def spec(own: Sequence[int | None]) -> Spec:
             return tuple(() if i is None else chosen.get(i, ()) for i in own)
@@ -236,6 +233,23 @@ class Spread:
             [r if r.is_fixed else Operand(spec(own)) for own, r in arrays[len(operands) :]],
             axes=chosen,
         )
+
+    def _divides(
+        self, equation: Equation, letters: Factors, letter: int, axes: Sequence[str]
+    ) -> bool:
+        """Whether parts of what has a letter are parts of all: of one size, or evenly divided."""
+        atoms = zip(
+            (*equation.invars, *equation.outvars),
+            (*letters.operands, *letters.results),
+            strict=True,
+        )
+        sizes = {
+            str(size): size
+            for atom, own in atoms
+            for size, found in zip(aval(atom).shape if own else (), own, strict=True)
+            if found == letter
+        }
+        return len(sizes) == 1 or all(self.part(n, axes) is not None for n in sizes.values())
 
     def _scan(self, equation: Equation, operands: _Arrays, results: _Arrays) -> Division:
         layout = scan(equation)

@@ -63,7 +63,7 @@ class Summary:
             _intervals(self.mean_interval),
             _texts(self.sd),
             _intervals(self.sd_interval),
-            *map(_texts, self.quantiles.T),
+            *map(_texts, np.asarray(self.quantiles).T),
         ]
         cells = [list(row) for row in zip(*columns, strict=True)]
         left_out = len(cells) - _MOST_ROWS
@@ -79,7 +79,7 @@ def _texts(values: Array) -> list[str]:
 
 
 def _intervals(ends: Array) -> list[str]:
-    return [f"[{low}, {high}]" for low, high in zip(*map(_texts, ends.T), strict=True)]
+    return [f"[{low}, {high}]" for low, high in zip(*map(_texts, np.asarray(ends).T), strict=True)]
 
 
 @at("vi.summary")

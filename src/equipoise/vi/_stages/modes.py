@@ -1,85 +1,178 @@
 """The normals of some coordinates given the others: modes by Newton's method, many at a time."""
 
+import functools
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
 import numpy as np
 
+from equipoise._jax.traced import Traced
+from equipoise._types import Array, Scalar, record, static_field
+from equipoise.vi._bounds.density import flat_log_density
+from equipoise.vi._families.layout import Layout
+from equipoise.vi._stages import banded
 from equipoise.vi._stages.beginning import Beginning
 
-_MAX_NUMBERS = 2**21  # of the curvatures that are held together
-_NUM_STEPS = 16
-_TOLERANCE = 1e-3  # nats to the mode: a hundredth of an sd off, which weights make good
-_DAMPED = 1e-4  # relative, below which a step is Newton's
+_NUM_STEPS = 20
+_TOLERANCE = 0.02  # nats that the last step gains: what it leaves is of third order
+_DAMPED, _FIRST = 1e-4, 1e-3  # relative, below which a step is Newton's; and where damping begins
+_NUMBERS = 2**14  # of the second derivatives that are found together
+_CHUNK = 512  # points of a call
+_ZERO = 1e-10  # of the diagonal: entries that are rounding
+_MAX_FULL = 512  # coordinates up to which full matrices are factorized
 
 
-def local_normals(
-    start: Beginning, free: np.ndarray, points: np.ndarray, noise: np.ndarray
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Draws of the normal of the free coordinates near each point, their log p, and log volumes.
+class Normals(NamedTuple):
+    """Draws of local normals, the modes, log p of the draws, and log volumes log |L|."""
 
-    A draw is m + L⁻ᵀ ε, for the mode m and the Cholesky factor L of minus the curvature there;
-    the log volume is log |L|.
+    drawn: np.ndarray
+    modes: np.ndarray
+    log_p: np.ndarray
+    log_volume: np.ndarray
+
+
+@record
+class Following:
+    """Coordinates that follow the others, in an order that keeps neighbours together.
+
+    Attributes:
+        density: Log p of one position.
+        order: Their flat indices.
+        scales: Lengths that damping is relative to.
+        positions: How positions are made of flat vectors.
+        width: Diagonals of their second derivatives below the main one; None where full.
     """
-    size = max(_MAX_NUMBERS // points.shape[1] ** 2, 1)
-    drawn, volumes = points.copy(), []
-    for first in range(0, len(points), size):
-        rows = slice(first, first + size)
-        modes, roots = _modes(start, free, points[rows])
-        away = np.linalg.solve(np.swapaxes(roots, 1, 2), noise[rows, :, None])[..., 0]
-        drawn[rows, free] = modes + away
-        volumes.append(np.sum(np.log(np.diagonal(roots, axis1=1, axis2=2)), axis=1))
-    return drawn, start.values(drawn), np.concatenate(volumes)
+
+    density: Traced
+    order: Array
+    scales: Array
+    positions: Layout = static_field()
+    width: int | None = static_field()
+
+    def normals(self, points: np.ndarray, noise: np.ndarray) -> Normals:
+        """Draws m + L⁻ᵀ ε near each point: m is the mode, L Lᵀ minus the curvature there."""
+        dtype, parts = self.scales.dtype, []
+        for first in range(0, len(points), _CHUNK):
+            rows = slice(first, first + _CHUNK)
+            few = [_filled(np.asarray(x[rows], dtype)) for x in (points, noise)]
+            found = _normals(self, *few)
+            parts.append([np.asarray(x)[: len(points[rows])] for x in found])
+        drawn, modes, *logs = map(np.concatenate, zip(*parts, strict=True))
+        return Normals(drawn, modes, *(x.astype(float) for x in logs))
 
 
-def _modes(start: Beginning, free: np.ndarray, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Modes of the free coordinates, and Cholesky factors of minus the curvature there.
+def _filled(rows: np.ndarray) -> np.ndarray:
+    """The rows, and the first again until there are as many as a call takes."""
+    return np.concatenate([rows, np.tile(rows[:1], (_CHUNK - len(rows), 1))])
+
+
+def following(start: Beginning, free: np.ndarray, curved: np.ndarray) -> Following | None:
+    """How the free coordinates follow; None where there are too many that all bend together.
+
+    ``curved`` are second derivatives of the density at some points, all of them.
+    """
+    bent = np.abs(curved[:, free][:, :, free])
+    size = np.sqrt(np.diagonal(bent, axis1=1, axis2=2))
+    near = np.any(bent > _ZERO * size[:, :, None] * size[:, None, :], axis=0)
+    order, width = banded.order_of(near)
+    if width is None and len(order) > _MAX_FULL:
+        return None
+    inside = np.flatnonzero(free)[order]
+    scales = start.sds[inside].astype(start.dtype)
+    placed: Following = jax.device_put(
+        Following(start.density, inside, scales, start.positions, width)
+    )
+    return placed
+
+
+class _State(NamedTuple):
+    """Where a path is, what is known there, and the step that it tries next."""
+
+    point: Array
+    value: Scalar
+    slope: Array
+    precision: Array
+    damping: Scalar
+    step: Array
+    gain: Scalar
+    count: Scalar
+
+
+@jax.jit
+def _normals(how: Following, points: Array, noise: Array) -> tuple[Array, ...]:
+    """The fields of :class:`Normals`."""
+    flat = flat_log_density(how.density.prepared(), how.positions)
+    one = functools.partial(_normal, flat, how.order, how.scales, how.width)
+    n = len(how.order)
+    rows = len(banded.directions(n, how.width))
+    size = int(np.clip(_NUMBERS // (n * rows), 1, 64))
+    found: tuple[Array, ...] = jax.lax.map(lambda x: one(*x), (points, noise), batch_size=size)
+    return found
+
+
+def _normal(
+    flat: Callable[[Array], Scalar],
+    order: Array,
+    scales: Array,
+    width: int | None,
+    point: Array,
+    noise: Array,
+) -> tuple[Array, ...]:
+    """A draw near one point.
 
     A step that lowers the density is undone, and the next one is damped.
     """
-    n, k = len(points), int(np.sum(free))
-    at, inside = points.copy(), np.flatnonzero(free)
-    value, slope, precision = np.full(n, -np.inf), np.zeros((n, k)), np.zeros((n, k, k))
-    damping, step, going = np.zeros(n), np.zeros((n, k)), np.arange(n)
-    for _ in range(_NUM_STEPS):
-        there = at[going]
-        there[:, inside] += step[going]
-        new_value, gradient, curvature = start.curvatures(there)
-        bent = -curvature[:, inside[:, None], inside]
-        sound = np.isfinite(new_value) & np.all(np.isfinite(bent), axis=(1, 2))
-        better = sound & (new_value >= value[going])
-        up, down = going[better], going[~better]
-        at[up], value[up], slope[up], precision[up] = (
-            x[better] for x in (there, new_value, gradient[:, inside], bent)
+    n, dtype = len(order), point.dtype
+    along = jnp.asarray(banded.directions(n, width), dtype)
+
+    def log_p(x: Array) -> Scalar:
+        return flat(point.at[order].set(x))
+
+    def damped(precision: Array, damping: Scalar) -> Array:
+        size = jnp.abs(banded.diagonal(precision, width)) + scales**-2
+        return banded.factor(banded.with_diagonal(precision, damping * size, width), width)
+
+    def look(now: _State) -> _State:
+        x = now.point + now.step
+        (value, slope), push = jax.linearize(jax.value_and_grad(log_p), x)
+        precision = -banded.stored(jax.vmap(push)(along)[1], width)
+        sound = jnp.isfinite(value) & jnp.all(jnp.isfinite(precision))
+        better = sound & (value >= now.value)
+        point, value, slope, precision = (
+            jnp.where(better, new, old)
+            for new, old in zip((x, value, slope, precision), now[:4], strict=True)
         )
-        damping[up] = np.where(damping[up] > _DAMPED, damping[up] / 8, 0)
-        damping[down] = np.maximum(8 * damping[down], 10 * _DAMPED)
-        root = _roots(_damped(precision, damping, start.sds[inside])[going])
-        half = np.linalg.solve(root, slope[going, :, None])
-        step[going] = np.linalg.solve(np.swapaxes(root, 1, 2), half)[..., 0]
-        far = np.sum(half**2, axis=(1, 2)) * (1 + damping[going]) >= _TOLERANCE
-        going = going[far | np.isnan(half[:, 0, 0])]
-        if not len(going):
-            break
+        eased = jnp.where(now.damping > _DAMPED, now.damping / 8, 0)
+        damping = jnp.where(better, eased, jnp.maximum(8 * now.damping, _FIRST))
+        root = damped(precision, damping)
+        half = banded.forward(root, slope, width)
+        step = banded.backward(root, half, width)
+        gain = jnp.sum(half**2) * (1 + damping)
+        return _State(point, value, slope, precision, damping, step, gain, now.count + 1)
+
+    def busy(now: _State) -> Array:
+        return (now.count < _NUM_STEPS) & ~(now.gain < _TOLERANCE)
+
+    zero, empty = jnp.zeros((), dtype), jnp.zeros(n, dtype)
+    first = _State(
+        point[order],
+        zero - jnp.inf,
+        empty,
+        banded.stored(jnp.zeros_like(along), width),
+        zero,
+        empty,
+        zero + jnp.inf,
+        zero,
+    )
+    last = jax.lax.while_loop(busy, look, first)
+    mode = last.point + jnp.where(last.gain < _TOLERANCE, last.step, 0)
     # Without damping where that is possible, with it where not, and in the worst case by axes.
-    roots = _roots(precision)
-    for extra in (damping, np.full(n, np.inf)):
-        lost = np.isnan(roots[:, 0, 0])
-        roots[lost] = _roots(_damped(precision, extra, start.sds[inside])[lost])
-    return at[:, inside], roots
-
-
-def _damped(precision: np.ndarray, damping: np.ndarray, sds: np.ndarray) -> np.ndarray:
-    """The matrices with so much more on their diagonals; alone what is added, where it is ∞."""
-    size = np.abs(np.diagonal(precision, axis1=1, axis2=2)) + sds**-2
-    alone = np.isinf(damping)[:, None]
-    added = np.where(alone, 1.0, damping[:, None]) * size
-    return np.where(alone[..., None], 0.0, precision) + added[:, None] * np.eye(len(sds))
-
-
-def _roots(matrices: np.ndarray) -> np.ndarray:
-    """Cholesky factors; nan for those that are not positive definite."""
-    try:
-        return np.linalg.cholesky(matrices)
-    except np.linalg.LinAlgError:
-        if len(matrices) == 1:
-            return np.full_like(matrices, np.nan)
-        half = len(matrices) // 2
-        return np.concatenate([_roots(matrices[:half]), _roots(matrices[half:])])
+    root = damped(last.precision, zero)
+    axes = banded.with_diagonal(jnp.zeros_like(last.precision), scales**-2, width)
+    for other in (damped(last.precision, last.damping), axes**0.5):
+        root = jnp.where(jnp.all(jnp.isfinite(root)), root, other)
+    drawn = mode + banded.backward(root, noise, width)
+    log_volume = jnp.sum(jnp.log(banded.diagonal(root, width)))
+    return point.at[order].set(drawn), mode, log_p(drawn), log_volume
