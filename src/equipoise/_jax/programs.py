@@ -121,6 +121,19 @@ def as_function(program: ClosedJaxpr) -> Callable[..., list[Array]]:
     return jaxpr_as_fun(program)
 
 
+def with_operands(program: ClosedProgram, *, after: int) -> ClosedProgram:
+    """The program with the arrays that it captured as operands, after the first so many."""
+    captured, avals = constants(program), program.in_avals
+    if not captured:
+        return program
+
+    def run(*args: Array) -> Sequence[Array]:
+        given, rest = args[after : after + len(captured)], args[after + len(captured) :]
+        return as_function(closed(opened(program), given))(*args[:after], *rest)
+
+    return jax.make_jaxpr(run)(*avals[:after], *map(jax.typeof, captured), *avals[after:])
+
+
 def called(equation: Equation) -> Program | None:
     """The program that an equation runs once on its operands; None where it is no call.
 
