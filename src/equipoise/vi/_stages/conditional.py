@@ -153,12 +153,21 @@ class _Conditional(NamedTuple):
         return draw
 
 
+def _sizes(number: int, strengths: list[float]) -> list[int]:
+    """How many drivers to try: those before the widest gap, then all of them, then fewer."""
+    halves = [number >> k for k in range(number.bit_length())]
+    if len(strengths) < 2:
+        return halves
+    gap = int(np.argmin(np.divide(strengths[1:], strengths[:-1]))) + 1
+    return list(dict.fromkeys([gap, *halves]))
+
+
 def _conditional(start: Beginning, drivers: np.ndarray, curved: np.ndarray) -> _Conditional | None:
     """The normals given these drivers, which are near those that the start expects first."""
-    d = len(start.mean)
-    how = following(start, ~np.isin(np.arange(d), drivers), curved)
-    if how is None:
+    found = following(start, drivers, curved)
+    if found is None:
         return None
+    drivers, how = found
     order, rows = np.asarray(how.order), start.factor[drivers]
     mean, root = start.mean[drivers], np.linalg.cholesky(rows @ rows.T)
     terms = _quadratic(mean, root, mean[None]).shape[1]
@@ -195,13 +204,12 @@ def draw_conditionally(start: Beginning) -> Drawn | None:
     noise = rng.standard_normal((min(_NUM_POINTS, held), d))
     points = transported(start.mean, start.factor, noise).astype(start.dtype)
     curved = np.asarray(curvatures(start.density, points, start.positions))
-    drivers = find_drivers(
+    drivers, strengths = find_drivers(
         start.density, start.positions, points, curved, start.sds, rng, most=_MOST_DRIVERS
     )
     best, choice = -1.0, None
-    while drivers:
-        tried = _conditional(start, np.sort(drivers), curved)
-        drivers = drivers[: len(drivers) // 2]
+    for most in _sizes(len(drivers), strengths):
+        tried = _conditional(start, np.array(drivers[:most]), curved)
         if tried is None:
             continue
         make = tried.adapted(num_adapted)

@@ -18,9 +18,10 @@ from equipoise.vi._stages.beginning import Beginning
 _NUM_STEPS = 20
 _TOLERANCE = 0.02  # nats that the last step gains: what it leaves is of third order
 _DAMPED, _FIRST = 1e-4, 1e-3  # relative, below which a step is Newton's; and where damping begins
-_NUMBERS = 2**14  # of the second derivatives that are found together
+_NUMBERS = 2**15  # of the full second derivatives that are found together
 _CHUNK = 512  # points of a call
 _ZERO = 1e-10  # of the diagonal: entries that are rounding
+_MANY, _MOST_SHARED = 16, 4  # neighbours, and drivers that only have many of them
 _MAX_FULL = 512  # coordinates up to which full matrices are factorized
 
 
@@ -68,23 +69,32 @@ def _filled(rows: np.ndarray) -> np.ndarray:
     return np.concatenate([rows, np.tile(rows[:1], (_CHUNK - len(rows), 1))])
 
 
-def following(start: Beginning, free: np.ndarray, curved: np.ndarray) -> Following | None:
-    """How the free coordinates follow; None where there are too many that all bend together.
+def following(
+    start: Beginning, drivers: np.ndarray, curved: np.ndarray
+) -> tuple[np.ndarray, Following] | None:
+    """The drivers, and how the others follow; None where too many bend together.
 
-    ``curved`` are second derivatives of the density at some points, all of them.
+    Others that are neighbours of very many are made drivers where the rest are then neighbours of
+    few, as a level that a whole series shares. ``curved`` are second derivatives at some points.
     """
-    bent = np.abs(curved[:, free][:, :, free])
+    bent = np.abs(curved)
     size = np.sqrt(np.diagonal(bent, axis1=1, axis2=2))
     near = np.any(bent > _ZERO * size[:, :, None] * size[:, None, :], axis=0)
-    order, width = banded.order_of(near)
+    free = ~np.isin(np.arange(len(near)), drivers)
+    shared = free & (near[:, free].sum(axis=1) > max(_MANY, free.sum() // 2))
+    places = np.flatnonzero(free & ~shared)
+    order, width = banded.order_of(near[np.ix_(places, places)])
+    if width is None or shared.sum() > _MOST_SHARED:
+        places, shared[:] = np.flatnonzero(free), False
+        order, width = banded.order_of(near[np.ix_(places, places)])
     if width is None and len(order) > _MAX_FULL:
         return None
-    inside = np.flatnonzero(free)[order]
+    inside = places[order]
     scales = start.sds[inside].astype(start.dtype)
     placed: Following = jax.device_put(
         Following(start.density, inside, scales, start.positions, width)
     )
-    return placed
+    return np.sort(np.append(drivers, np.flatnonzero(shared))), placed
 
 
 class _State(NamedTuple):
@@ -105,9 +115,9 @@ def _normals(how: Following, points: Array, noise: Array) -> tuple[Array, ...]:
     """The fields of :class:`Normals`."""
     flat = flat_log_density(how.density.prepared(), how.positions)
     one = functools.partial(_normal, flat, how.order, how.scales, how.width)
-    n = len(how.order)
-    rows = len(banded.directions(n, how.width))
-    size = int(np.clip(_NUMBERS // (n * rows), 1, 64))
+    # Few diagonals are long loops of small steps, the cheaper the more points share them.
+    full = how.width is None
+    size = int(np.clip(_NUMBERS // len(how.order) ** 2, 1, _CHUNK)) if full else _CHUNK
     found: tuple[Array, ...] = jax.lax.map(lambda x: one(*x), (points, noise), batch_size=size)
     return found
 
