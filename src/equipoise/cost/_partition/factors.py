@@ -25,6 +25,7 @@ class Factors(NamedTuple):
     results: list[_Letters]
 
 
+_SENT_ALONG = ("all_gather_dimension", "scatter_dimension", "split_axis", "concat_axis")
 _RULES: dict[str, Callable[[Equation], Factors]] = {}
 
 
@@ -55,11 +56,26 @@ def _elementwise(equation: Equation) -> Factors:
     return Factors(operands, [list(range(rank(v))) for v in equation.outvars])
 
 
-@entered(_RULES, "optimization_barrier")
+@entered(_RULES, "optimization_barrier psum psum2 psum_invariant pmax pmin ppermute")
 def _each_alone(equation: Equation) -> Factors:
     count = itertools.count()
     letters: list[_Letters] = [[next(count) for _ in _shape(v)] for v in equation.outvars]
     return Factors(letters, letters)
+
+
+@entered(_RULES, "all_gather all_gather_invariant reduce_scatter all_to_all")
+def _exchanged(equation: Equation) -> Factors:
+    """All axes but those whose places devices send each other."""
+    p, (operand, result) = equation.params, (equation.invars[0], equation.outvars[0])
+    sent = {value for name, value in p.items() if name in _SENT_ALONG}
+    if rank(operand) == rank(result):
+        kept: _Letters = [None if i in sent or not p["tiled"] else i for i in range(rank(operand))]
+        return Factors([kept], [kept])
+    (axis,) = sent  # one more where parts are put beside each other, one less where they are dealt
+    longer: _Letters = [None if i == axis else i for i in range(max(rank(operand), rank(result)))]
+    shorter = [i for i in longer if i is not None]
+    pair = (longer, shorter) if rank(operand) > rank(result) else (shorter, longer)
+    return Factors([pair[0]], [pair[1]])
 
 
 @entered(_RULES, "dot_general")
