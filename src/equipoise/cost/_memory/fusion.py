@@ -16,8 +16,7 @@ from equipoise.cost._memory.kinds import Kind
 
 _SPREAD = (Kind.SPREAD, Kind.FILLED)
 _FUSED = (*_SPREAD, Kind.CHEAP, Kind.DEAR)
-_REDUCING = (Kind.REDUCTION, Kind.WINDOW)
-_FUSING = (*_FUSED, *_REDUCING, Kind.COPY)
+_FUSING = (*_FUSED, Kind.REDUCTION, Kind.COPY)
 _MANY = frozenset((-1, -2))  # stands for any two loops or more
 
 
@@ -114,28 +113,12 @@ class _Fates:
     def _joined(self, readers: Iterable[int]) -> frozenset[int]:
         return frozenset[int]().union(*(self._ends[r] for r in readers))
 
-    def _reduces(self, reader: int, kinds: tuple[Kind, ...] = _REDUCING) -> bool:
-        """Whether a reader becomes part of a reduction."""
-        return any(e >= 0 and self._graph.nodes[e].kind in kinds for e in self._ends[reader])
-
     def _able(self, index: int, around: set[int]) -> frozenset[int]:
         """The readers that could take it in."""
         kind = self._graph.nodes[index].kind
-        if kind in (Kind.PRODUCT, *_REDUCING):
-            alone = len(around) == 1
-            return frozenset(r for r in around if alone and self._reduces(r))
         if kind not in _FUSED or (kind is Kind.DEAR and self._repeated & around):
             return frozenset()
-        barred: tuple[Kind, ...] = _REDUCING
-        if kind is Kind.FILLED:
-            barred = (Kind.WINDOW,)
-        elif kind is not Kind.SPREAD and len(around) == 1:
-            barred = ()
-        return frozenset(
-            r
-            for r in around
-            if self._graph.nodes[r].kind in _FUSING and not self._reduces(r, barred)
-        )
+        return frozenset(r for r in around if self._graph.nodes[r].kind in _FUSING)
 
     def _worth(self, index: int, takers: frozenset[int], *, everywhere: bool) -> bool:
         """Whether it may be computed where it is read, for every reader that takes it in."""
