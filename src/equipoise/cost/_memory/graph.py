@@ -40,7 +40,7 @@ from equipoise.cost._memory.kinds import (
     reordered,
     written_over,
 )
-from equipoise.cost._program.sizes import as_text, total_bytes
+from equipoise.cost._program.sizes import as_text, is_one, total_bytes
 
 
 class Node(NamedTuple):
@@ -141,7 +141,7 @@ class Graph:
         """An operand in the shape of the result."""
         if is_literal(atom):
             return self._fill(operand, str(atom.val), result)
-        axes = [i for i, size in enumerate(aval(atom).shape) if size != 1]
+        axes = [i for i, size in enumerate(aval(atom).shape) if not is_one(size)]
         return self._spread_along(axes, operand, result)
 
     def _spread_along(self, axes: Sequence[int], operand: int, result: Atom) -> int:
@@ -182,16 +182,16 @@ class Graph:
         if operands and name in RENAMED:
             return [operands[0]]
         body = called(equation) if name != SHARD_MAP else None
+        small = body is None and all(is_array(v) and is_small(v) for v in equation.outvars)
+        if small and all(self.bytes[v] == 0 for v in operands):
+            return [self._number(v) for v in equation.outvars]
         if body is None and name not in RULES and name not in HOLDING:
             body = implementation(equation)
         if body is not None:
             return self.run(body, operands)
-        small = all(is_array(v) and is_small(v) for v in equation.outvars)
-        if small and all(self.bytes[v] == 0 for v in operands):
-            return [self._number(v) for v in equation.outvars]
         if name == "broadcast_in_dim" and len(operands) == 1 and not is_literal(equation.invars[0]):
             sizes, along = aval(equation.invars[0]).shape, equation.params["broadcast_dimensions"]
-            axes = [i for i, size in zip(along, sizes, strict=True) if size != 1]
+            axes = [i for i, size in zip(along, sizes, strict=True) if not is_one(size)]
             return [self._spread_along(axes, operands[0], equation.outvars[0])]
         if name == "dot_general":
             operands = [self._lying.get(v, v) for v in operands]

@@ -30,7 +30,7 @@ from equipoise._jax.programs import (
     while_loop,
 )
 from equipoise.cost._expression.expression import Expression
-from equipoise.cost._program.sizes import count, size_of
+from equipoise.cost._program.sizes import is_one, count, size_of
 
 HOLDING = (SCAN, WHILE, COND, SOLVE, SHARD_MAP, KERNEL)
 # Elementwise operations whose operands have other shapes, or other types, than the result.
@@ -138,7 +138,7 @@ def written_over(equation: Equation) -> Iterator[tuple[int, int]]:
 def fills(atom: Atom, shape: Sequence[Size]) -> bool:
     """Whether an operand of an elementwise operation has the result's shape."""
     own = aval(atom).shape
-    widened = any(a == 1 and b != 1 for a, b in zip(own, shape, strict=False))
+    widened = any(is_one(a) and not is_one(b) for a, b in zip(own, shape, strict=False))
     return len(own) == len(shape) and not widened
 
 
@@ -173,7 +173,7 @@ def is_flat(equation: Equation) -> bool:
     """Whether it is a product that is computed as one of matrices, its result in another shape."""
     if equation.primitive.name != "dot_general":
         return False
-    return any(n != 1 for n in _kept(equation)) or 1 in aval(equation.outvars[0]).shape
+    return any(n != 1 for n in _kept(equation)) or any(map(is_one, aval(equation.outvars[0]).shape))
 
 
 def flattened(equation: Equation, operands: Sequence[int]) -> Iterator[int]:
@@ -181,7 +181,7 @@ def flattened(equation: Equation, operands: Sequence[int]) -> Iterator[int]:
     if equation.primitive.name == "dot_general":
         (contracted, _), _ = equation.params["dimension_numbers"]
         for atom, v, kept in zip(equation.invars, operands, _kept(equation), strict=True):
-            if kept != 1 or len(contracted) != 1 or 1 in aval(atom).shape:
+            if kept != 1 or len(contracted) != 1 or any(map(is_one, aval(atom).shape)):
                 yield v
 
 

@@ -6,6 +6,7 @@ from equipoise._jax.meshes.local import Spec, divided, divided_up
 from equipoise._jax.programs import Equation, Size, aval
 from equipoise.cost._partition.division import Arrays, Division, Operand
 from equipoise.cost._partition.factors import Factors, factors
+from equipoise.cost._program.sizes import as_text
 
 
 class Lettered:
@@ -79,10 +80,8 @@ class Lettered:
         atoms = (*equation.invars, *equation.outvars)
         places = zip(atoms, (*letters.operands, *letters.results), strict=True)
         sizes = [aval(v).shape[own.index(letter)] for v, own in places if letter in own]
-        return all(n is sizes[0] for n in sizes) or (
-            len(set(map(str, sizes))) == 1
-            or all(self._part(n, axes) is not None for n in sizes)
-        )
+        same = len(set(map(as_text, sizes))) == 1
+        return same or all(self._part(n, axes) is not None for n in sizes)
 
 
 def _until(axes: Iterable[str], used: set[str]) -> Iterable[str]:
