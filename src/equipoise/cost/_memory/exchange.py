@@ -9,7 +9,7 @@ def summed(equation: Equation) -> object:
     found = collective(equation)
     if found is None or found.kind != "all-reduce":
         return None
-    return equation.primitive.name, found.axes, aval(equation.invars[0]).dtype
+    return equation.primitive.name, found.axes, found.group, aval(equation.invars[0]).dtype
 
 
 def lies_apart(equation: Equation) -> bool:
