@@ -33,18 +33,20 @@ _THERE = _Fate(frozenset(), is_loop=True)  # of what no operation makes
 class Loops(NamedTuple):
     """The operations that write to memory: what each reads there, through what it takes in.
 
-    And what of that each may write its result over, as it reads it element by element.
+    And what of that each may write its result over, as it reads it element by element. Some values
+    are never read in the shape in which their operation has them, and are written in another one.
     """
 
     reads: dict[int, frozenset[int]]
     alike: dict[int, frozenset[int]]
+    reshaped: set[int]
 
 
 def loops(graph: Graph, results: set[int]) -> Loops:
     """The operations that write to memory; the others are taken in."""
     fates, maker = _Fates(graph, results).found, makers(graph, range(len(graph.nodes)))
     through: dict[int, tuple[frozenset[int], frozenset[int]]] = {}
-    found = Loops({}, {})
+    found, whole = Loops({}, {}, set()), set[int]()
     for index in sorted(fates):
         node, reads, moved = graph.nodes[index], frozenset[int](), frozenset[int]()
         for v in node.reads:
@@ -52,11 +54,14 @@ def loops(graph: Graph, results: set[int]) -> Loops:
             its, its_moved = through[v] if taken else (frozenset((v,)), frozenset[int]())
             reads |= its
             moved |= its_moved if v in node.alike else its
+            if not taken:
+                (found.reshaped if v in node.reshaped else whole).add(v)
         if fates[index].takers:
             through.update(dict.fromkeys(node.makes, (reads, moved)))
         if fates[index].is_loop:
             found.reads[index] = reads
             found.alike[index] = reads - moved if node.kind in _FUSED else frozenset()
+    found.reshaped.difference_update(whole)
     return found
 
 

@@ -82,11 +82,14 @@ class Graph:
         self.owned: set[int] = set()
         self._inner = inner
         self._filled: dict[tuple[str, str], int] = {}  # arrays of one number, by it and their shape
+        self._number_of: dict[int, int] = {}  # that fills an array
+        self._given: set[int] = set()  # such arrays that something is written over
         self._zeros: set[int] = set()  # the number 0, and arrays of it
         self._scattered: dict[int, tuple[int, ...]] = {}  # sums onto zeros: indices and updates
         self._lying: dict[int, int] = {}  # transposed matrices, and what lies there
         self._masks: set[int] = set()  # ones and zeros that were Booleans
         self._spreads: dict[tuple[int, tuple[int, ...], _Shape], int] = {}  # by where axes go
+        self._unread: set[Atom] = set()  # what loops build for nobody
         self.swapped: set[int] = set()  # products that are computed transposed
 
     def value(self, atom: Atom, *, owned: bool = False) -> int:
@@ -115,6 +118,8 @@ class Graph:
         uses = Counter(v for e in body.eqns for v in e.invars if not is_literal(v))
         uses.update(v for v in body.outvars if not is_literal(v))
         for equation in body.eqns:
+            if equation.primitive.name == SCAN:
+                self._unread.update(v for v in equation.outvars if not uses[v])
             if folds(equation):
                 alone = uses[equation.invars[0]] == 1
                 made: Sequence[int] = [self._turn(equation, read(equation.invars[0]), alone=alone)]
@@ -174,7 +179,21 @@ class Graph:
         if key not in self._filled:
             self._filled[key] = self.value(result)
             self._spread_out(Kind.FILLED, operand, self._filled[key])
+            self._number_of[self._filled[key]] = operand
+            if operand in self._zeros:
+                self._zeros.add(self._filled[key])
         return self._filled[key]
+
+    def _own(self, value: int) -> int:
+        """The value, or where it is one number everywhere an array that is written over once."""
+        operand = self._number_of.get(value)
+        if operand is None:
+            return value
+        made = value if value not in self._given else self._new(self.bytes[value], self.shapes[value])
+        if made != value:
+            self._spread_out(Kind.FILLED, operand, made)
+        self._given.add(made)
+        return made
 
     def _apply(self, equation: Equation, read: Callable[[Atom], int]) -> Sequence[int]:
         name = equation.primitive.name
@@ -189,7 +208,10 @@ class Graph:
             body = implementation(equation)
         if body is not None:
             return self.run(body, operands)
-        if name == "broadcast_in_dim" and len(operands) == 1 and not is_literal(equation.invars[0]):
+        if name == "broadcast_in_dim" and is_literal(equation.invars[0]):
+            number = str(equation.invars[0].val)
+            return [self._fill(operands[0], number, equation.outvars[0])]
+        if name == "broadcast_in_dim" and len(operands) == 1:
             sizes, along = aval(equation.invars[0]).shape, equation.params["broadcast_dimensions"]
             axes = [i for i, size in zip(along, sizes, strict=True) if not is_one(size)]
             return [self._spread_along(axes, operands[0], equation.outvars[0])]
@@ -198,7 +220,9 @@ class Graph:
         apart = lies_apart(equation)
         for i in (0,) if apart else reordered(equation):
             operands[i] = self.copy(operands[i])
-        makes = tuple(self.value(v) for v in equation.outvars)
+        makes = tuple(
+            self._number(v) if v in self._unread else self.value(v) for v in equation.outvars
+        )
         if makes and is_flat(equation):
             self.shapes[makes[0]] = (_FLAT, self.shapes[makes[0]][-1])
         if name == "split":  # into slices, each for its own readers
@@ -215,11 +239,8 @@ class Graph:
 
     def _scatters(self, name: str, operands: Sequence[int], makes: Sequence[int]) -> bool:
         """Whether this adds a sum onto zeros to something, which is a sum onto that."""
-        if operands and operands[0] in self._zeros:
-            if name == "broadcast_in_dim":
-                self._zeros.update(makes)
-            if name == "scatter-add":
-                self._scattered[makes[0]] = tuple(operands[1:])
+        if name == "scatter-add" and operands[0] in self._zeros:
+            self._scattered[makes[0]] = tuple(operands[1:])
         if name in ("add", "add_any"):
             for a, b in (operands, operands[::-1]):
                 if b in self._scattered:
@@ -237,11 +258,15 @@ class Graph:
                 v if fills(atom, aval(result).shape) else self._spread(atom, v, result)
                 for atom, v in zip(equation.invars, operands, strict=True)
             ]
-        over = [(operands[i], makes[j]) for i, j in written_over(equation)]
+        over = []
+        for i, j in written_over(equation):
+            operands[i] = self._own(operands[i])
+            over.append((operands[i], makes[j]))
         if name == SCAN:  # what it builds piece by piece is written over zeros
             zero = self._new(ZERO, owned=True)
-            for v, made in list(zip(equation.outvars, makes, strict=True))[len(over) :]:
-                over.append((self._fill(zero, "0.0", v), made))
+            built = list(zip(equation.outvars, makes, strict=True))[len(over) :]
+            for v, made in [pair for pair in built if pair[0] not in self._unread]:
+                over.append((self._own(self._fill(zero, "0.0", v)), made))
                 operands.append(over[-1][0])
         inside = tuple(
             extra * times
