@@ -107,7 +107,7 @@ def steps_a_second():
     """The plain loop on a well-scaled normal, after a look at the results."""
     size = 5
     rates, rows = {}, []
-    title = f"{STEPS:,} steps of Adam on a mean-field normal, {PARTICLES} draws a step"
+    title = f"{STEPS:,} steps of Adam on a mean-field normal, {PARTICLES} draws per step"
     for name, make in (("ours", ours), ("numpyro", numpyro_svi), ("blackjax", blackjax_scan)):
         run = make(lambda z: -0.5 * jnp.sum((z - 1) ** 2 / jnp.arange(1.0, 6.0)), size)
         (mean, scale, _), first, median, spread = timed(run)

@@ -6,7 +6,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from equipoise._check import at, floating_array, type_error, value_error
+from equipoise._check import at, floating_array, value_error
 from equipoise._jax.varying import mesh_of
 from equipoise._jax.zeros import is_zero
 from equipoise._types import Array, Bool, Float, Int, PyTree
@@ -15,6 +15,7 @@ from equipoise.attention._cache.cache import KVCache, check_cache, places
 from equipoise.attention._cache.checks import check_room
 from equipoise.attention._cache.program import one_program
 from equipoise.attention._cache.read import read, whole
+from equipoise.attention._cache.ring import by_position, only_by_position
 from equipoise.attention._cache.rows import Rows
 from equipoise.attention._dot_product import attended
 from equipoise.attention._kernel.blockwise import blockwise
@@ -22,7 +23,7 @@ from equipoise.attention._kernel.grid import is_named
 from equipoise.attention._kernel.mesh import placed_by
 from equipoise.attention._kernel.operations import only
 from equipoise.attention._kernel.problem import Problem
-from equipoise.attention._masks.kinds import Window, window_sides
+from equipoise.attention._masks.kinds import Window
 from equipoise.attention._masks.mask import Mask
 from equipoise.attention._reference import with_sinks
 from equipoise.attention._request import Options, problem_of
@@ -49,7 +50,7 @@ def decode_step(
     mask_fn: Callable[..., Array] | None = None,
     implementation: str | None = None,
     return_residual: bool = False,
-) -> tuple[KVCache, Float[Array, "*batch t n e"]]:
+) -> tuple[KVCache, Float[Array, "*batch t n e"] | PyTree]:
     r"""Causal attention of the next tokens to themselves and all tokens before them.
 
     .. math::
@@ -86,11 +87,11 @@ def decode_step(
 
     Returns:
         (cache, y), y of shape ``(*batch, t, n, e)`` in the dtype of ``query``, e = h where keys are
-        read as values; with ``return_residual`` (cache, (y, log-sum-exp)). Rows of tokens that found no room in the
-        cache are NaN, and so are rows that may read a page that the table does not name; other
-        entries are as ever. A ring without a window reads the last capacity − t tokens before each
-        new one. Derivatives of any order are those of the whole computation, and cost as much as
-        one over the capacity.
+        read as values; with ``return_residual`` (cache, (y, log-sum-exp)). Rows of tokens that
+        found no room in the cache are NaN, and so are rows that may read a page that the table
+        does not name; other entries are as ever. A ring without a window reads the last
+        capacity − t tokens before each new one. Derivatives of any order are those of the whole
+        computation, and cost as much as one over the capacity.
 
     Raises:
         ValueError: If shapes do not fit the cache, a ring is too small for the window or is given
@@ -112,19 +113,14 @@ def decode_step(
         [2.] 3
 
     References:
-        :cite:t:`shazeer2019fast`, section 2.4; :cite:t:`kwon2023paged`, equation 4.
+        :cite:t:`shazeer2019fast`, section 2.4; :cite:t:`kwon2023paged`, section 4.1.
     """
     check_cache(cache)
     check_room(cache, key, entries, lengths)
-    options: Options = {
-        "scale": scale,
-        "local_window_size": local_window_size,
-        "logits_soft_cap": logits_soft_cap,
-        "segment_ids": segment_ids,
-        "sinks": sinks,
-        "score_fn": score_fn,
-        "mask_fn": mask_fn,
-    }
+    scoring = Options(scale=scale, logits_soft_cap=logits_soft_cap, sinks=sinks)
+    masking = Options(local_window_size=local_window_size, segment_ids=segment_ids)
+    functions = Options(score_fn=score_fn, mask_fn=mask_fn)
+    options: Options = {**scoring, **masking, **functions}
     new = query, key, value
     cache, y, lse = _decode(cache, *new, bias, mask, entries, lengths, implementation, options)
     return cache, ((y, lse) if return_residual else y)
@@ -148,12 +144,15 @@ def _decode(
         raise value_error("query", "must have the batch axes and tokens of `key`", query)
     start, t = cache.length, query.shape[-3]
     cache, rows, kept = appended(cache, key, value, entries, lengths)
+    options["query_offset"] = rows.start.reshape(rows.batch) if cache.ragged else start
+    if lengths is not None:
+        options["query_seq_lengths"] = rows.count.reshape(rows.batch)
     if cache.ring:
-        _only_by_position(bias=bias, mask=mask, segment_ids=options["segment_ids"])
-        options = {**options, **_by_position(cache, rows, t, options)}
-    elif options["local_window_size"] is not None:
-        left, _ = window_sides("local_window_size", options["local_window_size"])
-        options = {**options, "local_window_size": (left, 0)}
+        only_by_position(bias=bias, mask=mask, segment_ids=options["segment_ids"])
+        asked = options["local_window_size"], options["score_fn"], options["mask_fn"]
+        options = {**options, **by_position(cache, rows, t, *asked)}
+    else:
+        options["is_causal"] = True
     stored = cache
     if not cache.value.shape[-1]:
         stored = dataclasses.replace(cache, value=cache.key, value_scale=cache.key_scale)
@@ -165,9 +164,6 @@ def _decode(
         jnp.broadcast_to(zero, tokens + stored.value.shape[-2:]),
         bias,
         mask,
-        is_causal=not cache.ring,
-        query_seq_lengths=None if lengths is None else rows.count.reshape(rows.batch),
-        query_offset=rows.start.reshape(rows.batch) if cache.ragged else start,
         **options,
     )
     divided = mesh_of(query).auto_axes or is_named(*tokens)
@@ -211,57 +207,3 @@ def _read_jvp(
 
 
 _read.defjvp(_read_jvp, symbolic_zeros=True)
-
-
-def _only_by_position(**given: PyTree) -> None:
-    """Raises where a ring is given what has a place for each key of a whole sequence."""
-    for name, value in given.items():
-        if value is not None:
-            raise value_error(
-                name,
-                "must not be given for a ring, whose positions go beyond its capacity",
-                value,
-                "A function of positions does: mask_fn, or score_fn.",
-            )
-
-
-def _by_position(cache: KVCache, rows: Rows, t: int, options: Options) -> Options:
-    """Options of a ring, which see the position of a key where attention sees its place."""
-    window = options["local_window_size"]
-    left = None if window is None else window_sides("local_window_size", window)[0]
-    if isinstance(left, jax.Array):
-        raise type_error(
-            "local_window_size", "must be Python integers for a ring, which they size", left
-        )
-    if left is not None and left + t > cache.capacity:
-        raise value_error(
-            "local_window_size",
-            f"must leave room in a ring of {cache.capacity} for {t} new tokens",
-            window,
-            f"A ring needs a capacity of {left + t} here.",
-        )
-    reach = cache.capacity - t if left is None else left
-    score_fn, mask_fn = options["score_fn"], options["mask_fn"]
-    positions = jnp.broadcast_to(cache.positions, (*cache.batch, cache.capacity))
-    positions = positions.reshape(-1, cache.capacity)
-    if not rows.every:
-        positions = positions.at[rows.entry].get(mode="fill", fill_value=-1)
-
-    def allowed(batch: Array, head: Array, q: Array, place: Array) -> Array:
-        p = positions[batch, place]
-        inside = (p >= 0) & (p <= q) & (p >= q - reach)
-        return inside if mask_fn is None else inside & mask_fn(batch, head, q, p)
-
-    def score_at(score: Array, batch: Array, head: Array, q: Array, place: Array) -> Array:
-        assert score_fn is not None
-        return score_fn(score, batch, head, q, positions[batch, place])
-
-    return {
-        "mask_fn": allowed,
-        "score_fn": None if score_fn is None else score_at,
-        "local_window_size": None,
-        # Places beyond are empty, which tells blocks that need not be read.
-        "key_value_seq_lengths": jnp.minimum(rows.start + rows.count, cache.capacity).reshape(
-            rows.batch
-        ),
-    }

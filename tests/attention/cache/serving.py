@@ -43,4 +43,6 @@ def with_table(cache, table):
 
 def rows(new, entries, starts, t):
     """Tokens from each start on, of these entries: (m, t, ...)."""
-    return tuple(jnp.stack([x[b, s : s + t] for b, s in zip(entries, starts, strict=True)]) for x in new)
+    return tuple(
+        jnp.stack([x[b, s : s + t] for b, s in zip(entries, starts, strict=True)]) for x in new
+    )

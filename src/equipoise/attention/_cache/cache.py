@@ -7,6 +7,9 @@ from equipoise._check import type_error
 from equipoise._types import Array, Bool, Float, Int, PyTree, Shaped, result, static_field
 from equipoise.attention._kernel.mesh import place
 
+# What the table has in place of pages behind a window that were given back.
+GIVEN_BACK = -2
+
 
 @result
 class KVCache:
@@ -22,7 +25,8 @@ class KVCache:
             an entry, ``(*batch)``.
         ring: Whether a new token takes the place of the oldest when there is no room.
         page_table: The numbers of an entry's pages, ``(*batch, capacity / page_size)``; a number
-            outside of 0, …, num_pages − 1 is no page. None without pages.
+            outside of 0, …, num_pages − 1 is no page: -1 if there was none yet, -2 if it was given
+            back. None without pages.
         key_scale: What a token's key of a head is to be multiplied by, shape of ``key`` without
             the last axis. None unless numbers are stored in 8 bits.
         value_scale: The same of values.
@@ -63,31 +67,28 @@ class KVCache:
             return places + (length - 1 - places) // self.capacity * self.capacity
         there = places < length
         if self.page_table is not None:
-            there = there & jnp.repeat(self.present, self.key.shape[-3], axis=-1)
+            present = _of_pages(self.page_table, self.key.shape[0])
+            there = there & jnp.repeat(present, self.key.shape[-3], axis=-1)
         return jnp.where(there, places, -1)
 
     @property
-    def present(self) -> Bool[Array, "*batch pages"]:
-        """Which numbers of the table are those of pages."""
-        return (self.page_table >= 0) & (self.page_table < self.key.shape[0])
-
-    @property
     def overflowed(self) -> Bool[Array, "..."]:
-        """Whether tokens found no room, so that outputs for them are NaN.
-
-        Pages may be missing before all others, as those behind a window that were given back.
-        """
+        """Whether tokens found no room, so that outputs for them are NaN."""
         if self.ring:
             return jnp.zeros_like(self.length, bool)
         beyond = self.length > self.capacity
         if self.page_table is None:
             return beyond
-        table = self.page_table.shape
-        first = jax.lax.broadcasted_iota(jnp.int32, table, len(table) - 1) * self.key.shape[-3]
+        table, (count, size) = self.page_table, self.key.shape[:2]
+        first = jax.lax.broadcasted_iota(jnp.int32, table.shape, table.ndim - 1) * size
         used = first < self.length[..., None]
-        behind = jnp.cumsum(self.present, axis=-1) == 0
-        missing = (used & ~self.present & ~behind).any(-1)
-        return beyond | missing | (used.any(-1) & ~(used & self.present).any(-1))
+        lost = used & ~_of_pages(table, count) & (table != GIVEN_BACK)
+        return beyond | lost.any(-1)
+
+
+def _of_pages(numbers: Array, count: int) -> Array:
+    """Which numbers of a table are those of pages."""
+    return (numbers >= 0) & (numbers < count)
 
 
 def check_cache(cache: object) -> None:

@@ -7,7 +7,7 @@ import numpy as np
 
 from equipoise._check import at, is_traced, type_error, value_error
 from equipoise._types import Array, Int
-from equipoise.attention._cache.cache import KVCache, check_cache, places
+from equipoise.attention._cache.cache import GIVEN_BACK, KVCache, check_cache, places
 from equipoise.attention._cache.checks import check_entries
 from equipoise.attention._cache.program import one_program
 from equipoise.attention._cache.rows import num_rows, or_none, rows_of
@@ -22,7 +22,7 @@ def reserve_pages(
     *,
     entries: Int[Array, " m"] | None = None,
 ) -> KVCache:
-    r"""A cache whose entries have pages for further tokens, taken from those that are free.
+    r"""A cache whose entries have pages for further tokens, from those that are free.
 
     .. math::
 
@@ -91,10 +91,10 @@ def _reserve(
     wanted = jnp.zeros(table.shape, bool).at[rows.entry].set(within, mode="drop")
     wanted = wanted & (named == count)
     number = jnp.cumsum(wanted.reshape(-1), dtype=jnp.int32).reshape(table.shape) - 1
-    given = wanted & (number < count - used.sum())
+    given = wanted & (number < count - used.sum(dtype=jnp.int32))
     table = jnp.where(given, free.at[number].get(mode="clip"), table)
-    beyond = jnp.maximum(-(-end // size) - table.shape[-1], 0).sum()
-    missing = (wanted & ~given).sum() + beyond
+    beyond = jnp.maximum(-(-end // size) - table.shape[-1], 0)
+    missing = (wanted & ~given).sum(dtype=jnp.int32) + beyond.sum(dtype=jnp.int32)
     return dataclasses.replace(cache, page_table=table.reshape(cache.page_table.shape)), missing
 
 
@@ -106,7 +106,7 @@ def evict_from_cache(
     *,
     before: Int[Array, " m"] | None = None,
 ) -> KVCache:
-    r"""A cache without the tokens of some entries, whose slots and pages are free again.
+    r"""A cache without the tokens of some entries, whose pages are free again.
 
     .. math::
 
@@ -139,7 +139,7 @@ def evict_from_cache(
         [0 3]
 
     References:
-        :cite:t:`yu2022orca`, section 4.1, for requests that come and go in a batch.
+        :cite:t:`yu2022orca`, section 3, for requests that come and go in a batch.
     """
     check_cache(cache)
     if before is not None:
@@ -165,7 +165,7 @@ def _evict(cache: KVCache, entries: Array, before: Array | None) -> KVCache:
     size = cache.key.shape[-3]
     end = jnp.arange(1, table.shape[-1] + 1, dtype=jnp.int32)[None] * size
     kept = table.at[rows.entry].get(mode="fill", fill_value=-1)
-    kept = jnp.where(end > jnp.asarray(before)[:, None], kept, -1)
+    kept = jnp.where(end > jnp.asarray(before, jnp.int32)[:, None], kept, GIVEN_BACK)
     return dataclasses.replace(cache, page_table=table.at[rows.entry].set(kept, mode="drop"))
 
 

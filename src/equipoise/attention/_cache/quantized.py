@@ -11,9 +11,11 @@ number's that has a sign and no exponent.
 
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 from jax.typing import DTypeLike
 
 from equipoise._types import Array
+from equipoise.attention._kernel.problem import wide
 
 
 def is_short(dtype: DTypeLike) -> bool:
@@ -26,9 +28,10 @@ def is_short(dtype: DTypeLike) -> bool:
 def quantized(x: Array, dtype: jnp.dtype) -> tuple[Array, Array]:
     """Vectors along the last axis in 8 bits, and the scale of each, float32.
 
-    One that is not finite has a scale that is not, and so comes back.
+    One that is not finite has a scale that is not, and so comes back. Rounding has no slope, and a
+    scale alone would have that of the largest number: there is no gradient.
     """
-    x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    x = lax.stop_gradient(x.astype(wide(x.dtype)))
     scale = jnp.max(jnp.abs(x), axis=-1) / np.asarray(_largest(dtype), x.dtype)
     scale = scale.astype(jnp.float32)
     divisor = jnp.where(scale > 0, scale, 1).astype(x.dtype)
@@ -40,9 +43,9 @@ def quantized(x: Array, dtype: jnp.dtype) -> tuple[Array, Array]:
 
 def restored(short: Array, scale: Array | None, dtype: jnp.dtype) -> Array:
     """The vectors in a wide dtype."""
-    wide = short.astype(dtype)
-    return wide if scale is None else wide * scale.astype(dtype)[..., None]
+    found = short.astype(dtype)
+    return found if scale is None else found * scale.astype(dtype)[..., None]
 
 
 def _largest(dtype: jnp.dtype) -> float:
-    return 127.0 if dtype == jnp.int8 else float(jnp.finfo(dtype).max)
+    return 127.0 if dtype == jnp.int8 else float(jnp.finfo(dtype).max)  # type: ignore[no-untyped-call]

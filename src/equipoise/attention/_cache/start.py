@@ -57,7 +57,7 @@ def init_cache(
         In 8 bits a number of a vector x of one token and head comes back as
         :math:`\hat x = s \operatorname{round}(x / s)`, s = max|x| / 127 in int8, so that
         :math:`|\hat x - x| \le \max|x| / 254`; short floats have the largest number m of their
-        format for 127, and :math:`|\hat x - x|` at most 1/16 of :math:`|x|` (e4m3) or 1/8 (e5m2),
+        format for 127, and :math:`|\hat x - x|` at most 1/17 of :math:`|x|` (e4m3) or 1/9 (e5m2),
         or half the least number of the format times s. Scores c·q·k then move by at most
         δ = c·Σ|q|·max|k| / 254 in int8, weights by a factor between :math:`e^{\pm 2\delta}`, and
         an output by at most :math:`\max|v|\,(1/254 + e^{2\delta} - 1)`. Rounding has no slope:
@@ -113,7 +113,7 @@ def init_cache(
         ring=bool(ring),
         page_table=table,
         key_scale=jnp.zeros((*rows, k), jnp.float32) if short else None,
-        value_scale=jnp.zeros((*rows, k), jnp.float32) if short else None,
+        value_scale=jnp.zeros((*rows, k), jnp.float32) if short and e else None,
     )
 
 

@@ -19,7 +19,7 @@ from equipoise._jax.programs import ClosedProgram, Size
 from equipoise._types import PyTree
 from equipoise.cost._expression.expression import ONE, ZERO, Expression, apply, from_terms
 from equipoise.cost._expression.polynomial import Atom, Monomial, Number
-from equipoise.cost._program.sizes import parse, size_of, structure
+from equipoise.cost._program.sizes import as_text, parse, size_of, structure
 
 Mesh: TypeAlias = Mapping[str, int | str] | jax.sharding.Mesh | jax.sharding.AbstractMesh
 _FORM = "Give a mesh of JAX, or the size of each axis, as in mesh={'data': 'd', 'model': 2}."
@@ -90,11 +90,10 @@ class Axes:
         sizes: dict[tuple[str, str], Size] = {}
 
         def size(x: Size, y: Size) -> Size:
-            if (str(x), str(y)) not in sizes:
-                sizes[str(x), str(y)] = _dimension(
-                    self._common(size_of(x), size_of(y)), self._scope
-                )
-            return sizes[str(x), str(y)]
+            key = as_text(x), as_text(y)
+            if key not in sizes:
+                sizes[key] = _dimension(self._common(size_of(x), size_of(y)), self._scope)
+            return sizes[key]
 
         try:
             return Common(size, self.dimensions()).program(a, b)

@@ -78,7 +78,7 @@ class Family:
             natural-gradient steps; else None.
         natural: Which precisions those steps go through, or None.
         init_at_modes: ``init_at_modes(key, means, sds)`` gives params that cover several normals,
-            one a row, of flat vectors; None where there is one center.
+            one per row, of flat vectors; None where there is one center.
         placed: Whether ``init`` takes a position and a scale.
         recipe: A function and its arguments that make the same family, for pickle; else None.
     """

@@ -139,7 +139,7 @@ class _Known(NamedTuple):
 
 
 class _Paths(NamedTuple):
-    """Newton paths, one a row: which they are, how damped, where, and what is known there."""
+    """Newton paths, one per row: which they are, how damped, where, and what is known there."""
 
     path: np.ndarray
     damping: np.ndarray

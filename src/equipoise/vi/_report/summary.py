@@ -1,4 +1,4 @@
-"""Means, sds and quantiles of a posterior, a row a number, with intervals for their errors."""
+"""Means, sds and quantiles of a posterior, a row per number, with intervals for their errors."""
 
 import functools
 import statistics
@@ -23,13 +23,13 @@ _MOST_ROWS = 60  # that are printed
 
 @result
 class Summary:
-    """Moments of a posterior, a row a number of the example, and how exact they are.
+    """Moments of a posterior, a row per number of the example, and how exact they are.
 
     Attributes:
         names: Where each number is in the example, as in ``['theta'][3]``.
         mean: Posterior means.
         sd: Posterior standard deviations.
-        quantiles: Posterior quantiles, a column a level.
+        quantiles: Posterior quantiles, a column per level.
         mean_error: Monte Carlo standard errors of the means.
         sd_error: Monte Carlo standard errors of the sds.
         mean_interval: Ends of an interval for each true mean, two columns.
@@ -159,7 +159,7 @@ def summary(
 
 @functools.partial(jax.jit, static_argnames="family")
 def _numbers(family: Family, draws: Array) -> Array:
-    """The numbers of the positions of flat draws, a row a draw."""
+    """The numbers of the positions of flat draws, a row per draw."""
     leaves = jax.tree.leaves(jax.vmap(family.unravel)(draws))
     return jnp.concatenate([x.reshape(len(draws), -1).astype(draws.dtype) for x in leaves], axis=1)
 

@@ -193,7 +193,7 @@ def adapt(
 ) -> tuple[_Mixture, int]:
     """Rounds of sampling and EM: the best mixture, and how many rounds it took.
 
-    ``log_p`` takes the draws of a round, one a row. Adapts until the effective sample size has not
+    ``log_p`` takes the draws of a round, a row each. Adapts until the effective sample size has not
     grown by a tenth for ``patience`` rounds. Draws to use are fresh ones, independent of those
     that the mixture was chosen by.
     """
