@@ -148,7 +148,7 @@ class _Same:
 
 # As long as the programs are there, which those of the library's own functions are: their rules of
 # derivation take longer to trace than all the rest.
-_outlines: weakref.WeakKeyDictionary[Program, dict[int, _Key]] = weakref.WeakKeyDictionary()
+outlines: weakref.WeakKeyDictionary[Program, dict[int, _Key]] = weakref.WeakKeyDictionary()
 
 
 class _Outline:
@@ -198,7 +198,7 @@ class _Outline:
 
     def known(self, program: Program) -> _Key:
         """The whole program as a value; that of a function that JAX keeps compiled is kept too."""
-        found = _outlines.setdefault(program, {})
+        found = outlines.setdefault(program, {})
         if self.orders not in found:
             found[self.orders] = self.of(program)
         return found[self.orders]
