@@ -197,8 +197,8 @@ def adapt(
     """Rounds of sampling and EM: the best mixture, and how many rounds it took.
 
     ``log_p`` takes the draws of a round, one a row. Adapts until the effective sample size has not
-    grown by a tenth for ``patience`` rounds, nor the density that a proposal far away has met. Draws
-    to use are fresh ones, independent of those that the mixture was chosen by.
+    grown by a tenth for ``patience`` rounds, nor the density that a proposal far away has met.
+    Draws to use are fresh ones, independent of those that the mixture was chosen by.
     """
     best, best_efficiency, reached, best_round, used = mixture, 0.0, 0.0, 0, 0
     evidence = -np.inf
