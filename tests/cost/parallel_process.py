@@ -312,8 +312,11 @@ CASES = {  # the program, how often XLA counts the body of its loop too few, and
 }
 
 
-# XLA's allocator leaves gaps: less is alive at once than it takes.
-GAPS = ("halfway",)
+USUAL = 0.95, 1.25
+PEAKS = {
+    "halfway": (0.9, 1.25),  # XLA's allocator leaves gaps: less is alive at once than it takes
+    "ring": (0.95, 1.3),  # of the permutations it runs first what is read first
+}
 
 
 def main():
@@ -331,7 +334,8 @@ def main():
         kept = memory.argument_size_in_bytes + memory.output_size_in_bytes
         taken = kept - memory.alias_size_in_bytes + memory.temp_size_in_bytes
         peak = float(alone.peak_bytes.evaluate()) / taken
-        assert (0.9 if name in GAPS else 0.95) <= peak <= 1.25, (name, peak)
+        least, most = PEAKS.get(name, USUAL)
+        assert least <= peak <= most, (name, peak)
         print(f"{name:20s} peak {peak:.2f} sends {sent}")
 
 
