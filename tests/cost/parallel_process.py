@@ -82,8 +82,9 @@ def sequence_parallel():
         y = jax.nn.gelu(x @ w) @ u
         return lax.psum_scatter(y, "i", scatter_dimension=1, tiled=True)
 
-    args = array(LINE, (H, K), None, "i"), array(LINE, (K, H), "i"), array(LINE, (4, N, H), None, "i")
-    return spread(LINE, layer, (P(None, "i"), P("i"), P(None, "i")), P(None, "i")), *args
+    weights = array(LINE, (H, K), None, "i"), array(LINE, (K, H), "i")
+    inside = P(None, "i"), P("i"), P(None, "i")
+    return spread(LINE, layer, inside, P(None, "i")), *weights, array(LINE, (4, N, H), None, "i")
 
 
 def experts():
@@ -94,8 +95,9 @@ def experts():
         y = jnp.einsum("eck,ekh->ech", jax.nn.gelu(jnp.einsum("ech,ehk->eck", x, w)), u)
         return lax.all_to_all(y, "i", split_axis=1, concat_axis=0, tiled=True)
 
-    args = array(LINE, (8, H, K), "i"), array(LINE, (8, K, H), "i"), array(LINE, (8, 8 * B, H), None, "i")
-    return spread(LINE, layer, (P("i"), P("i"), P(None, "i")), P(None, "i")), *args
+    weights = array(LINE, (8, H, K), "i"), array(LINE, (8, K, H), "i")
+    inside, tokens = (P("i"), P("i"), P(None, "i")), array(LINE, (8, 8 * B, H), None, "i")
+    return spread(LINE, layer, inside, P(None, "i")), *weights, tokens
 
 
 def pipeline(microbatches=4):

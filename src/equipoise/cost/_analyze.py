@@ -213,7 +213,8 @@ def analyze(
         return found
     local, notes = on_one_device(program, specs, sizes)
     alone = _counted(local, ledger_of(counts, notes, sizes), over, known((None, ())))
-    assumed = tuple(note for note in found.notes if note != RESHARDED)  # which is known of one device
+    # What is sent is known of one device.
+    assumed = tuple(note for note in found.notes if note != RESHARDED)
     return dataclasses.replace(found, per_device=alone, notes=assumed)
 
 
