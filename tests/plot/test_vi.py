@@ -1,5 +1,7 @@
 """The figures of variational inference say what the numbers say."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import matplotlib.pyplot as plt
@@ -101,6 +103,22 @@ def test_fit_history_shows_the_steps_and_what_the_draws_say():
     assert title_of(ax) == f"{len(fit.history)} steps, then draws: {fit.source}, {said}"
     low, high = ax.get_ylim()
     assert low < float(fit.elbo.value) < high
+
+
+def test_fit_history_has_a_column_for_each_stage_after_the_steps():
+    fit = vi.fit(standard_normal, jnp.zeros(2), jax.random.key(0))
+    (stage,) = fit.stages
+    stages = stage, stage._replace(source="conditional")
+    ax = plot.fit_history(dataclasses.replace(fit, source=vi.Source.CONDITIONAL, stages=stages))
+    first, second = ax.texts
+    assert first.get_text() == "variational, not trusted"
+    assert second.get_text() == "conditional, trusted"
+    assert len(fit.history) < first.get_position()[0] < second.get_position()[0] < ax.get_xlim()[1]
+    # Two columns, and the frame of the one whose draws are used.
+    plain, used, frame = ax.patches
+    assert used.get_bbox().bounds == frame.get_bbox().bounds != plain.get_bbox().bounds
+    assert not frame.get_fill()
+    assert max(ax.get_xticks()) <= len(fit.history)
 
 
 def test_rank_histograms_color_what_is_not_uniform():

@@ -1,5 +1,6 @@
 """Attention without a softmax, which is a recurrent network with a matrix for a state."""
 
+import functools
 from collections.abc import Callable
 
 import jax
@@ -76,13 +77,12 @@ def linear_attention(
         )
     form = choice("form", form, ("parallel", "recurrent"))
     chunk_size = positive_integer("chunk_size", chunk_size)
-    phi = feature_map or _positive
-    dtype = q.dtype if q.dtype.itemsize >= 4 else jnp.dtype(jnp.float32)
-    phi_q, phi_k = phi(q.astype(dtype)), phi(k.astype(dtype))
     # The recurrent form is the parallel one by chunks of a single position.
     size = 1 if form == "recurrent" else chunk_size
-    y = _weighted(phi_q, phi_k, v, mask, size if is_causal else None)
-    return y.astype(v.dtype)
+    if feature_map is not None:
+        wide = q.dtype if q.dtype.itemsize >= 4 else jnp.float32
+        q, k = feature_map(q.astype(wide)), feature_map(k.astype(wide))
+    return _weighted(q, k, v, mask, size if is_causal else None, mapped=feature_map is not None)
 
 
 def _positive(x: Array) -> Array:
@@ -90,15 +90,24 @@ def _positive(x: Array) -> Array:
     return jax.lax.select(x > 0, x + 1, jnp.exp(only(x, x <= 0, 0)))
 
 
-@placed_by(lambda arguments: place(arguments["phi_q"], without=1, beside=1))
-def _weighted(phi_q: Array, phi_k: Array, v: Array, mask: Array | None, size: int | None) -> Array:
-    """The output from features, causal in chunks of so many positions, or of all keys for None."""
+@placed_by(lambda arguments: place(arguments["q"], without=1, beside=1))
+@functools.partial(jax.jit, static_argnames=("size", "mapped"), inline=True)
+def _weighted(
+    q: Array, k: Array, v: Array, mask: Array | None, size: int | None, *, mapped: bool
+) -> Array:
+    """The output, causal in chunks of so many positions, or of all keys for None.
+
+    From queries and keys, or from the features that they were mapped to; one program where eager.
+    """
+    wide = q.dtype if q.dtype.itemsize >= 4 else jnp.float32
+    phi_q, phi_k = (q, k) if mapped else (_positive(x.astype(wide)) for x in (q, k))
     dtype, shape, group = phi_q.dtype, phi_q.shape, phi_q.shape[-2] // phi_k.shape[-2]
     # (*batch, t, n, f) to (*batch, t, k, g, f): g query heads read one key head.
     phi_q = phi_q.reshape(*shape[:-2], phi_k.shape[-2], group, shape[-1])
     # A column of ones makes z one more column of S.
     v_1 = jnp.concatenate([v.astype(dtype), jnp.ones((*v.shape[:-1], 1), dtype)], axis=-1)
     if mask is not None:
+        mask = mask.reshape((1,) * (v.ndim - 2 - mask.ndim) + mask.shape)
         keep = jnp.broadcast_to(mask, phi_k.shape[:-2])[..., None, None]
         phi_k, v_1 = jnp.where(keep, phi_k, 0), jnp.where(keep, v_1, 0)
     if size is None:
@@ -110,7 +119,7 @@ def _weighted(phi_q: Array, phi_k: Array, v: Array, mask: Array | None, size: in
     total = y[..., -1:]
     reached = total != 0
     y = jnp.where(reached, y[..., :-1] / jnp.where(reached, total, 1), 0)
-    return y.reshape(*shape[:-1], v.shape[-1])
+    return y.reshape(*shape[:-1], v.shape[-1]).astype(v.dtype)
 
 
 def _read(phi_q: Array, state: Array) -> Array:
@@ -179,5 +188,4 @@ def _checked(
         padded = (1,) * (len(full) - mask.ndim) + mask.shape
         if mask.ndim > len(full) or any(a not in (1, b) for a, b in zip(padded, full, strict=True)):
             raise value_error("mask", f"must broadcast to (*batch, s) {full}", mask)
-        mask = mask.reshape(padded)
     return query, key, value, mask

@@ -1,7 +1,9 @@
 """Where a token is: by turning queries and keys, or by a slope on the scores."""
 
+import functools
 import math
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import dtypes
@@ -71,17 +73,37 @@ def rotary_embedding(
     *batch, t, _, h = x.shape
     r = _rotary_size(h if rotary_size is None else rotary_size, h)
     if positions is None:
-        positions = _integers("offset", offset, (), "()") + jnp.arange(t, dtype=jnp.int32)
-    elif not isinstance(offset, int) or offset != 0:
+        offset = _integers("offset", offset, (), "()")
+    elif isinstance(offset, int) and offset == 0:
+        positions = _integers("positions", positions, (*batch, t), "(*batch, t)")
+    else:
         raise value_error(
             "offset", "must be 0 where `positions` are given", offset, "Add it to them."
         )
-    positions = _integers("positions", positions, (*batch, t), "(*batch, t)")
+    if tables is not None:
+        tables = _table(tables[0], r), _table(tables[1], r)
+    return _turned(x, positions, offset, tables, r, base, interleaved=interleaved)
+
+
+@functools.partial(jax.jit, static_argnames=("r", "base", "interleaved"), inline=True)
+def _turned(
+    x: Array,
+    positions: Array | None,
+    offset: int | Array,
+    tables: tuple[Array, Array] | None,
+    r: int,
+    base: float,
+    *,
+    interleaved: bool,
+) -> Array:
+    """X with its first r features turned; one program where eager."""
+    if positions is None:
+        positions = offset + jnp.arange(x.shape[-3], dtype=jnp.int32)
     wide = x.dtype if x.dtype.itemsize >= 4 else jnp.dtype(jnp.float32)
     if tables is None:
         cos, sin = _turns(positions, r, base, wide)
     else:
-        cos, sin = (_table(table, r)[positions] for table in tables)
+        cos, sin = (table[positions] for table in tables)
     # Positions that do not depend on the batch stay small; the head axis follows them.
     lead = x.ndim - 2 - positions.ndim
     cos, sin = (
@@ -211,7 +233,8 @@ def _rotary_size(value: int, limit: int | None) -> int:
 
 
 def _integers(argument: str, value: object, shape: tuple[int, ...] | None, name: str) -> Array:
-    array = jnp.asarray(value)
+    number = isinstance(value, int) and not isinstance(value, bool)
+    array = jax.device_put(np.asarray(value, np.int32)) if number else jnp.asarray(value)
     if not jnp.issubdtype(array.dtype, jnp.integer):
         raise type_error(argument, "must hold integers", array)
     if shape is not None and (

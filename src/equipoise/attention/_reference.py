@@ -17,11 +17,13 @@ from equipoise.attention._masks.mask import Mask
 from equipoise.attention._request import Options, problem_of
 
 
-@functools.partial(jax.jit, inline=True)
-def _define(problem: Problem) -> tuple[Array, Array, Array, Array]:
-    """(o, lse, scores, which are more than −inf): o (b, t, n, e), lse (b, t, n), both (b, n, t, s).
+@functools.partial(jax.jit, static_argnames=("batch", "wanted"), inline=True)
+def _define(
+    problem: Problem, batch: tuple[int, ...], wanted: tuple[bool, bool]
+) -> tuple[Array, ...]:
+    """The output, and what is wanted of log-sum-exp and scores; one program where eager.
 
-    One program where eager, in whose results −inf is that of a row without a key alone.
+    Scores have −inf where masked, which debugging tools find: they are no result unless wanted.
     """
     block = whole(problem)
     score, allowed = scores(block)
@@ -46,13 +48,20 @@ def _define(problem: Problem) -> tuple[Array, Array, Array, Array]:
         allowed = jnp.broadcast_to(allowed, weight.shape)[..., None]
         terms = jnp.where(allowed, jnp.swapaxes(value, 1, 2)[:, :, None], 0)
         out = jnp.swapaxes(jnp.sum(weight[..., None] * terms, axis=-2), 1, 2)
-    return out, jnp.swapaxes(lse, 1, 2), score, reached
+    out, lse = with_sinks(out, jnp.swapaxes(lse, 1, 2), problem.sinks)
+    results = [out.astype(problem.value.dtype)]
+    results += [lse] if wanted[0] else []
+    results += [only(score, reached, -jnp.inf)] if wanted[1] else []
+    return tuple(x.reshape(*batch, *x.shape[1:]) for x in results)
 
 
 def with_sinks(out: Array, lse: Array, sinks: Array | None) -> tuple[Array, Array]:
     """A logit per query head that takes weight and gives no value."""
-    if sinks is None:
-        return out, lse
+    return (out, lse) if sinks is None else _with_sinks(out, lse, sinks)
+
+
+@functools.partial(jax.jit, inline=True)
+def _with_sinks(out: Array, lse: Array, sinks: Array) -> tuple[Array, Array]:
     sink = jnp.broadcast_to(sinks.astype(lse.dtype)[None, None], lse.shape)
     share = jax.nn.sigmoid(lse - sink)
     return out * share[..., None], jnp.logaddexp(lse, sink)
@@ -123,14 +132,6 @@ def reference_attention(
         :cite:t:`vaswani2017`, equation 1.
     """
     problem = problem_of(query, key, value, bias, mask, **options)
-    out, lse, score, reached = _define(problem.as_arrays())
-    out, lse = with_sinks(out, lse, problem.sinks)
-    shape = jnp.shape(query)
-    results = [out.reshape(*shape[:-1], out.shape[-1]).astype(problem.value.dtype)]
-    if return_residual:
-        results.append(lse.reshape(shape[:-1]))
-    if return_scores:
-        *batch, t, n, _ = shape
-        score = only(score, reached, -jnp.inf)
-        results.append(score.reshape(*batch, n, t, score.shape[-1]))
-    return results[0] if len(results) == 1 else tuple(results)
+    wanted = return_residual, return_scores
+    results = _define(problem.as_arrays(), jnp.shape(query)[:-3], wanted)
+    return results[0] if len(results) == 1 else results

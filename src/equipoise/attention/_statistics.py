@@ -1,6 +1,8 @@
 """What attention weights look like, a block of rows at a time."""
 
+import functools
 from collections.abc import Callable
+from typing import TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +19,7 @@ from equipoise.attention._kernel.scores import scores
 from equipoise.attention._masks.mask import Mask
 from equipoise.attention._request import problem_of
 
+_Limits: TypeAlias = tuple[tuple[int, int], tuple[int, int]]
 # Scores of a block held at once, when the caller does not say.
 _BLOCK_SCORES = 2**20
 
@@ -127,7 +130,7 @@ def attention_statistics(
     problem = problem_of(
         query,
         key,
-        key[..., :0],
+        key,  # whose values do not matter
         bias,
         mask,
         scale=scale,
@@ -138,18 +141,27 @@ def attention_statistics(
     )
     b, t, s, heads, group = problem.sizes
     n = heads * group
-    batch = jnp.shape(query)[:-3]
     top_k = positive_integer("top_k", top_k)
-    # Keys that no row may read stand in for those that there may not be.
-    missing = top_k if is_named(s) else max(top_k - s, 0)
     if not is_named(s) and top_k > max(s, 1):
         raise value_error("top_k", f"must be at most the number of keys, {s}", top_k)
     if block_size is None:
         scores_of_row = 1 if is_named(b, n, s) else b * n * s
         block_size = min(256, -(-_BLOCK_SCORES // max(scores_of_row, 1)))
     block_size = positive_integer("block_size", block_size)
+    limits = None if block is None else _limits(block, t, s)
+    return _measured(problem.as_arrays(), jnp.shape(query)[:-3], top_k, block_size, limits)
+
+
+@functools.partial(jax.jit, static_argnames=("batch", "top_k", "block_size", "limits"), inline=True)
+def _measured(
+    problem: Problem, batch: tuple[int, ...], top_k: int, block_size: int, limits: _Limits | None
+) -> AttentionStatistics:
+    """The statistics of a problem, a block of rows after another; one program where eager."""
+    b, t, s, heads, group = problem.sizes
     size = least(t, block_size if is_named(t) else min(block_size, t))
     count = -(-t // block_size)
+    # Keys that no row may read stand in for those that there may not be.
+    missing = top_k if is_named(s) else max(top_k - s, 0)
 
     # Rematerialized, so that a derivative does not keep the scores of every block.
     @jax.checkpoint
@@ -187,8 +199,8 @@ def attention_statistics(
 
     entropy, top_weights, top_indices, lse = map(joined, rows)
     chosen = None
-    if block is not None:
-        (r0, r1), (c0, c1) = _limits(block, t, s)
+    if limits is not None:
+        (r0, r1), (c0, c1) = limits
         score, allowed, total = _rows(problem, jnp.int32(r0), r1 - r0)
         chosen = _weights(score, allowed, total)[..., c0:c1]
         chosen = chosen.reshape(*batch, *chosen.shape[1:])
@@ -196,7 +208,7 @@ def attention_statistics(
         entropy=entropy,
         top_weights=top_weights,
         top_indices=top_indices,
-        key_mass=jnp.moveaxis(mass, 1, 2).reshape(*batch, s, n),
+        key_mass=jnp.moveaxis(mass, 1, 2).reshape(*batch, s, heads * group),
         log_sum_exp=lse,
         block=chosen,
     )
@@ -228,9 +240,7 @@ def _weights(score: Array, allowed: Array | None, lse: Array) -> Array:
     return jnp.where(allowed, jnp.exp(jnp.where(allowed, score - shift, 0)), 0)
 
 
-def _limits(
-    block: tuple[tuple[int, int], tuple[int, int]], t: int, s: int
-) -> tuple[tuple[int, int], tuple[int, int]]:
+def _limits(block: _Limits, t: int, s: int) -> _Limits:
     pairs = []
     for (first, end), length in zip(block, (t, s), strict=True):
         if not 0 <= first < end <= length:

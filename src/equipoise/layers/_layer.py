@@ -13,8 +13,8 @@ from equipoise._types import Array, Float, PRNGKeyArray, PyTree
 from equipoise.attention._layer.weights import (
     Extent,
     Size,
+    drawn,
     is_weight,
-    only_numbers,
     quotient,
     texts,
 )
@@ -43,23 +43,19 @@ class Layer:
     step: Callable[[PyTree, PyTree, Float[Array, " d"]], tuple[PyTree, Float[Array, " e"]]]
 
     def __post_init__(self) -> None:
-        """Whatever these raise names the layer."""
+        """Whatever these raise names the layer; the two on arrays are one program where eager."""
         for name in ("apply", "init_state", "step"):
-            object.__setattr__(self, name, at(f"layers.{self.name}")(getattr(self, name)))
+            function = getattr(self, name)
+            if name != "init_state":
+                function = jax.jit(function, inline=True)
+            object.__setattr__(self, name, at(f"layers.{self.name}")(function))
 
     def init(self, key: PRNGKeyArray, dtype: DTypeLike | None = None) -> PyTree:
         """Draws the weights; ``dtype`` is JAX's default float unless given."""
-        weights, structure = jax.tree.flatten(self.weights, is_leaf=is_weight)
-        with at(f"layers.{self.name}"):
-            for weight in weights:
-                only_numbers(weight)
         dtype = jax.dtypes.canonicalize_dtype(float if dtype is None else dtype)
-        keys = jax.random.split(key, max(len(weights), 1))
-        drawn = [
-            weight.initializer(k, weight.shape, dtype)
-            for k, weight in zip(keys, weights, strict=False)
-        ]
-        return jax.tree.unflatten(structure, drawn)
+        count = len(jax.tree.leaves(self.weights, is_leaf=is_weight))
+        with at(f"layers.{self.name}"):
+            return drawn(self.weights, key, dtype, max(count, 1))
 
     def shapes(self, dtype: str = "f32") -> PyTree:
         """The weights as strings such as ``"f32[d,4*d]"``, arguments of ``cost.analyze``."""

@@ -1,5 +1,6 @@
 """Programs are few and small: counted, since time would depend on the machine."""
 
+import functools
 import pathlib
 import subprocess
 import sys
@@ -9,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from equipoise import attention
+from equipoise import attention, layers
 from equipoise.attention._kernel import blockwise as _blockwise
 from equipoise.attention._kernel import tangent as _tangent
 
@@ -53,6 +54,66 @@ def test_dot_product_attention_called_eagerly_is_one_program(compilations, size,
     x = jax.device_put(arrays(length)[0])
     attention.dot_product_attention(x, x, x, is_causal=is_causal, block_size=block_size)
     assert len(compilations) == 1, compilations
+
+
+def _mask(x):
+    return jax.device_put(np.ones(x.shape[1], bool))
+
+
+LAYER = layers.transformer_block(8, num_heads=2, is_causal=True)
+EAGER = {
+    "reference": lambda x: attention.reference_attention(x, x, x, is_causal=True),
+    "scores": lambda x: attention.reference_attention(
+        x, x, x, sinks=x[0, 0, :, 0], return_residual=True, return_scores=True
+    ),
+    "statistics": lambda x: attention.attention_statistics(
+        x, x, mask=attention.causal(), top_k=2, block=((0, 2), (1, 3))
+    ),
+    "linear": lambda x: attention.linear_attention(x, x, x, _mask(x)),
+    "recurrent": lambda x: attention.linear_attention(x, x, x, is_causal=True, form="recurrent"),
+    "rotary": lambda x: attention.rotary_embedding(x, offset=3),
+    "layer": lambda x: LAYER.apply(_params(), x[0, :, 0]),
+    "draws": lambda x: LAYER.init(_key()),
+}
+
+
+@functools.cache
+def _params():
+    return LAYER.init(_key(), jnp.float32)
+
+
+@functools.cache
+def _key():
+    return jax.random.key(0)
+
+
+@pytest.mark.parametrize("name", EAGER)
+def test_attention_and_layers_called_eagerly_are_one_program(compilations, name):
+    x = jax.device_put(np.ones((1, 6, 2, 8), np.float32))
+    _params(), x[0, 0, :, 0], x[0, :, 0]
+    for anew in (True, False):
+        if anew:
+            jax.clear_caches()
+        compilations.clear()
+        jax.block_until_ready(EAGER[name](x))
+        own = [f for f in compilations if f not in ("jit(dynamic_slice)", "jit(squeeze)")]
+        assert len(own) == anew, compilations
+
+
+def test_dot_product_attention_finds_its_blocks_in_one_program(compilations):
+    """Where arrays say which there are: one program for that, and one for the rest."""
+    x, lengths = jax.device_put(arrays(16)[0]), jax.device_put(np.array([5], np.int32))
+    for _ in range(2):
+        attention.dot_product_attention(x, x, x, key_value_seq_lengths=lengths, block_size=4)
+    assert len(compilations) == 2, compilations
+
+
+@pytest.mark.parametrize("heads", [(4, 1), (8, 2)])
+def test_dot_product_attention_of_many_rows_takes_few_key_heads(heads):
+    """As many query heads share one that their scores do not stay in cache."""
+    query, key = (jax.ShapeDtypeStruct((2, 1024, n, H), jnp.float32) for n in heads)
+    out = jax.eval_shape(attention.dot_product_attention, query, key, key)
+    assert out.shape == query.shape
 
 
 def test_dot_product_attention_called_eagerly_again_compiles_nothing(compilations):
@@ -163,11 +224,58 @@ for kind, spec, (length, options) in cases:
 """
 
 
+BY_SEQUENCE = """
+import itertools, math, re
+import jax, jax.numpy as jnp
+from jax.sharding import AxisType, NamedSharding, PartitionSpec as P
+from equipoise import attention
+
+SENDS = "all-reduce|all-gather|all-to-all|collective-permute|reduce-scatter"
+
+def sent(function, *arrays):
+    text = jax.jit(function).lower(*arrays).compile().as_text()
+    found = re.findall(rf"= (.*?) (?:{SENDS})(?:-start)?\\(", text)
+    shapes = [list(map(eval, re.findall(r"\\[[\\d,]+\\]", types))) for types in found]
+    return len(found), sum(math.prod(shape) for types in shapes for shape in types)
+
+mesh = jax.make_mesh((8,), ("s",), axis_types=(AxisType.Auto,))
+# One block; several; and several of heads that the devices cannot share, so that masks skip none.
+for shape, masks in (((8, 64, 8, 8), 2), ((2, 1024, 8, 8), 1), ((1, 1024, 4, 8), 2)):
+    x = jax.ShapeDtypeStruct(shape, jnp.float32, sharding=NamedSharding(mesh, P(None, "s")))
+    for is_causal in (False, True)[:masks]:
+        orders = []
+        for attend in (jax.nn.dot_product_attention, attention.dot_product_attention):
+            value = lambda q, k, v: attend(q, k, v, is_causal=is_causal)
+            gradient = jax.grad(lambda *a: jnp.sum(a[3] * value(*a[:3])), (0, 1, 2))
+            orders.append((sent(value, x, x, x), sent(gradient, x, x, x, x)))
+        print(shape, is_causal, orders)
+        for peer, ours in zip(*orders):
+            assert ours[0] <= peer[0] and ours[1] <= peer[1]
+# Where they may skip, rows are read in turn: each array is sent once, none of them in a loop.
+x = jax.ShapeDtypeStruct((2, 1024, 8, 8), jnp.float32, sharding=NamedSharding(mesh, P(None, "s")))
+value = lambda q, k, v: attention.dot_product_attention(q, k, v, is_causal=True)
+gradient = jax.grad(lambda *a: jnp.sum(a[3] * value(*a[:3])), (0, 1, 2))
+for order, arrays, number in ((value, 3, 3), (gradient, 4, 5)):
+    text = jax.jit(order).lower(*(x,) * arrays).compile().as_text()
+    found = [line for line in text.splitlines() if re.search(rf" (?:{SENDS})(?:-start)?\\(", line)]
+    assert len(found) == number and not any("while" in line for line in found), found
+"""
+
+
+@pytest.mark.slow
+def test_dot_product_attention_sharded_by_sequence_communicates_no_more_than_jax_nn():
+    _on_eight_devices(BY_SEQUENCE)
+
+
 @pytest.mark.slow
 def test_dot_product_attention_sharded_by_batch_or_heads_communicates_nothing():
+    _on_eight_devices(SHARDED)
+
+
+def _on_eight_devices(program):
     script = "import os\nos.environ['XLA_FLAGS'] = '--xla_force_host_platform_device_count=8'\n"
     done = subprocess.run(
-        [sys.executable, "-c", script + SHARDED],
+        [sys.executable, "-c", script + program],
         cwd=ROOT,
         capture_output=True,
         text=True,

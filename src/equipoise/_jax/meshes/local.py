@@ -18,6 +18,7 @@ from equipoise._jax.programs import (
     Program,
     Size,
     Variable,
+    aval,
     closed,
     constants,
     is_program,
@@ -33,9 +34,16 @@ Spec = tuple[tuple[str, ...], ...]
 
 
 class _Stated(NamedTuple):
-    """How a program says that operands and results of an equation are divided."""
+    """How a program says that results of an equation are divided, and perhaps its operands."""
 
     operands: list[Spec] | None
+    results: list[Spec]
+
+
+class _Mapped(NamedTuple):
+    """How a map says that its operands and results are divided along the axes that it maps."""
+
+    operands: list[Spec]
     results: list[Spec]
 
 
@@ -49,14 +57,20 @@ def spec_of(partition: PyTree, axes: int) -> Spec:
     return tuple(stated + [()] * (axes - len(stated)))
 
 
+def map_specs(equation: Equation) -> _Mapped:
+    """What a ``shard_map`` says of how its operands and results are divided."""
+    p = equation.params
+    return _Mapped(
+        [spec_of(s, rank(v)) for s, v in zip(p["in_specs"], equation.invars, strict=True)],
+        [spec_of(s, rank(v)) for s, v in zip(p["out_specs"], equation.outvars, strict=True)],
+    )
+
+
 def partition_specs(equation: Equation) -> _Stated | None:
     """What an equation says of how its operands and results are divided; None where nothing."""
     p = equation.params
     if equation.primitive.name == SHARD_MAP:
-        return _Stated(
-            [spec_of(s, rank(v)) for s, v in zip(p["in_specs"], equation.invars, strict=True)],
-            [spec_of(s, rank(v)) for s, v in zip(p["out_specs"], equation.outvars, strict=True)],
-        )
+        return _Stated(*map_specs(equation))
     sharding: PyTree = p.get("sharding", p.get("dst_sharding"))
     if hasattr(sharding, "spec") and equation.primitive.name in CONSTRAINTS:
         spec = spec_of(sharding.spec, rank(equation.outvars[0]))
@@ -100,6 +114,7 @@ def divided_up(size: Size, counts: Sequence[Size]) -> Size:
 _MOVES: dict[str, Callable[[Array], PyTree]] = {
     "all-reduce": lambda x: _lax.psum(x, "i"),
     "all-gather": lambda x: _lax.all_gather(x, "i", tiled=True),
+    "permute": lambda x: _lax.ppermute(x, "i", [(0, 1)]),
     "all-to-all": lambda x: _lax.all_to_all(x, "i", 0, 0, tiled=True),
     "slice": lambda x: _lax.dynamic_slice(x, (0,), (1,)),
     "call": jax.jit(lambda x: x + 1),
@@ -115,11 +130,13 @@ def _template(kind: str) -> Equation:
 def move(kind: str, axes: Sequence[str], operand: Atom, result: Variable, at: Equation) -> Equation:
     """An equation that makes an array of another shape from what devices send, or its own part."""
     made = _template(kind)
-    named = {name: tuple(axes) for name in ("axes", "axis_name") if name in made.params}
+    changed: dict[str, PyTree] = dict.fromkeys(("axes", "axis_name"), tuple(axes))
+    sizes = enumerate(zip(aval(operand).shape, aval(result).shape, strict=True))
+    changed["all_gather_dimension"] = next((i for i, (a, b) in sizes if a != b), 0)
     return made.replace(
         invars=[operand, *made.invars[1:]],
         outvars=[result],
-        params=dict(made.params) | named,
+        params={name: changed.get(name, value) for name, value in made.params.items()},
         source_info=at.source_info,
     )
 

@@ -76,9 +76,7 @@ def _automatic(
     function: Callable[..., PyTree], arguments: inspect.BoundArguments, places: PyTree
 ) -> PyTree:
     mesh = _explicit(arguments.arguments)
-    query = arguments.arguments.get("query")
-    given = {name: _portable(name, value, query) for name, value in arguments.arguments.items()}
-    leaves, structure = jax.tree.flatten(given)
+    leaves, structure = jax.tree.flatten(portable(arguments.arguments))
     there = [i for i, x in enumerate(leaves) if _explicit(x) is not None]
 
     def run(*arrays: Array) -> PyTree:
@@ -97,7 +95,7 @@ def _automatic(
 
 
 @record
-class _Portable:
+class Portable:
     """A user's function of scalars with the arrays that it captured, which may be moved."""
 
     function: Hoisted = static_field()
@@ -107,13 +105,19 @@ class _Portable:
         return evaluated(closed(self.function.program, self.captured), scalars)[0]
 
 
+def portable(arguments: dict[str, PyTree]) -> dict[str, PyTree]:
+    """Arguments with their functions of scalars in such a form; ``**options`` are a dictionary."""
+    query = arguments.get("query")
+    return {name: _portable(name, value, query) for name, value in arguments.items()}
+
+
 def _portable(name: str, value: PyTree, query: PyTree) -> PyTree:
     """An argument, its functions of scalars in such a form; ``**options`` are a dictionary."""
     if isinstance(value, dict):
         return {key: _portable(key, x, query) for key, x in value.items()}
     indices = (jnp.int32,) * 4
     if name == "score_fn" and callable(value):
-        return _Portable(*hoist(name, value, (wide(query.dtype), *indices), jnp.floating))
+        return Portable(*hoist(name, value, (wide(query.dtype), *indices), jnp.floating))
     if name == "mask_fn" and callable(value):
-        return _Portable(*hoist(name, value, indices, jnp.bool_))
+        return Portable(*hoist(name, value, indices, jnp.bool_))
     return value

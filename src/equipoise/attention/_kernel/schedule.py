@@ -1,5 +1,8 @@
 """Which blocks of the grid are computed: those in which some pair may attend."""
 
+import functools
+import math
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -24,23 +27,44 @@ def grid_of(problem: Problem, block_size: int | None) -> Grid:
     b, t, s, k, g = problem.sizes
     b, named_heads = _NAMED_BATCH if is_named(b) else b, is_named(k, g)
     # Heads that XLA may have divided between devices are not taken one by one.
-    on_cpu = jax.default_backend() == "cpu" and not mesh_of(problem.query).auto_axes
+    devices = _divided(problem)
+    on_cpu = jax.default_backend() == "cpu" and devices == 1
     row_block = key_block = block_size or _BLOCK
     if block_size is None:
         # Where no block is skipped, long ones waste nothing and pass over the sums less often.
         row_block *= 4 if on_cpu and problem.mask is None else 1
         together = b * g * (1 if on_cpu else k)
-        most = 0 if named_heads else _SCORES // together
+        most = 0 if named_heads else _SCORES * devices // together
+        if _rows_at_once(problem, devices) and most // t >= _SMALLEST:
+            row_block, key_block = t, min(key_block, most // t)
         while key_block > _SMALLEST and row_block * key_block > most:
             row_block, key_block = row_block // 2, key_block // 2
     row_block, key_block = _fitted(t, row_block), _fitted(s, key_block)
     head_block = k
     if on_cpu and not named_heads:
         most = _IN_CACHE // (b * g * row_block * key_block)
-        if most < k:
+        if most < k > 1:
             head_block = max(n for n in range(1, k) if k % n == 0 and n <= max(most // 2, 1))
     every = is_named(t, s) and problem.mask is None
     return Grid(k, t, s, head_block, row_block, key_block, every)
+
+
+def _divided(problem: Problem) -> int:
+    """Between how many devices XLA may divide the arrays."""
+    mesh = mesh_of(problem.query)
+    return math.prod(mesh.shape[axis] for axis in mesh.auto_axes)
+
+
+def _rows_at_once(problem: Problem, devices: int) -> bool:
+    """Whether a block has all rows, so that devices that share the sequence share its work.
+
+    They can always where no block is skipped. Where some are, XLA may have divided batch and heads
+    instead, on which rows are better taken in turn; unless there are not enough of those.
+    """
+    b, t, _, k, _ = problem.sizes
+    if devices == 1 or is_named(b, t, k):
+        return False
+    return problem.mask is None or b * k % devices != 0
 
 
 def grid_of_values(problem: Problem, grid: Grid, block_size: int | None) -> Grid:
@@ -51,7 +75,7 @@ def grid_of_values(problem: Problem, grid: Grid, block_size: int | None) -> Grid
     """
     if block_size is not None or problem.mask is not None or jax.default_backend() != "cpu":
         return grid
-    if grid.every:
+    if grid.every or _divided(problem) > 1:
         return grid
     scores = grid.row_block * grid.key_block
     key_block = _fitted(grid.keys, max(grid.key_block, min(_LONGEST, scores // _SMALLEST)))
@@ -81,24 +105,47 @@ def schedule_of(problem: Problem, grid: Grid) -> Schedule:
     """
     if grid.every:
         return Schedule._make([np.zeros(0, np.int32)] * 3)
-    ones = jnp.ones if is_named(grid.rows, grid.keys) else np.ones
-    possible: Flags = ones((grid.row_blocks, grid.key_blocks), bool)
-    if problem.mask is not None:
-        found = _possible(problem.mask, problem.offset, grid) & possible[None]
-        possible = found.any(axis=0)  # type: ignore[assignment]
-    if isinstance(possible, np.ndarray):
-        # Arrays of NumPy, so that no program makes them.
-        lists = *np.nonzero(possible), np.cumsum(possible.sum(axis=1))
-        known: PyTree = [x.astype(np.int32) for x in lists]
-        return Schedule._make(known)
-    possible = any_of_batch(possible)
+    possible = _known(problem, grid)
+    if possible is None:
+        offset: PyTree = problem.offset
+        offset = np.full(1, offset, np.int32) if isinstance(offset, int) else offset
+        return _listed(problem.mask, offset, grid)
+    # Arrays of NumPy, so that no program makes them.
+    lists = *np.nonzero(possible), np.cumsum(possible.sum(axis=1))
+    found: PyTree = [x.astype(np.int32) for x in lists]
+    return Schedule._make(found)
+
+
+def _known(problem: Problem, grid: Grid) -> np.ndarray | None:
+    """Which blocks may hold a pair, unless it takes the values of arrays to say."""
+    leaves, structure = jax.tree.flatten((problem.mask, problem.offset))
+    arrays = {i: x for i, x in enumerate(leaves) if isinstance(x, jax.Array)}
+    found: list[PyTree] = []
+
+    def ask(arrays: dict[int, Array]) -> None:
+        full = [arrays.get(i, x) for i, x in enumerate(leaves)]
+        mask, offset = jax.tree.unflatten(structure, full)
+        found.append(possible_blocks(mask, offset, grid).any(axis=0))
+
+    jax.eval_shape(ask, arrays)
+    return found[0] if isinstance(found[0], np.ndarray) else None
+
+
+@functools.partial(jax.jit, static_argnames="grid", inline=True)
+def _listed(mask: Mask | None, offset: Array, grid: Grid) -> Schedule:
+    """The same from values that are not known; one program where eager."""
+    possible = most_of_batch(possible_blocks(mask, offset, grid).any(axis=0))
     first = jnp.argsort(~possible.reshape(-1), stable=True).astype(jnp.int32)
     row, key = jnp.divmod(first, int32(grid.key_blocks))
     return Schedule(row, key, jnp.cumsum(possible.sum(axis=1, dtype=jnp.int32)))
 
 
-def _possible(mask: Mask, offset: int | Array, grid: Grid) -> Flags:
-    """Whether a block may hold a pair, broadcasting to (batch, row blocks, key blocks)."""
+def possible_blocks(mask: Mask | None, offset: int | Array, grid: Grid) -> Flags:
+    """Whether a block may hold a pair, (batch, row blocks, key blocks)."""
+    ones = jnp.ones if is_named(grid.rows, grid.keys) else np.ones
+    every: Flags = ones((1, grid.row_blocks, grid.key_blocks), bool)
+    if mask is None:
+        return every
     rows = _ends(grid.rows, grid.row_block, grid.row_blocks)
     keys = _ends(grid.keys, grid.key_block, grid.key_blocks)
     row_first, row_last = (x[None, :, None] for x in rows)
@@ -106,16 +153,22 @@ def _possible(mask: Mask, offset: int | Array, grid: Grid) -> Flags:
     ahead = offset if isinstance(offset, int) else offset[:, None, None]
     query = row_first + ahead, row_last + ahead
     sizes = grid.block_rows, grid.block_keys
-    return mask.bounds(Extent((row_first, row_last), query, (key_first, key_last), sizes))[0]
+    extent = Extent((row_first, row_last), query, (key_first, key_last), sizes)
+    return mask.bounds(extent)[0] & every
 
 
 @jax.custom_batching.custom_vmap
-def any_of_batch(flags: Array) -> Array:
-    """The flags; under vmap, whether any entry has them, so that a loop keeps one trip count."""
-    return flags
+def most_of_batch(numbers: Array) -> Array:
+    """The numbers; under vmap the largest of any entry, so that a loop keeps one trip count.
+
+    Of flags: whether any entry has them.
+    """
+    return numbers
 
 
-@any_of_batch.def_vmap
-def _any_of_batch_rule(axis_size: int, in_batched: list[bool], flags: Array) -> tuple[Array, bool]:
+@most_of_batch.def_vmap
+def _most_of_batch_rule(
+    axis_size: int, in_batched: list[bool], numbers: Array
+) -> tuple[Array, bool]:
     del axis_size, in_batched
-    return any_of_batch(flags.any(axis=0)), False
+    return most_of_batch(numbers.max(axis=0)), False

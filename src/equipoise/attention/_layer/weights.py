@@ -1,14 +1,17 @@
 """Weights to be, and sizes that are numbers, or names for the analysis of cost."""
 
+import functools
 from collections.abc import Callable
 from typing import NamedTuple, TypeAlias
 
 import jax
+import jax.numpy as jnp
 from jax import export
 from jax.nn import initializers
+from jax.typing import DTypeLike
 
 from equipoise._check import positive_integer, value_error
-from equipoise._types import Array, PyTree
+from equipoise._types import Array, PRNGKeyArray, PyTree
 
 Size: TypeAlias = int | str
 _Initializer: TypeAlias = Callable[..., Array]
@@ -23,9 +26,30 @@ class Weight(NamedTuple):
     initializer: _Initializer
 
 
+@functools.cache
 def normal(inputs: int | tuple[int, ...], outputs: int | tuple[int, ...]) -> _Initializer:
-    """Normal of variance 1/inputs."""
+    """Normal of variance 1/inputs; the same function for the same axes, so that jit knows it."""
     return initializers.variance_scaling(1.0, "fan_in", "normal", in_axis=inputs, out_axis=outputs)
+
+
+def drawn(weights: PyTree, key: PRNGKeyArray, dtype: DTypeLike, num_keys: int) -> PyTree:
+    """First values of a tree of weights; the first so many have a key of their own."""
+    leaves, structure = jax.tree.flatten(weights, is_leaf=is_weight)
+    for weight in leaves:
+        _only_numbers(weight)
+    dtype = jax.dtypes.canonicalize_dtype(dtype)
+    return jax.tree.unflatten(structure, _drawn(tuple(leaves), key, dtype, num_keys))
+
+
+@functools.partial(jax.jit, static_argnames=("weights", "dtype", "num_keys"), inline=True)
+def _drawn(
+    weights: tuple[Weight, ...], key: PRNGKeyArray, dtype: jnp.dtype, num_keys: int
+) -> list[Array]:
+    """In one program where eager."""
+    keys = [*jax.random.split(key, num_keys), *(key for _ in weights)]
+    return [
+        weight.initializer(k, weight.shape, dtype) for weight, k in zip(weights, keys, strict=False)
+    ]
 
 
 def is_weight(leaf: object) -> bool:
@@ -40,7 +64,7 @@ def texts(weights: PyTree, dtype: str) -> PyTree:
     )
 
 
-def only_numbers(weight: Weight) -> None:
+def _only_numbers(weight: Weight) -> None:
     """A weight whose sizes are numbers can be drawn; another says so."""
     if not all(isinstance(size, int) for size in weight.shape):
         raise value_error(
@@ -71,6 +95,14 @@ def times(factor: Size, value: Size) -> Size:
         return factor * value
     a, b = export.symbolic_shape(f"{factor}, {value}")
     return _plain(a * b)
+
+
+def plus(a: Size, b: Size) -> Size:
+    """The sum of two sizes."""
+    if isinstance(a, int) and isinstance(b, int):
+        return a + b
+    x, y = export.symbolic_shape(f"{a}, {b}")
+    return _plain(x + y)
 
 
 def less_one(value: Size) -> Size:

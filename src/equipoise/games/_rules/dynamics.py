@@ -86,9 +86,9 @@ def traced_dynamics(
 
     eta = tuple(np.ones((), common_dtype(players)) for _ in players)
     first = traced(begin, game, players, eta, kept=kept)
-    state = jax.eval_shape(first, game, players, eta)
+    following = traced(step, game, first.shapes, eta, kept=kept)
     project = None if rule.project is None else traced(rule.project, players)
-    return Dynamics(game, first, traced(step, game, state, eta, kept=kept), project)
+    return Dynamics(game, first, following, project)
 
 
 def held_dynamics(game: Game, rule: Rule, players: Players) -> Dynamics:

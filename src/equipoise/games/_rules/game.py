@@ -232,7 +232,7 @@ def checked_players(game: Game, players: Players, argument: str = "players") -> 
     checked = tuple(floating_tree(f"{argument}[{i}]", player) for i, player in enumerate(players))
     # Of a zero-sum game the second loss is the first one's negative.
     for i, loss in enumerate(game.losses[:1] if game.is_zero_sum else game.losses):
-        value = jax.eval_shape(loss, *checked)
+        value = loss.shapes if isinstance(loss, Traced) else jax.eval_shape(loss, *checked)
         if not hasattr(value, "shape") or value.shape != ():
             raise value_error(
                 "game",
