@@ -21,7 +21,7 @@ _NUMBERS = 2**15  # of the full second derivatives that are found together
 _CHUNK, _DRAWS = 512, 16  # points of a call, and draws of each normal
 _SHARE = 0.25  # of draws that are wider, by 1/√coordinates
 _ZERO = 1e-10  # of the diagonal: entries that are rounding
-_MANY, _MOST_SHARED = 16, 4  # neighbours, and drivers that only have many of them
+_MANY, _MOST_SHARED = 16, 4  # neighbors, and drivers that only have many of them
 _MAX_FULL = 512  # coordinates up to which full matrices are factorized
 
 
@@ -45,7 +45,7 @@ class Normals(NamedTuple):
 
 @record
 class Following:
-    """Coordinates that follow the others, in an order that keeps neighbours together.
+    """Coordinates that follow the others, in an order that keeps neighbors together.
 
     Attributes:
         density: Log p of one position.
@@ -98,7 +98,7 @@ def following(
 ) -> tuple[np.ndarray, Following] | None:
     """The drivers, and how the others follow; None where too many bend together.
 
-    Others that are neighbours of very many are made drivers where the rest are then neighbours of
+    Others that are neighbors of very many are made drivers where the rest are then neighbors of
     few, as a level that a whole series shares. ``curved`` are second derivatives at some points.
     """
     bent = np.abs(curved)
