@@ -102,7 +102,6 @@ names = ("doubly_reparameterized", "pathwise")
 signals = [signal(name) for name in names]
 draws = family.sample(family.init(), jax.random.key(4), 50)
 dreams = jax.nn.sigmoid(jax.vmap(apply, (None, 0))(best["decoder"], draws)).reshape(-1, 14, 14)
-
 _, (left, middle, right) = plot.new_grid(1, 3, size=(14, 4))
 left.plot(np.transpose(histories), label=["K = 1", f"K = {K}"])
 left.set_title("Judged by 100 draws: −{:.1f} and −{:.1f}".format(*np.abs(judged)), loc="left")
