@@ -261,3 +261,27 @@ def test_multi_head_attention_keeps_the_scale_of_its_input(rng, key):
 def test_multi_head_attention_rejects_wrong_arguments(kind, call, message):
     with pytest.raises(kind, match=message):
         call()
+
+
+@pytest.mark.parametrize("options", [{"ragged": True}, {"page_size": 4}])
+@pytest.mark.parametrize("latent_size", [None, 5])
+def test_multi_head_attention_serves_requests_of_different_lengths(rng, key, options, latent_size):
+    layer = attention.multi_head_attention(
+        12, 4, head_size=4, rotary_base=50.0, latent_size=latent_size
+    )
+    params = layer.init(key, jnp.float64)
+    x = jnp.asarray(rng.normal(size=(3, 9, 12)))
+    full = layer.apply(params, x, is_causal=True)
+    cache = layer.init_cache(12, batch=(3,), dtype=jnp.float64, **options)
+    if "page_size" in options:
+        cache = attention.reserve_pages(cache, jnp.array([10, 4, 0]))
+    lengths = jnp.array([7, 2])
+    cache, y = layer.step(params, cache, x[:2, :7], entries=jnp.arange(2), lengths=lengths)
+    np.testing.assert_allclose(y[0], full[0, :7], rtol=0, atol=1e-13)
+    np.testing.assert_allclose(y[1, :2], full[1, :2], rtol=0, atol=1e-13)
+    new = jnp.stack([x[0, 7:9], x[1, 2:4]])
+    _, y = layer.step(params, cache, new, entries=jnp.arange(2))
+    np.testing.assert_allclose(y[0], full[0, 7:9], rtol=0, atol=1e-13)
+    np.testing.assert_allclose(y[1], full[1, 2:4], rtol=0, atol=1e-13)
+    with pytest.raises(ValueError, match="'plain' does not serve a cache of one length an entry"):
+        layer.step(params, cache, x[:, :2], implementation="plain")

@@ -9,11 +9,9 @@ import os
 os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8"
 
 import functools
-import sys
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 from jax import lax
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
@@ -84,8 +82,9 @@ def sequence_parallel():
         y = jax.nn.gelu(x @ w) @ u
         return lax.psum_scatter(y, "i", scatter_dimension=1, tiled=True)
 
-    args = array(LINE, (H, K), None, "i"), array(LINE, (K, H), "i"), array(LINE, (4, N, H), None, "i")
-    return spread(LINE, layer, (P(None, "i"), P("i"), P(None, "i")), P(None, "i")), *args
+    weights = array(LINE, (H, K), None, "i"), array(LINE, (K, H), "i")
+    inside = P(None, "i"), P("i"), P(None, "i")
+    return spread(LINE, layer, inside, P(None, "i")), *weights, array(LINE, (4, N, H), None, "i")
 
 
 def experts():
@@ -96,8 +95,9 @@ def experts():
         y = jnp.einsum("eck,ekh->ech", jax.nn.gelu(jnp.einsum("ech,ehk->eck", x, w)), u)
         return lax.all_to_all(y, "i", split_axis=1, concat_axis=0, tiled=True)
 
-    args = array(LINE, (8, H, K), "i"), array(LINE, (8, K, H), "i"), array(LINE, (8, 8 * B, H), None, "i")
-    return spread(LINE, layer, (P("i"), P("i"), P(None, "i")), P(None, "i")), *args
+    weights = array(LINE, (8, H, K), "i"), array(LINE, (8, K, H), "i")
+    inside, tokens = (P("i"), P("i"), P(None, "i")), array(LINE, (8, 8 * B, H), None, "i")
+    return spread(LINE, layer, inside, P(None, "i")), *weights, tokens
 
 
 def pipeline(microbatches=4):
@@ -225,6 +225,50 @@ def three_axes():
     return functools.partial(descend, square), [pair] * 2, array(CUBE, (B, N, H), ("pod", "data"))
 
 
+def partly_mapped():
+    """A map along one axis, inside of which the partitioner divides along the other."""
+
+    def step(params, x):
+        gradients = jax.grad(square)(params, x)
+        return jax.tree.map(lambda p, g: p - 0.1 * lax.pmean(g, "data"), params, gradients)
+
+    mapped = jax.shard_map(
+        step,
+        mesh=GRID,
+        in_specs=(P(), P("data")),
+        out_specs=P(),
+        axis_names={"data"},
+        check_vma=False,
+    )
+    pair = array(GRID, (H, K), None, "model"), array(GRID, (K, H), "model")
+    return mapped, [pair] * 2, array(GRID, (B, N, H), "data")
+
+
+def map_in_map():
+    """Columns and rows along one axis, in a map along the other."""
+
+    def rows(w, u, x):
+        return lax.psum(jax.nn.gelu(x @ w) @ u, "model")
+
+    def batch(w, u, x):
+        inside = (P(None, "model"), P("model"), P())
+        y = jax.shard_map(
+            rows, in_specs=inside, out_specs=P(), axis_names={"model"}, check_vma=False
+        )(w, u, x)
+        return lax.pmean(jnp.mean(y**2, 0), "data")
+
+    mapped = jax.shard_map(
+        batch,
+        mesh=GRID,
+        in_specs=(P(), P(), P("data")),
+        out_specs=P(),
+        axis_names={"data"},
+        check_vma=False,
+    )
+    pair = array(GRID, (H, K), None, "model"), array(GRID, (K, H), "model")
+    return mapped, *pair, array(GRID, (B, N, H), "data")
+
+
 def uneven():
     """A width that the devices do not divide."""
 
@@ -263,14 +307,22 @@ CASES = {  # the program, how often XLA counts the body of its loop too few, and
     "vocabulary": (vocabulary, 1, 0),
     "halfway": (halfway, 1, 0),
     "three axes": (three_axes, 1, 0),
+    "partly mapped": (partly_mapped, 1, 0),
+    "map in map": (map_in_map, 1, ()),
     "uneven": (uneven, 1, ()),
     "blocks": (blocks, 1, 0),
 }
 
 
-def main(names):
-    for name in names or CASES:
-        make, loops, donate = CASES[name]
+USUAL = 0.95, 1.25
+PEAKS = {
+    "halfway": (0.9, 1.25),  # XLA's allocator leaves gaps: less is alive at once than it takes
+    "ring": (0.95, 1.3),  # of the permutations it runs first what is read first
+}
+
+
+def main():
+    for name, (make, loops, donate) in CASES.items():
         fn, *args = make()
         program = jax.jit(fn, donate_argnums=donate).lower(*args).compile()
         text, memory = program.as_text(), program.memory_analysis()
@@ -278,14 +330,16 @@ def main(names):
         alone, sent = found.per_device, {}
         for part in found.communication:
             sent[part.kind] = sent.get(part.kind, 0) + float(part.ring_bytes.evaluate()) / loops
-        theirs = sent_by(text, trips=1)
-        work = float(alone.matmul_flops.evaluate()) / loops, products_in(text)
+        assert sent == sent_by(text, trips=1), (name, sent, sent_by(text, trips=1))
+        if name != "images":  # whose products are convolutions
+            assert alone.matmul_flops.evaluate() / loops == products_in(text), name
         kept = memory.argument_size_in_bytes + memory.output_size_in_bytes
         taken = kept - memory.alias_size_in_bytes + memory.temp_size_in_bytes
         peak = float(alone.peak_bytes.evaluate()) / taken
-        print(f"{name:20s} peak {peak:.2f} products {work[0] / max(work[1], 1):.3f}", end=" ")
-        print("sends", sent if sent == theirs else ("DIFFERS", sent, theirs), found.per_device.notes)
+        least, most = PEAKS.get(name, USUAL)
+        assert least <= peak <= most, (name, peak)
+        print(f"{name:20s} peak {peak:.2f} sends {sent}")
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main()

@@ -6,7 +6,7 @@ from tests.docs.pages import read_all
 
 pytestmark = pytest.mark.slow
 WIDTHS = (1280, 390)
-WRITTEN = ("index", "tour", "guide/", "theory/")  # pages whose code is laid out for them
+WRITTEN = ("index", "tour", "guide/", "theory/")  # pages whose code is not that of scripts
 PARTS = 6  # of the list of pages, so that workers share it
 
 

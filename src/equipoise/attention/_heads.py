@@ -12,6 +12,7 @@ from equipoise._check import at, floating_array, value_error
 from equipoise._types import Array, Bool, Float, Int, PRNGKeyArray, static_result
 from equipoise.attention._cache.append import append_to_cache
 from equipoise.attention._cache.cache import KVCache, check_cache, places
+from equipoise.attention._cache.rows import next_positions
 from equipoise.attention._cache.start import init_cache
 from equipoise.attention._decode import decode_step
 from equipoise.attention._dot_product import dot_product_attention
@@ -184,8 +185,11 @@ class MultiHeadAttention:
         batch: tuple[int, ...] = (),
         dtype: DTypeLike = jnp.float32,
         ring: bool = False,
+        ragged: bool = False,
+        page_size: int | None = None,
+        num_pages: int | None = None,
     ) -> KVCache:
-        """An empty cache for :meth:`step`.
+        """An empty cache for :meth:`step`, as :func:`init_cache` makes them.
 
         With a latent it holds c + r numbers a token, for all heads together.
         """
@@ -200,6 +204,9 @@ class MultiHeadAttention:
             batch=batch,
             dtype=dtype,
             ring=ring,
+            ragged=ragged,
+            page_size=page_size,
+            num_pages=num_pages,
         )
 
     @at("attention.MultiHeadAttention.step")
@@ -210,20 +217,31 @@ class MultiHeadAttention:
         cache: KVCache,
         inputs: Float[Array, "*batch t d"],
         *,
+        entries: Int[Array, " m"] | None = None,
+        lengths: Int[Array, "*batch"] | None = None,
         local_window_size: Window = None,
         implementation: str | None = None,
     ) -> tuple[KVCache, Float[Array, "*batch t d"]]:
-        """The cache with the next tokens, and their rows of the causal :meth:`apply`."""
+        """The cache with the next tokens, and their rows of the causal :meth:`apply`.
+
+        ``entries`` and ``lengths`` are those of :func:`decode_step`; rows beyond a length mean
+        nothing.
+        """
         inputs = self._checked(params, "inputs", inputs)
         check_cache(cache)
         start, latent = cache.length, self.latent_size is not None
-        positions = start + positions_of(inputs.shape[-2])
+        positions = next_positions(cache, inputs.shape[-2], entries)
         q, k, v = self._heads(params, inputs, inputs, positions, positions)
         scale, sides = self._scale(q), self._sides(params["output"])
         if latent:
             q = absorbed(params, q)
         if implementation == "plain":
-            self._only_plain(["local_window_size"] if local_window_size is not None else [])
+            given = {
+                "local_window_size": local_window_size,
+                "a cache of one length an entry": cache.ragged or None,
+                "a cache in 8 bits": cache.key_scale,
+            }
+            self._only_plain([name for name, x in given.items() if x is not None])
             cache = append_to_cache(cache, k, v)
             y = self._from_cache(cache, q, Scores(scale, self.logits_soft_cap), start, sides)
             return cache, output(params, y, of_kept=latent)
@@ -232,6 +250,8 @@ class MultiHeadAttention:
             q,
             k,
             v,
+            entries=entries,
+            lengths=lengths,
             scale=scale,
             local_window_size=sides if local_window_size is None else local_window_size,
             logits_soft_cap=self.logits_soft_cap,

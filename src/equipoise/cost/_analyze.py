@@ -12,7 +12,7 @@ from equipoise.cost._count.control import ledger_of
 from equipoise.cost._count.depth import EMPTY, START
 from equipoise.cost._count.place import Place
 from equipoise.cost._count.scope import Walked
-from equipoise.cost._count.walk import Ledger, walk_whole
+from equipoise.cost._count.walk import RESHARDED, Ledger, walk_whole
 from equipoise.cost._count.work import Work
 from equipoise.cost._expression.expression import Expression, from_terms
 from equipoise.cost._expression.extremes import largest
@@ -213,7 +213,9 @@ def analyze(
         return found
     local, notes = on_one_device(program, specs, sizes)
     alone = _counted(local, ledger_of(counts, notes, sizes), over, known((None, ())))
-    return dataclasses.replace(found, per_device=alone)
+    # What is sent is known of one device.
+    assumed = tuple(note for note in found.notes if note != RESHARDED)
+    return dataclasses.replace(found, per_device=alone, notes=assumed)
 
 
 def _counted(

@@ -249,7 +249,16 @@ def test_decode_step_reads_the_tokens_that_there_are(monkeypatch, window):
         assert found == np.sum(lengths // 16 + 1 - first)
 
 
-@pytest.mark.parametrize("options", [{}, {"page_size": 32}, {"dtype": jnp.int8}, {"ring": True}])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"page_size": 32},
+        {"dtype": jnp.int8},
+        {"dtype": jnp.int8, "page_size": 32},
+        {"ring": True},
+    ],
+)
 @pytest.mark.parametrize("chosen", [False, True])
 def test_decode_step_writes_in_place_and_holds_no_copy(options, chosen):
     if options.get("page_size") is None:

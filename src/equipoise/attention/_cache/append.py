@@ -106,13 +106,12 @@ def appended(
     shared = jnp.zeros_like(cache.length), cache.length
     there = row if cache.ragged else address(cache, *shared)[0]
     room = most_of_batch((there < none).any())
-    apart = cache.page_table is None and rows.every
+    place = _apart if cache.page_table is None and rows.every else _anywhere
 
     def written(old: Array, new: Array) -> Array:
         new = new.astype(old.dtype).reshape(*row.shape, *new.shape[len(rows.batch) + 1 :])
         operands = alike([in_rows(cache, old), new, row, column])
-        write = _write_apart if apart else _write
-        return jax.lax.cond(room, write, _keep, *operands).reshape(old.shape)
+        return jax.lax.cond(room, place, _keep, *operands).reshape(old.shape)
 
     def both(old: Array, scale: Array | None, new: Array) -> tuple[Array, Array | None]:
         if scale is None:
@@ -137,16 +136,16 @@ def appended(
     return cache, rows, kept
 
 
-def _write(old: Array, new: Array, row: Array, column: Array) -> Array:
-    return old.at[row, column].set(new, mode="drop")
-
-
-def _write_apart(old: Array, new: Array, row: Array, column: Array) -> Array:
-    """Entry by entry, so that nothing is sent where they are divided between devices."""
-    column = jnp.where(row < old.shape[0], column, old.shape[1])
-    return jax.vmap(lambda old, new, column: old.at[column].set(new, mode="drop"))(old, new, column)
-
-
 def _keep(old: Array, new: Array, row: Array, column: Array) -> Array:
     del new, row, column
     return old
+
+
+def _anywhere(old: Array, new: Array, row: Array, column: Array) -> Array:
+    return old.at[row, column].set(new, mode="drop")
+
+
+def _apart(old: Array, new: Array, row: Array, column: Array) -> Array:
+    """Row by row, so that nothing is sent where they are divided between devices."""
+    column = jnp.where(row < old.shape[0], column, old.shape[1])
+    return jax.vmap(lambda old, new, column: old.at[column].set(new, mode="drop"))(old, new, column)

@@ -11,6 +11,7 @@ gives a part of the softmax, and parts of the same tokens are put together:
 
 import dataclasses
 import functools
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -18,6 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from equipoise._jax.varying import alike
 from equipoise._types import Array
 from equipoise.attention._cache.cache import KVCache
 from equipoise.attention._cache.quantized import restored
@@ -40,7 +42,7 @@ from equipoise.attention._kernel.tangent import block_of
 
 # Without pages, tokens of a block that is read, and new tokens of a block that reads; tokens and
 # scores at once where a device is wide; pairs of which a number is found by comparing all.
-_BLOCK, _ROWS, _AT_ONCE, _SCORES, _FEW = 256, 512, 2**14, 2**24, 2**12
+_BLOCK, _ROWS, _AT_ONCE, _SCORES, _FEW = 64, 512, 2**14, 2**24, 2**12
 
 
 class _Sums(NamedTuple):
@@ -124,14 +126,6 @@ def _part(
     else:
         page, column = page_of(cache, rows.entry[row], block), jnp.zeros_like(block)
 
-    def cut(stored: Array) -> Array:
-        stored = in_rows(cache, stored)
-        corner = page, column, *(jnp.zeros_like(page),) * (stored.ndim - 2)
-        return lax.dynamic_slice(stored, corner, (1, size, *stored.shape[2:]))
-
-    def wide(stored: Array, scale: Array | None) -> Array:
-        return restored(cut(stored), None if scale is None else cut(scale), problem.dtype)
-
     def of_row(x: Array, axes: Axes) -> Array:
         one = x if x.shape[0] == 1 else lax.dynamic_slice_in_dim(x, row, 1, 0)
         return grid.read(one, axes, place)
@@ -143,14 +137,17 @@ def _part(
             x, Axes(row=None if x.shape[2] == 1 else 2, key=None if x.shape[3] == 1 else 3)
         )
 
-    key, value = wide(cache.key, cache.key_scale), wide(cache.value, cache.value_scale)
+    # In a branch, as before a loop XLA on a CPU would widen the whole of a cache of short floats.
+    found = functools.partial(_block, cache, size, problem.dtype)
+    there = page < num_rows(cache)
+    key, value = lax.cond(there, found, functools.partial(_nothing, found), page, column)
     # A value that may not be read reaches nothing: it counts as 0, and if it is not finite its key
-    # is NaN, as are those of a page that is not there, which reaches those who may read it.
-    broken = jnp.where(page < num_rows(cache), broken_values(value), jnp.nan)
+    # is NaN, which reaches those who may read it.
+    key = key + broken_values(value)[..., None]
     part = dataclasses.replace(
         problem,
         query=of_row(problem.query, Axes(row=1)),
-        key=key + broken[..., None],
+        key=key,
         value=clean(value),
         offset=of_row(jnp.asarray(problem.offset), Axes()),
         bias=of_pairs(problem.bias),
@@ -163,6 +160,32 @@ def _part(
     peak = jnp.maximum(score.max(-1), np.finfo(problem.dtype).min)
     weight = jnp.exp(score - spread(peak, score))
     return _Sums(peak[0], weight.sum(-1)[0], heads_first(times_value(weight, part.value))[0])
+
+
+def _block(
+    cache: KVCache, size: int, dtype: jnp.dtype, page: Array, column: Array
+) -> tuple[Array, Array]:
+    """Keys and values (1, size, k, h or e) of a row of the storage, from a column on."""
+
+    def cut(stored: Array) -> Array:
+        stored = in_rows(cache, stored)
+        corner = page, column, *(jnp.zeros_like(page),) * (stored.ndim - 2)
+        return lax.dynamic_slice(stored, corner, (1, size, *stored.shape[2:]))
+
+    def wide(stored: Array, scale: Array | None) -> Array:
+        return restored(cut(stored), None if scale is None else cut(scale), dtype)
+
+    key, value = wide(cache.key, cache.key_scale), wide(cache.value, cache.value_scale)
+    key, value, *_ = alike([key, value])
+    return key, value
+
+
+def _nothing(
+    found: Callable[[Array, Array], tuple[Array, Array]], page: Array, column: Array
+) -> tuple[Array, Array]:
+    """Keys that are NaN, which reach whoever may read them."""
+    key, value = jax.eval_shape(found, page, column)
+    return jnp.full_like(key, np.nan), jnp.zeros_like(value)
 
 
 def _put(sums: _Sums, part: _Sums, row: Array) -> _Sums:

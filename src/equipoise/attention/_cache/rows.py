@@ -55,6 +55,15 @@ def rows_of(cache: KVCache, t: int, entries: Array | None, lengths: Array | None
     return Rows(entry, start, count, batch, entries is None)
 
 
+def next_positions(cache: KVCache, t: int, entries: Array | None) -> Array:
+    """The positions of the next t tokens: (t,), or of each entry where they have each a length."""
+    step = lax.iota(jnp.int32, t)
+    if not cache.ragged:
+        return cache.length + step
+    rows = rows_of(cache, t, entries, None)
+    return (rows.start[:, None] + step[None]).reshape(*rows.batch, t)
+
+
 def in_rows(cache: KVCache, stored: Array) -> Array:
     """Keys, values or scales with the rows of the storage, pages or entries, along one axis."""
     if cache.page_table is not None:

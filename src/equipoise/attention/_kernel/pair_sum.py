@@ -20,7 +20,7 @@ from equipoise._jax.programs import ClosedProgram, as_function, constants, with_
 from equipoise._jax.varying import alike
 from equipoise._types import Array, PyTree
 from equipoise.attention._kernel.grid import Axes, Grid, Place, Schedule
-from equipoise.attention._kernel.loop import walk, zero_like_all
+from equipoise.attention._kernel.loop import walk, written_whole, zero_like_all
 from equipoise.attention._kernel.products import evaluate
 
 _Body = Callable[..., Sequence[Array]]
@@ -91,7 +91,7 @@ def _evaluate(*operands: Array, body: ClosedProgram, layout: Layout) -> list[Arr
         ]
 
     totals = [jnp.broadcast_to(nothing[o.dtype], o.shape) for o in outputs]
-    return walk(
+    found = walk(
         grid,
         schedule,
         arrays,
@@ -101,6 +101,7 @@ def _evaluate(*operands: Array, body: ClosedProgram, layout: Layout) -> list[Arr
         update=update,
         finish=lambda _, totals, __: totals,
     )
+    return [written_whole(x, o.axes, grid) for x, o in zip(found, outputs, strict=True)]
 
 
 def _abstract(*operands: PyTree, body: ClosedProgram, layout: Layout) -> Sequence[PyTree]:

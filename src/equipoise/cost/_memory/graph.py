@@ -189,7 +189,9 @@ class Graph:
         operand = self._number_of.get(value)
         if operand is None:
             return value
-        made = value if value not in self._given else self._new(self.bytes[value], self.shapes[value])
+        made = (
+            value if value not in self._given else self._new(self.bytes[value], self.shapes[value])
+        )
         if made != value:
             self._spread_out(Kind.FILLED, operand, made)
         self._given.add(made)
@@ -278,7 +280,8 @@ class Graph:
             self._masks.update(makes)
         selects = name == "mul" and self._masks.intersection(operands)
         known = in_library(equation) and not selects
-        return Node(kind, tuple(operands), makes, inside, tuple(over), *views, known, summed(equation))
+        sums = summed(equation)
+        return Node(kind, tuple(operands), makes, inside, tuple(over), *views, known, sums)
 
     def _views(
         self, equation: Equation, operands: Sequence[int], makes: Sequence[int]

@@ -30,7 +30,7 @@ from equipoise._jax.programs import (
     while_loop,
 )
 from equipoise.cost._expression.expression import Expression
-from equipoise.cost._program.sizes import is_one, count, size_of
+from equipoise.cost._program.sizes import count, is_one, size_of
 
 HOLDING = (SCAN, WHILE, COND, SOLVE, SHARD_MAP, KERNEL)
 # Elementwise operations whose operands have other shapes, or other types, than the result.
@@ -90,7 +90,7 @@ reduce_sum reduce_max reduce_min reduce_window_sum reduce_window_max reduce_wind
 """
 _FEATURES = 16  # of a convolution, less than which are none either
 _LEAST = 4096  # elements that are worth a call of the library,
-_USUAL = 32  # where a size that has only a name is taken for this one
+_USUAL = 64  # where a size that has only a name is taken for this one
 
 
 def in_library(equation: Equation) -> bool:

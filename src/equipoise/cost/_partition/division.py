@@ -1,4 +1,4 @@
-"""How arrays are divided along the axes of a mesh, and with them the operation that they go through."""
+"""How arrays are divided along the axes of a mesh, and with them operations on them."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple, TypeAlias

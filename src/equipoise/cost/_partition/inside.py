@@ -7,7 +7,7 @@ divided like any other.
 
 from collections.abc import Iterator, Sequence
 
-from equipoise._jax.meshes.local import Spec, partition_specs
+from equipoise._jax.meshes.local import Spec, map_specs
 from equipoise._jax.programs import (
     COND,
     SCAN,
@@ -23,7 +23,15 @@ from equipoise._jax.programs import (
     scan,
     while_loop,
 )
-from equipoise.cost._partition.division import Arrays, Division, Held, Layout, LayoutOf, Operand, grown
+from equipoise.cost._partition.division import (
+    Arrays,
+    Division,
+    Held,
+    Layout,
+    LayoutOf,
+    Operand,
+    grown,
+)
 
 
 def inside(
@@ -42,22 +50,23 @@ def inside(
 
 
 def _map(equation: Equation, operands: Arrays, results: Arrays, layout: LayoutOf) -> Division:
-    body, stated, mapped = equation.params["jaxpr"], partition_specs(equation), mapped_axes(equation)
+    body, mapped = equation.params["jaxpr"], mapped_axes(equation)
+    outside = map_specs(equation)
     found = layout(
         body, [_without(o, mapped) for o in operands], [_without(r, mapped) for r in results]
     )
     is_whole = mapped == set(equation.params["mesh"].shape)
     return Division(
-        [Operand(spec) for spec in _around(stated.operands, found.inputs)],
-        [Operand(spec, is_fixed=is_whole) for spec in _around(stated.results, found.results)],
+        [Operand(spec) for spec in _around(outside.operands, found.inputs)],
+        [Operand(spec, is_fixed=is_whole) for spec in _around(outside.results, found.results)],
         inside=[Held(body, *found[:2])],
     )
 
 
-def _around(stated: Sequence[Spec], inner: Arrays) -> Iterator[Spec]:
+def _around(outside: Sequence[Spec], inner: Arrays) -> Iterator[Spec]:
     """How arrays are divided around a map: first as it states."""
-    for outside, operand in zip(stated, inner, strict=True):
-        yield tuple((*a, *b) for a, b in zip(outside, operand.spec, strict=True))
+    for spec, operand in zip(outside, inner, strict=True):
+        yield tuple((*a, *b) for a, b in zip(spec, operand.spec, strict=True))
 
 
 def _without(operand: Operand, mapped: frozenset[str]) -> Operand:
@@ -100,9 +109,7 @@ def _while(equation: Equation, operands: Arrays, results: Arrays, layout: Layout
     loop = while_loop(equation)
     known = [Operand(o.spec) for o in operands[: loop.num_test_constants]]
     inputs = operands[loop.num_test_constants :]
-    body = _repeated(
-        loop.body, inputs, results, loop.num_body_constants, len(results), layout
-    )
+    body = _repeated(loop.body, inputs, results, loop.num_body_constants, len(results), layout)
     test = Held(loop.test, [*known, *body.results], [Operand(())])
     held = [test, Held(loop.body, *body[:2])]
     return Division([*known, *body.inputs], list(body.results), inside=held)

@@ -1,11 +1,12 @@
-"""Along which axes of a mesh an operation is divided, by the letters of its operands and results."""
+"""Along which axes of a mesh an operation is divided, by the letters of what it reads and makes."""
 
 from collections.abc import Iterable, Mapping, Sequence
 
 from equipoise._jax.meshes.local import Spec, divided, divided_up
 from equipoise._jax.programs import Equation, Size, aval
 from equipoise.cost._partition.division import Arrays, Division, Operand
-from equipoise.cost._partition.factors import Factors, factors
+from equipoise.cost._partition.factors import factors
+from equipoise.cost._partition.letters import Factors
 from equipoise.cost._program.sizes import as_text
 
 

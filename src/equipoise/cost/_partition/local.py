@@ -28,9 +28,9 @@ from equipoise._jax.programs import (
     opened,
     variable,
 )
-from equipoise.cost._partition.factors import Factors, letters_of
-from equipoise.cost._partition.moves import Move, moves
 from equipoise.cost._partition.division import Division, Operand, whole
+from equipoise.cost._partition.letters import Factors, letters_of
+from equipoise.cost._partition.moves import Move, moves
 from equipoise.cost._partition.spread import Spread
 
 

@@ -70,7 +70,7 @@ def proximal_point(*, max_newton: int = 20, projections: Projections = None) -> 
 
 @at("games.competitive")
 def competitive(*, projections: Projections = None) -> Rule:
-    r"""Both players step to the equilibrium of the local bilinear game.
+    r"""The step of both players to the equilibrium of a local bilinear game.
 
     .. math::
 

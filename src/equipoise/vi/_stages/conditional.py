@@ -14,7 +14,7 @@ import numpy as np
 from equipoise.vi._stages.beginning import Beginning, Drawn
 from equipoise.vi._stages.drivers import curvatures, find_drivers
 from equipoise.vi._stages.modes import Following, following
-from equipoise.vi._weights.adapt import adapt, defended, first_mixture, propose
+from equipoise.vi._weights.adapt import adapt, defended, first_mixture, moments_of, propose
 from equipoise.vi._weights.diagnose import MIN_DRAWS, summarize
 from equipoise.vi._weights.growth import Draws, grown
 from equipoise.vi._weights.products import transported
@@ -29,7 +29,8 @@ _NUM_CHECKED = 256  # that are asked whether other modes are near
 _MOST_DRIVERS = 12
 _REACH, _BROADER = 3.0, 1.5  # sds as far as a guide knows, and of the drivers that it learns from
 _COMPONENTS, _NUM_ADAPTED = 12, 512  # of the drivers' mixture, and draws of a round
-_ROUNDS, _MORE, _BUDGETED = 8, 4, 32  # of the first time; draws of the second; rounds of a budget
+_ROUNDS, _MORE, _BUDGETED = 20, 4, 40  # of the first time; draws of the second; rounds of a budget
+_JOURNEYS, _STRIDE = 4, 2.0  # to where the drivers are, each with so much wider steps
 _LEAST_EFFECTIVE = 20  # draws for each driver, to tell their covariance
 _NUM_DRAWS, _MOST_DRAWS = 2048, 2**15  # of a round, and of all of them
 _ENOUGH = 0.25  # share of effective draws: no smaller set of drivers is tried
@@ -102,24 +103,27 @@ class _Conditional(NamedTuple):
     def adapted(self, num_samples: int) -> Callable[[int], Draws]:
         """How to draw, from a mixture of the drivers that learned where they are.
 
-        It learns twice: the second time in coordinates where they are standard, and with more
-        draws, as by then they are where the drivers are.
+        It learns anew in coordinates of what it found: wider ones as long as it is not yet there,
+        and at last ones where the drivers are standard, with more draws.
         """
-        chosen, (mean, root, _) = self.drivers, self.guide
-        draw = self._learned(mean, root, num_samples, _ROUNDS)
-        found = weigh(*draw(_MORE * num_samples))
-        if found.effective_sample_size > _LEAST_EFFECTIVE * len(chosen):
-            weights, drivers = np.exp(found.log_weights), found.draws[:, chosen]
-            mean = weights @ drivers
-            away = drivers - mean
-            root = np.linalg.cholesky((weights[:, None] * away).T @ away)
-        again = self.guided(mean, root)
-        return again._learned(mean, root, _MORE * num_samples, _ROUNDS // 2)
+        here, chosen, (mean, root, _) = self, self.drivers, self.guide
+        for _ in range(_JOURNEYS):
+            draw, like = here._learned(mean, root, num_samples, _ROUNDS)
+            found = weigh(*draw(_MORE * num_samples))
+            if found.effective_sample_size > _LEAST_EFFECTIVE * len(chosen):
+                weights, drivers = np.exp(found.log_weights), found.draws[:, chosen]
+                mean = weights @ drivers
+                away = drivers - mean
+                root = np.linalg.cholesky((weights[:, None] * away).T @ away)
+                break
+            mean, root = like[0], _STRIDE * like[1]
+            here = here.guided(mean, root)
+        return here.guided(mean, root)._learned(mean, root, _MORE * num_samples, _ROUNDS // 5)[0]
 
     def _learned(
         self, mean: np.ndarray, root: np.ndarray, num_samples: int, num_rounds: int
-    ) -> Callable[[int], Draws]:
-        """The same in given coordinates of the drivers."""
+    ) -> tuple[Callable[[int], Draws], tuple[np.ndarray, np.ndarray]]:
+        """The same in given coordinates of the drivers, and a normal like the mixture."""
         start, chosen = self.start, self.drivers
         centers, factors, elbos = start.modes
         seen = np.linalg.solve(root, start.factor[chosen])  # of coordinates where q is standard
@@ -147,7 +151,8 @@ class _Conditional(NamedTuple):
             points, log_p, log_rest = self.draw(transported(mean, root, noise))
             return points, log_p, log_q - log_volume + log_rest
 
-        return draw
+        center, spread = moments_of(mixture)
+        return draw, (mean + root @ center, root @ spread)
 
 
 def _sizes(number: int, strengths: list[float]) -> list[int]:

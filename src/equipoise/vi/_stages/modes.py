@@ -212,7 +212,7 @@ def _normal(how: Following, point: Array, noise: Array, luck: Scalar) -> tuple[A
         root = jnp.where(jnp.all(jnp.isfinite(root)), root, other)
     log_volume = jnp.sum(jnp.log(banded.diagonal(root, width)))
     log_normal = -0.5 * n * math.log(2 * math.pi)
-    drawn = mode + jax.vmap(lambda e: banded.backward(root, e, width))(noise)
+    drawn = mode[None] + jax.vmap(lambda e: banded.backward(root, e, width))(noise)
     square = 0.5 * jnp.sum(noise**2, axis=1)
     wide = _wide(n)
     broad = math.log(_SHARE) - n * math.log(wide) - square / wide**2
