@@ -23,7 +23,7 @@ _MOST_ROWS = 60  # that are printed
 
 @result
 class Summary:
-    """Moments of a posterior, a row per number of the example, and how exact they are.
+    """Moments of a posterior, a row per number of the example, and their exactness.
 
     Attributes:
         names: Where each number is in the example, as in ``['theta'][3]``.
