@@ -1,11 +1,13 @@
 """Ways to posterior draws, ours and those of peers, each started from a seed and asked for more.
 
-A way is made for a log density of flat vectors, and what it compiles is compiled once. Started from
+A way is made for a target (`_targets.py`), and what it compiles is compiled once; peers are given
+the log density of flat vectors. Started from
 a seed, it yields all draws so far and how often it has evaluated the density or its gradient, as
 often as it is asked; it ends where more effort would not change its answer.
 """
 
 import contextlib
+import functools
 
 import blackjax
 import jax
@@ -40,13 +42,19 @@ def counted():
         Target._ask = ask
 
 
-def ours(log_density, size):
+@functools.partial(jax.jit, static_argnums=0)
+def _flat(family, positions):
+    return jax.vmap(family.ravel)(positions)
+
+
+def ours(target):
     """A default fit, whose answer is final; stages after the first evaluate by themselves."""
 
     def start(seed):
         with counted() as evaluations:
-            fit = vi.fit(log_density, np.zeros(size), jax.random.key(seed))
-        draws = vi.posterior_draws(fit, jax.random.key(seed + 1), DRAWS)
+            key, log_density = jax.random.key(seed), target.named or target.log_density
+            fit = vi.fit(log_density, target.example, key, support=target.support)
+        draws = _flat(fit.family, vi.posterior_draws(fit, jax.random.key(seed + 1), DRAWS))
         more = "at least " if len(fit.stages) > 1 else ""
         said = f"{'trusted' if fit.trusted else 'not trusted'}, {fit.source}, {more}"
         yield draws, evaluations[0], said
@@ -54,8 +62,9 @@ def ours(log_density, size):
     return start
 
 
-def numpyro_nuts(log_density, size):
+def numpyro_nuts(target):
     """NumPyro's NUTS, one chain, every step in a compiled scan."""
+    log_density, size = target.log_density, target.size
     init, step = hmc(potential_fn=lambda z: -log_density(z), algo="NUTS")
 
     def steps(state, number):
@@ -85,8 +94,9 @@ def numpyro_nuts(log_density, size):
     return start
 
 
-def blackjax_nuts(log_density, size):
+def blackjax_nuts(target):
     """BlackJAX's NUTS after its window adaptation, one chain."""
+    log_density, size = target.log_density, target.size
     windows = blackjax.window_adaptation(blackjax.nuts, log_density)
 
     @jax.jit
@@ -118,8 +128,9 @@ def blackjax_nuts(log_density, size):
     return start
 
 
-def blackjax_pathfinder(log_density, size):
+def blackjax_pathfinder(target):
     """BlackJAX's Pathfinder from more and more places, draws resampled by their weights."""
+    log_density, size = target.log_density, target.size
 
     @jax.jit
     def path(key):
@@ -145,8 +156,9 @@ def blackjax_pathfinder(log_density, size):
     return start
 
 
-def numpyro_svi(log_density, size):
+def numpyro_svi(target):
     """NumPyro's SVI of a full-rank normal by Adam."""
+    log_density, size = target.log_density, target.size
     real = numpyro.distributions.constraints.real_vector
 
     def model():

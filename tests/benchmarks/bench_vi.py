@@ -26,9 +26,8 @@ from numpyro.infer.autoguide import AutoNormal
 
 from equipoise import vi
 from tests.benchmarks import _report
-from tests.benchmarks._samplers import CHUNK, WAYS
-from tests.vi.fit.test_escalation import TARGETS
-from tests.vi.fit.test_posteriors import names, reference
+from tests.benchmarks._samplers import WAYS
+from tests.benchmarks._targets import targets
 
 STEPS, PARTICLES, REPEATS = 10_000, 8, 5
 SEEDS, LIMIT = (0, 1), 60.0
@@ -132,37 +131,6 @@ def steps_a_second():
     return rows
 
 
-class Right(NamedTuple):
-    """What draws are held to: means and sds of numbers that are functions of a flat vector."""
-
-    log_density: object
-    size: int
-    numbers: object
-    mean: np.ndarray
-    sd: np.ndarray
-
-    def error(self, draws):
-        """The largest error of a mean and of an sd, as a part of what is allowed."""
-        # In parts of one size, as another size would compile anew.
-        parts = np.reshape(draws, (-1, CHUNK, self.size))
-        values = np.concatenate([self.numbers(part) for part in parts])
-        mean = np.abs(values.mean(axis=0) - self.mean) / self.sd / 0.25
-        return float(np.max(np.maximum(mean, np.abs(values.std(axis=0) / self.sd - 1) / 0.1)))
-
-
-def targets(words):
-    """Names and targets whose names hold one of the words, or all."""
-    for name in names():
-        if not words or any(word in name for word in words):
-            found = reference().build(name)
-            numbers = jax.jit(jax.vmap(found["constrain"]))
-            yield name, Right(found["logp"], found["dim"], numbers, found["mean"], found["sd"])
-    for name, hard in TARGETS.items():
-        if not words or any(word in name for word in words):
-            size = len(hard.example)
-            yield name, Right(hard.log_density, size, lambda draws: draws, hard.mean, hard.sd)
-
-
 class Arrival(NamedTuple):
     """How a way went: seconds until it was right or ended, the error there, and what it says."""
 
@@ -191,7 +159,7 @@ def time_until_it_is_right(name, target, seeds, limit):
     """A row for each way to draws of one target."""
     rows = []
     for who, make in WAYS.items():
-        way = make(target.log_density, target.size)
+        way = make(target)
         start = time.perf_counter()
         jax.block_until_ready(next(way(seeds[0]))[0])  # which compiles
         first = time.perf_counter() - start

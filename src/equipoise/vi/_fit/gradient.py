@@ -88,7 +88,7 @@ def first_params(
         return _init(family, key, center, np.full((), 0.1))
     best = best_of(starts)
     if family.init_at_modes is not None:
-        means, factors, _ = other_modes(starts, best.mean, best.factor, _APART)
+        means, factors, _ = other_modes(starts, best.mean, best.factor, distinct=_APART)
         centers = np.stack([best.mean, *transported(best.mean, best.factor, means)])
         spreads = np.stack([best.factor, *(best.factor @ factor for factor in factors)])
         return _init_at_modes(family, key, centers, np.linalg.norm(spreads, axis=2))
