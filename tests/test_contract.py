@@ -16,9 +16,8 @@ from tests.contract import Case, Pytree, Static
 from tests.vi.programs import counted
 
 AREAS = ("attention", "cost", "games", "layers", "vi")
-# Layers and attention are parts of a user's program more often than they are called by themselves.
-BY_THEMSELVES = ("cost", "games", "vi")
 MOST_PROGRAMS = 8
+SEVERAL_CALLS = {"decode_step": 2 * MOST_PROGRAMS}  # after a cache was made and filled
 
 
 def cases(area):
@@ -68,7 +67,7 @@ def test_function_keeps_the_contract(area, name):
     case = cases(area)[name]
     args = in_memory(case.arrays())
     eager, num_programs = first_call(case, args)
-    assert num_programs <= MOST_PROGRAMS or area not in BY_THEMSELVES
+    assert num_programs <= SEVERAL_CALLS.get(name, MOST_PROGRAMS)
     jitted = one_trace_and_equal_bits(case, args)
     assert_close(jitted(*args), eager, case.rtol)
     no_float64_leaks_when_it_is_off(case, args, jitted)
@@ -152,7 +151,7 @@ def no_float64_leaks_when_it_is_off(case, args, jitted):
 @pytest.mark.parametrize(("area", "name"), names(Pytree))
 def test_results_survive_flattening_and_print(area, name):
     instance, num_programs = counting(cases(area)[name].make)
-    assert num_programs <= MOST_PROGRAMS or area not in BY_THEMSELVES
+    assert num_programs <= MOST_PROGRAMS
     assert type(instance).__name__ == name
     leaves, structure = jax.tree.flatten(instance)
     chex.assert_trees_all_equal(jax.tree.unflatten(structure, leaves), instance)

@@ -1,6 +1,7 @@
 """Functions as data: what is shared between closures made anew, and what never is."""
 
 import dataclasses
+import gc
 
 import jax
 import jax.numpy as jnp
@@ -191,3 +192,26 @@ def test_programs_are_bounded_and_hold_no_captured_array(monkeypatch):
         del captured
     assert len(module.seen) == 4
     assert len(jax.live_arrays()) == before
+
+
+def test_functions_of_jax_are_outlined_once_and_other_programs_leave_nothing(monkeypatch):
+    def trace(scale):
+        def summed(x):
+            _, found = jax.lax.scan(lambda c, y: (c, jax.nn.log_sigmoid(scale * y)), 0.0, x)
+            return found.sum()
+
+        return traced(summed, jnp.ones(3))
+
+    traces, make_jaxpr = [], jax.make_jaxpr
+    monkeypatch.setattr(
+        jax, "make_jaxpr", lambda *args, **kw: traces.append(None) or make_jaxpr(*args, **kw)
+    )
+    trace(jnp.full((), 0.5))
+    traces.clear()
+    gc.collect()
+    before = len(module.outlines)
+    for scale in (1.0, 2.0, 3.0):
+        trace(jnp.full((), scale))
+    gc.collect()
+    assert len(traces) == 3
+    assert len(module.outlines) == before

@@ -1,5 +1,6 @@
 """Ring attention equals one device: in one process, on 8 devices, and in two processes."""
 
+import functools
 import pathlib
 import socket
 import subprocess
@@ -38,6 +39,34 @@ def test_ring_attention_on_one_device_is_attention():
     y = jax.jit(ring_process.ring(mesh, ring_process.ROWS, **ring_process.OPTIONS))(*arrays)
     expected = ring_process.single(*arrays, **ring_process.OPTIONS)
     np.testing.assert_allclose(y, expected, rtol=0, atol=1e-14)
+
+
+@pytest.mark.parametrize("layout", ["contiguous", "zigzag"])
+def test_ring_attention_is_a_program_of_one_size_for_any_number_of_devices(layout):
+    """Value, gradient and Hessian-vector product: one loop around the devices each."""
+    split = jax.sharding.PartitionSpec(None, "ring")
+
+    def lines(devices):
+        ring = jax.shard_map(
+            functools.partial(
+                attention.ring_attention,
+                axis_name="ring",
+                is_causal=True,
+                layout=layout,
+                block_size=4,
+            ),
+            mesh=jax.sharding.AbstractMesh((devices,), ("ring",)),
+            in_specs=(split,) * 3,
+            out_specs=split,
+        )
+        gradient = jax.grad(lambda *a: jnp.sum(jnp.sin(ring(*a))), (0, 1, 2))
+        x = jax.ShapeDtypeStruct((1, 8 * devices, 2, 4), jnp.float32)
+        for order in (ring, gradient, lambda *a: jax.jvp(gradient, a, a)[1]):
+            traced = jax.jit(order).trace(x, x, x)
+            yield traced.lower(lowering_platforms=("cpu",)).as_text().count("\n")
+
+    few, *more = (list(lines(devices)) for devices in (2, 4, 8))
+    assert more == [few, few]
 
 
 def test_ring_attention_in_zigzag_has_the_same_causal_work_on_all_devices():

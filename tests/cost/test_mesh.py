@@ -145,11 +145,24 @@ def test_analyze_refuses_meshes_that_it_cannot_follow():
         cost.analyze(spread, "f32[b]", mesh={name: name for name in "tuvwxyz"})
 
 
+def run(process):
+    root = pathlib.Path(__file__).parents[2]
+    subprocess.run([sys.executable, "-m", f"tests.cost.{process}"], check=True, cwd=root)
+
+
 @pytest.mark.slow
 def test_per_device_is_what_the_compiler_makes_for_twenty_one_shardings():
-    root = pathlib.Path(__file__).parents[2]
-    process = [sys.executable, "-m", "tests.cost.partition_process"]
-    subprocess.run(process, check=True, cwd=root)
+    run("partition_process")
+
+
+@pytest.mark.slow
+def test_per_device_is_what_the_compiler_makes_for_eighteen_ways_to_train_and_serve():
+    run("parallel_process")
+
+
+@pytest.mark.slow
+def test_communication_of_a_change_of_sharding_is_that_of_the_compiler_or_more():
+    run("moves_process")
 
 
 def predict(w1, w2, x):
@@ -243,6 +256,77 @@ def test_per_device_computes_whole_what_it_cannot_divide():
     batch = cost.analyze(solved, "f32[d*b@data,n,n]", "f32[d*b@data,n,1]", mesh={"data": "d"})
     assert batch.per_device.other_flops * cost.Expression("d") == batch.other_flops
     assert batch.communication == ()
+
+
+CHANGES = {  # from, to, and what a device sends of its part of M bytes
+    "cut": ("f32[d*n,m*k]", P("data"), []),
+    "gathered": ("f32[d*n@data,m*k]", P(), ["all-gather"]),
+    "passed on": ("f32[d*n@data,d*m*k]", P(None, "data"), ["all-to-all"]),
+    "exchanged": ("f32[d*m*n@(data,model),k]", P(("model", "data")), ["permute"]),
+    "moved inward": ("f32[d*m*n@(data,model),k]", P("model"), ["all-gather", "permute"]),
+}
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_communication_of_a_change_of_sharding_is_known_where_one_thing_is_to_be_done(name):
+    shape, after, kinds = CHANGES[name]
+
+    def change(x):
+        return lax.with_sharding_constraint(x, after)
+
+    found = cost.analyze(change, shape, mesh=NAMES)
+    assert sorted(part.kind for part in found.communication) == kinds
+    assert not any("partitioner decides" in note for note in found.assumptions)
+
+
+def test_communication_is_a_bound_where_the_partitioner_has_a_choice():
+    def change(x):
+        return lax.with_sharding_constraint(x, P(None, "model"))
+
+    found = cost.analyze(change, "f32[d*n@data,m*k]", mesh=NAMES)
+    gather, permute = found.communication
+    # All that the others have, 4·n·m·k bytes each, and the part that is kept once more.
+    assert (gather.kind, str(gather.ring_bytes)) == ("all-gather", "4*d*k*m*n - 4*k*m*n")
+    assert (permute.kind, str(permute.ring_bytes)) == ("permute", "4*d*k*n")
+    assert any("counted is the most that it sends" in note for note in found.assumptions)
+
+
+def test_per_device_of_rows_that_are_looked_up_is_their_share():
+    def step(table, words):
+        return table - jax.grad(lambda table: jnp.sum(table[words] ** 2))(table)
+
+    found = cost.analyze(step, "f32[m*v@model,h]", "i32[d*b@data]", mesh=NAMES)
+    reduced = {part.axes: part for part in found.communication}
+    assert set(reduced) == {("model",), ("data",)}
+    # The gradient of a device's rows is summed over the batch: 2·4·v·h·(d − 1)/d.
+    assert str(reduced["data",].ring_bytes) == "8*h*v - 8*h*v/d"
+    assert str(reduced["model",].ring_bytes) == "8*b*h - 8*b*h/m"
+
+
+def test_per_device_of_a_map_along_one_axis_is_divided_along_the_others():
+    def partly(w, x):
+        y = jnp.tanh(x @ w)
+        return lax.psum(y, "data")
+
+    def mapped_along(x, w):
+        maps = {"in_specs": (P(), P("data")), "out_specs": P(), "axis_names": {"data"}}
+        return jax.shard_map(partly, check_vma=False, **maps)(w, x)
+
+    found = cost.analyze(mapped_along, "f32[d*b@data,h]", "f32[h,m*k@model]", mesh=NAMES)
+    assert str(found.matmul_flops) == "2*b*d*h*k*m"
+    assert str(found.per_device.matmul_flops) == "2*b*h*k"
+    (sent,) = found.communication
+    assert (sent.axes, str(sent.ring_bytes)) == (("data",), "8*b*k - 8*b*k/d")
+
+
+def test_analyze_takes_shard_maps_with_meshes_of_their_own_on_arrays_that_lie_there():
+    mesh = jax.make_mesh((1,), ("data",), axis_types=(AxisType.Auto,))
+    own = jax.shard_map(jnp.sin, mesh=mesh, in_specs=P("data"), out_specs=P("data"))
+    shape = jax.ShapeDtypeStruct((4,), jnp.float32, sharding=NamedSharding(mesh, P("data")))
+    assert cost.analyze(own, shape).per_device.flops == 4
+    # Where the mesh that is stated is another one, JAX takes neither.
+    with pytest.raises(ValueError, match=r"Give that mesh itself, as in mesh=mesh"):
+        cost.analyze(own, "f32[4]", mesh={"data": 1})
 
 
 def test_analyze_refuses_axes_that_the_mesh_does_not_have():

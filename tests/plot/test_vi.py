@@ -24,13 +24,13 @@ def title_of(ax):
 def test_elbo_curve_has_a_band_of_two_errors_and_the_distance_to_the_optimum():
     bounds = vi.Estimate(jnp.array([-5.0, -2.0, -1.5]), jnp.array([1.0, 0.5, 0.25]))
     ax = plot.elbo_curve([0, 10, 20], bounds, optimum=-1.25)
-    assert title_of(ax) == "ELBO -1.50 nats, 0.25 below the optimum"
+    assert title_of(ax) == "ELBO −1.50 nats, 0.25 below the optimum"
     vertices = ax.collections[0].get_paths()[0].vertices
     at_zero = vertices[vertices[:, 0] == 0, 1]
     assert (at_zero.min(), at_zero.max()) == (-7.0, -3.0)
     np.testing.assert_array_equal(ax.lines[0].get_ydata(), bounds.value)
     np.testing.assert_array_equal(ax.lines[1].get_ydata(), -1.25)
-    assert title_of(plot.elbo_curve([0, 10, 20], bounds)) == "ELBO -1.50 nats"
+    assert title_of(plot.elbo_curve([0, 10, 20], bounds)) == "ELBO −1.50 nats"
     assert ax.get_xlabel()
     assert ax.get_ylabel()
 
@@ -41,7 +41,7 @@ def test_posterior_pair_draws_two_sd_ellipses_and_names_the_worst(rng):
     turned = np.array([[1.0, 0.8], [0.8, 1.0]])
     normals = {"narrow": (np.zeros(2), 0.25 * np.eye(2)), "turned": (np.ones(2), turned)}
     ax = plot.posterior_pair(draws, normals=normals)
-    assert title_of(ax) == "narrow: sd off by -50%"
+    assert title_of(ax) == "narrow: sd off by −50%"
     first, second = ax.patches
     np.testing.assert_allclose([first.width, first.height], 2.0)
     # Axes of a correlation of 0.8: variances 1.8 and 0.2, along the diagonal.

@@ -107,8 +107,8 @@
       html("label", { for: stepInput.id }, "step size ", stepOutput)),
     verdict, details, spoken,
     html("div", { class: "explorer-panels" },
-      html("figure", {}, html("figcaption", {}, "Play, from the square; the dot is the equilibrium"), play),
-      html("figure", {}, html("figcaption", {}, "Eigenvalues of one step: ", eigenvalueList), circle)),
+      html("figure", {}, html("figcaption", {}, "Play, from the square; the dot is the equilibrium, arrows show where small steps lead"), play),
+      html("figure", {}, html("figcaption", {}, "Eigenvalues of one step, faint at other step sizes: ", eigenvalueList), circle)),
     html("details", {}, html("summary", {}, "Start and length of play"),
       html("div", { class: "explorer-parameters" }, ...starts.map(({ node }) => node))),
   );

@@ -14,6 +14,11 @@ globalThis.equipoise.pictures = (() => {
 
   const label = (text, x, y, anchor = "start") => svg("text", { x, y, "text-anchor": anchor }, text);
   const line = (x1, y1, x2, y2, kind) => svg("line", { x1, y1, x2, y2, class: kind });
+  // An arrowhead with its tip at a place, in the direction of a unit vector.
+  const head = (x, y, dx, dy) => {
+    const corners = [[0, 0], [-6, 2.5], [-6, -2.5]].map(([a, b]) => [x + a * dx - b * dy, y + a * dy + b * dx]);
+    return svg("polygon", { points: corners.join(" "), class: "faint-dot" });
+  };
   const dot = ([cx, cy], r, kind) => svg("circle", { cx, cy, r, class: kind });
 
   // A square window onto the plane with the given reach on both sides of the origin.
@@ -51,7 +56,7 @@ globalThis.equipoise.pictures = (() => {
         const speed = Math.hypot(u, v);
         if (speed === 0) continue;
         const [x, y] = at(here), dx = (-9 * u) / speed, dy = (9 * v) / speed;
-        arrows.push(line(x - dx, y - dy, x + dx, y + dy, "faint"), dot([x + dx, y + dy], 1.8, "faint-dot"));
+        arrows.push(line(x - dx, y - dy, x + dx, y + dy, "faint"), head(x + dx, y + dy, dx / 9, dy / 9));
       }
     }
     // Far points are cut off: a picture cannot hold 1e300.

@@ -7,6 +7,7 @@ and Python numbers alike, becomes operands; the rest is looked up among the prog
 """
 
 import collections
+import weakref
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from typing import TypeAlias, TypeVar
 
@@ -77,6 +78,11 @@ class Traced:
         return Traced([*found, *self.captured], _Shared(rest, self.shared.out_tree))
 
     @property
+    def shapes(self) -> PyTree:
+        """Shapes and dtypes of the results, at the arguments that it was traced at."""
+        return jax.tree.unflatten(self.shared.out_tree, self.shared.program.out_avals)
+
+    @property
     def work(self) -> float:
         """About how many elementary operations a call is."""
         return work(self.shared.program)
@@ -140,6 +146,11 @@ class _Same:
         return id(self.value)
 
 
+# As long as the programs are there, which those of the library's own functions are: their rules of
+# derivation take longer to trace than all the rest.
+outlines: weakref.WeakKeyDictionary[Program, dict[int, _Key]] = weakref.WeakKeyDictionary()
+
+
 class _Outline:
     """What two programs must agree in to share what is compiled, and in what they may differ.
 
@@ -185,6 +196,13 @@ class _Outline:
         kept = () if lift else tuple(map(_Same, captured))
         return avals, kept, tuple(equations), tuple(read(atom) for atom in jaxpr.outvars)
 
+    def known(self, program: Program) -> _Key:
+        """The whole program as a value; that of a function that JAX keeps compiled is kept too."""
+        found = outlines.setdefault(program, {})
+        if self.orders not in found:
+            found[self.orders] = self.of(program)
+        return found[self.orders]
+
     def is_data(self, atom: Atom) -> bool:
         """Whether it is a number in the text that may be another one."""
         if not is_literal(atom) or not jnp.issubdtype(aval(atom).dtype, jnp.floating):
@@ -194,7 +212,7 @@ class _Outline:
     def value(self, value: object, *, lift: bool = False) -> _Key:
         """A parameter as a value to compare."""
         if is_program(value):
-            return self.of(value, lift=lift)
+            return self.of(value, lift=True) if lift else self.known(value)
         if isinstance(value, (tuple, list)):
             return (type(value), *map(self.value, value))
         if isinstance(value, np.ndarray):

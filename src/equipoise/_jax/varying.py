@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.sharding import NamedSharding, PartitionSpec
 
 from equipoise._jax.programs import (
     COND,
@@ -41,6 +42,19 @@ def mesh_of(x: Array) -> PyTree:
     """The mesh that an array lies on, or an empty one."""
     kind: PyTree = jax.typeof(x)
     return kind.sharding.mesh
+
+
+def undivided(x: Array, axes: Sequence[int]) -> Array:
+    """The array, whole along some axes on each device, where XLA divides arrays between devices.
+
+    Of its other axes nothing is said. Read in a loop, it is then gathered once and not each time.
+    """
+    mesh = mesh_of(x)
+    if not axes or mesh.empty or len(mesh.auto_axes) < len(mesh.axis_names):
+        return x
+    free = PartitionSpec.UNCONSTRAINED
+    spec = PartitionSpec(*(None if axis in axes else free for axis in range(x.ndim)))  # type: ignore[no-untyped-call]
+    return lax.with_sharding_constraint(x, NamedSharding(mesh, spec))  # type: ignore[no-untyped-call]
 
 
 def _axes(x: PyTree) -> frozenset[str]:

@@ -119,6 +119,7 @@ def multi_head_attention(
         _check_shared(num_key_heads, use_bias=use_bias)
     if rotary_size is not None and rotary_base is None:
         raise value_error("rotary_size", "needs a `rotary_base`", str(rotary_size))
+    r = None if rotary_base is None else _rotary_size(rotary_size, h, beside=c is not None)
     return MultiHeadAttention(
         model_size=d,
         num_heads=n,
@@ -128,9 +129,7 @@ def multi_head_attention(
         latent_size=c,
         query_latent_size=q,
         rotary_base=rotary_base,
-        rotary_size=None
-        if rotary_base is None
-        else _rotary_size(rotary_size, h, beside=c is not None),
+        rotary_size=r,
         use_bias=use_bias,
         local_window_size=local_window_size,
         logits_soft_cap=logits_soft_cap,

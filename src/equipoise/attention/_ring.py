@@ -2,18 +2,26 @@
 
 import dataclasses
 import math
-from collections.abc import Callable
 from typing import Unpack
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from equipoise._check import at, choice, floating_array, value_error
-from equipoise._types import Array, Bool, Float
+from equipoise._jax.meshes.ring import Ring, ring_sum
+from equipoise._jax.varying import alike
+from equipoise._jax.zeros import is_zero
+from equipoise._types import Array, Bool, Float, PyTree, record
 from equipoise.attention._dot_product import attended
-from equipoise.attention._kernel.operations import only
+from equipoise.attention._kernel.loop import zero_like_all
+from equipoise.attention._kernel.mesh import Portable
+from equipoise.attention._kernel.operations import merged
+from equipoise.attention._kernel.problem import Problem, wide
+from equipoise.attention._kernel.tangent import given
+from equipoise.attention._masks.functions import hoist
 from equipoise.attention._masks.mask import Mask
-from equipoise.attention._masks.placed import Part, Placed, part_of
+from equipoise.attention._masks.placed import Placed, of_whole, part_of
 from equipoise.attention._reference import with_sinks
 from equipoise.attention._request import (
     Options,
@@ -48,9 +56,9 @@ def ring_attention(
         L = \log \sum_r e^{L_r}, \qquad o = \sum_r e^{L_r - L}\, o_r
 
     Call it inside :func:`jax.shard_map`; every device holds equal parts of query, key and value,
-    and of the positions all devices count together. Part r of the keys comes from the device r
-    places before. Every order of derivative has the same form: what arrives is received again
-    rather than kept.
+    and of the positions all devices count together. Keys and values go around the devices once, in
+    one loop, so that the program does not grow with their number. Every order of derivative has
+    the same form: what arrives is received again rather than kept.
 
     Args:
         query: q, this device's rows. Shape ``(*batch, t, n, h)``.
@@ -84,7 +92,7 @@ def ring_attention(
 
     Cost: as :func:`dot_product_attention` over all keys, shared by the devices; memory is linear in
         the tokens of one device, but for a random word a row with dropout. Keys and values travel
-        devices − 1 times.
+        once around the ring.
 
     Examples:
         >>> mesh = jax.sharding.Mesh(jax.devices()[:1], ("sequence",))
@@ -117,92 +125,172 @@ def ring_attention(
     offset = offset_of(options.get("query_offset", 0), batch)
     ids, score_fn = options.pop("segment_ids", None), options.pop("score_fn", None)
     row_ids, key_ids = ids if isinstance(ids, (tuple, list)) else (ids, ids)
-    of_whole = mask_of(mask if isinstance(mask, Mask) else None, options, whole)
+    whole_mask = mask_of(mask if isinstance(mask, Mask) else None, options, whole)
     words = dropout_words(options, (math.prod(batch), n, devices * t), devices * s)
     array = None if mask is None or isinstance(mask, Mask) else jnp.asarray(mask)
     bias = None if bias is None else floating_array("bias", bias)
-    splits = [
-        x is not None and _travels(name, x, query.ndim, s, devices)
-        for name, x in (("bias", bias), ("mask", array))
-    ]
-    rows = part_of(me, t, devices, zigzag=zigzag)
-
-    # Rematerialized: a derivative receives the part again instead of keeping one for each device.
-    def part(
-        shift: int,
-        query: Array,
-        keys: tuple[Array, Array, Array | None],
-        arrays: tuple[Array | None, Array | None],
-    ) -> tuple[Array, Array]:
-        moving = keys, tuple(x if split else None for x, split in zip(arrays, splits, strict=True))
-        if shift:
-            ring = [(device, (device + shift) % devices) for device in range(devices)]
-            moving = jax.lax.ppermute(moving, axis_name, ring)  # type: ignore[no-untyped-call]
-        (key, value, ids), arrived = moving
-        source = (me - shift) % devices
-        there = part_of(source, s, devices, zigzag=zigzag)
-
-        def of_source(x: Array | None, arrived: Array | None) -> Array | None:
-            if x is None or arrived is not None or x.shape[-1] == 1:
-                return x if arrived is None else arrived
-            return jax.lax.dynamic_slice_in_dim(x, source * s, s, axis=-1)
-
-        bias, allowed = map(of_source, arrays, arrived)
-        seen = None if of_whole is None else Placed(of_whole, rows, there, not zigzag)
-        local: Options = {
-            "scale": options.get("scale"),
-            "logits_soft_cap": options.get("logits_soft_cap"),
-            "query_offset": offset,
-            "segment_ids": None if ids is None or row_ids is None else (row_ids, ids),
-            "score_fn": None if score_fn is None else _of_whole(score_fn, offset, rows, there),
-        }
-        both = allowed if seen is None else seen if allowed is None else seen & allowed
-        problem = problem_of(query, key, value, bias, both, **local)
-        if words is not None:
-            places = rows(jnp.arange(t, dtype=jnp.int32)), there(jnp.arange(s, dtype=jnp.int32))
-            taken = words[0][..., places[0]], words[1][places[1]]
-            rate = float(options["dropout_rate"])
-            problem = dataclasses.replace(problem, kept=taken, dropout_rate=rate)
-        return attended(problem, implementation, block_size)
-
-    received = jax.checkpoint(part, static_argnums=0)
-    operands = query, (key, value, key_ids), (bias, array)
-    out, lse = received(0, *operands)
-    for shift in range(1, devices):
-        out, lse = _merged(out, lse, *received(shift, *operands))
+    numbers = {
+        "scale": options.get("scale"),
+        "logits_soft_cap": options.get("logits_soft_cap"),
+        "query_offset": offset,
+    }
+    if score_fn is not None:
+        scalars = wide(query.dtype), *(jnp.int32,) * 4
+        score_fn = Portable(*hoist("score_fn", score_fn, scalars, jnp.floating))
+    bias, sent_bias = _parted("bias", bias, query.ndim, s, devices)
+    array, sent_array = _parted("mask", array, query.ndim, s, devices)
+    arrays = {name: x for name, x in numbers.items() if isinstance(x, jax.Array)}
+    held = _Held(query, bias, array, row_ids, whole_mask, words, arrays, score_fn, me)
+    sent = _Sent(key, value, key_ids, sent_bias, sent_array)
+    static = _Static(
+        Ring(axis_name, devices),
+        zigzag,
+        implementation,
+        block_size,
+        float(options.get("dropout_rate", 0.0)),
+        tuple(item for item in numbers.items() if item[0] not in arrays),
+    )
+    leaves, structure = jax.tree.flatten((held, sent))
+    held, sent = jax.tree.unflatten(structure, alike(leaves))
+    out, lse = _around(held, sent, static)
     out, lse = with_sinks(out, lse, sinks_of(options, n))
     out = out.reshape(*query.shape[:-1], -1).astype(value.dtype)
     return (out, lse.reshape(query.shape[:-1])) if return_residual else out
 
 
-def _of_whole(
-    score_fn: Callable[..., Array], offset: int | Array, rows: Part, keys: Part
-) -> Callable[..., Array]:
-    """The function of positions in the whole, where it is given those in a part."""
+@record
+class _Held:
+    """What a device keeps: its rows, and what it knows of the whole."""
 
-    def score(score: Array, batch: Array, head: Array, q: Array, k: Array) -> Array:
-        ahead = jnp.asarray(offset, jnp.int32).reshape(-1)
-        first = ahead[batch if ahead.size > 1 else 0]
-        return score_fn(score, batch, head, rows(q - first) + first, keys(k))
+    query: Array
+    bias: Array | None
+    allowed: Array | None
+    ids: Array | None
+    mask: Mask | None
+    words: tuple[Array, Array] | None
+    numbers: dict[str, Array]
+    score_fn: Portable | None
+    me: Array
 
-    return score
+
+@record
+class _Sent:
+    """What goes around: keys, values, and what belongs to them."""
+
+    key: Array
+    value: Array
+    ids: Array | None
+    bias: Array | None
+    allowed: Array | None
 
 
-def _merged(o_1: Array, l_1: Array, o_2: Array, l_2: Array) -> tuple[Array, Array]:
-    """Two partial results as one; a part that read nothing has l = −inf and weighs 0."""
-    some = ~jnp.isneginf(l_1) | ~jnp.isneginf(l_2)
-    a, b = only(l_1, some, 0), only(l_2, some, 0)
-    top = jax.lax.stop_gradient(jnp.maximum(a, b))
-    w_1, w_2 = (
-        only(jnp.exp(only(x, ~jnp.isneginf(x), 0) - top), ~jnp.isneginf(x), 0) for x in (a, b)
+@jax.tree_util.register_static
+@dataclasses.dataclass(frozen=True)
+class _Static:
+    """What is no array: how rows and keys lie, how parts are computed, and known numbers."""
+
+    ring: Ring
+    zigzag: bool
+    implementation: str | None
+    block_size: int | None
+    dropout_rate: float
+    numbers: tuple[tuple[str, PyTree], ...]
+
+    def problem(self, held: _Held, sent: _Sent, source: Array) -> Problem:
+        """Of this device's rows and the keys of another."""
+        devices, (t, s) = self.ring.devices, (held.query.shape[-3], sent.key.shape[-3])
+        rows, keys = (
+            part_of(device, count, devices, zigzag=self.zigzag)
+            for device, count in ((held.me, t), (source, s))
+        )
+
+        def of_source(x: Array | None, arrived: Array | None) -> Array | None:
+            if x is None or x.shape[-1] == 1:
+                return x if arrived is None else arrived
+            return jax.lax.dynamic_slice_in_dim(x, source * s, s, axis=-1)
+
+        allowed = of_source(held.allowed, sent.allowed)
+        seen = None if held.mask is None else Placed(held.mask, rows, keys, not self.zigzag)
+        numbers: PyTree = dict(self.numbers) | held.numbers
+        offset, score_fn = numbers["query_offset"], held.score_fn
+        problem = problem_of(
+            held.query,
+            sent.key,
+            sent.value,
+            of_source(held.bias, sent.bias),
+            allowed if seen is None else seen if allowed is None else seen & allowed,
+            segment_ids=None if held.ids is None or sent.ids is None else (held.ids, sent.ids),
+            score_fn=None if score_fn is None else of_whole(score_fn, offset, rows, keys),
+            **numbers,
+        )
+        if held.words is None:
+            return problem
+        places = rows(jnp.arange(t, dtype=jnp.int32)), keys(jnp.arange(s, dtype=jnp.int32))
+        taken = held.words[0][..., places[0]], held.words[1][places[1]]
+        return dataclasses.replace(problem, kept=taken, dropout_rate=self.dropout_rate)
+
+
+@jax.custom_jvp
+def _around(held: _Held, sent: _Sent, static: _Static) -> tuple[Array, Array]:
+    """(o, lse) after all keys have come by."""
+    problem = static.problem(held, sent, held.me)
+    b, t, s, k, g = problem.sizes
+    rows, ring = (b, t, k * g), static.ring
+    zero = zero_like_all(jax.tree.leaves((held, sent)), problem.dtype)
+    nothing = (
+        jnp.broadcast_to(zero, (*rows, problem.value.shape[-1])),
+        jnp.broadcast_to(zero - jnp.inf, rows),
     )
-    total = w_1 + w_2
-    out = (w_1 / total)[..., None] * o_1 + (w_2 / total)[..., None] * o_2
-    return out, only(jnp.log(total) + top, some, -jnp.inf)
+    if 0 in (*rows, s):
+        return nothing
+
+    def step(hops: Array, carry: tuple[PyTree, Array, Array]) -> tuple[PyTree, Array, Array]:
+        sent, out, lse = carry
+        problem = static.problem(held, sent, ring.source(held.me, hops))
+        found = attended(problem, static.implementation, static.block_size)
+        return ring.ahead(sent), *merged(out, lse, *found)
+
+    count = np.int32(ring.devices)
+    return jax.lax.fori_loop(np.int32(0), count, step, (sent, *nothing))[1:]
 
 
-def _travels(argument: str, array: Array, rank: int, s: int, devices: int) -> bool:
-    """Whether an array over pairs is split with the keys rather than with the rows."""
+def _around_jvp(
+    primals: tuple[_Held, _Sent, _Static], tangents: tuple[PyTree, PyTree, PyTree]
+) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
+    """Around the same ring: the tangent of the whole is a sum of the parts'."""
+    held, sent, static = primals
+    out, lse = _around(held, sent, static)
+    leaves, structure = jax.tree.flatten((held, sent))
+    dots = jax.tree.leaves(tangents[:2], is_leaf=is_zero)
+    moving = {i: x for i, x in enumerate(dots) if not is_zero(x)}
+    count = len(jax.tree.leaves(held))
+
+    def body(source: Array, stay: PyTree, travel: PyTree) -> tuple[Array, Array]:
+        (held_leaves, totals, held_dots), (sent_leaves, sent_dots) = stay, travel
+        dots, point = held_dots | sent_dots, [*held_leaves, *sent_leaves]
+
+        def moved(values: dict[int, Array]) -> tuple[Array, Array]:
+            full = [values.get(i, x) for i, x in enumerate(point)]
+            held, sent = jax.tree.unflatten(structure, full)
+            problem = static.problem(held, sent, source)
+            return given(problem.as_arrays(), *totals, static.block_size)
+
+        return jax.jvp(moved, ({i: point[i] for i in dots},), (dots,))[1]
+
+    stay = leaves[:count], (out, lse), {i: x for i, x in moving.items() if i < count}
+    travel = leaves[count:], {i: x for i, x in moving.items() if i >= count}
+    return (out, lse), ring_sum(body, static.ring, held.me, stay, travel)
+
+
+_around.defjvp(_around_jvp, symbolic_zeros=True)
+
+
+def _parted(
+    argument: str, array: Array | None, rank: int, s: int, devices: int
+) -> tuple[Array | None, Array | None]:
+    """An array over pairs as what stays here, or as what is split with the keys and travels."""
+    if array is None:
+        return None, None
     row_axis = array.shape[-2] if array.ndim > 1 else 1
     if array.ndim > rank or array.shape[-1:] not in ((1,), (s,), (devices * s,)):
         expected = f"must have {s} (one device's) or {devices * s} (all) keys"
@@ -215,4 +303,4 @@ def _travels(argument: str, array: Array, rank: int, s: int, devices: int) -> bo
             array,
             f"Split it with the rows and keep all {devices * s} keys.",
         )
-    return travels
+    return (None, array) if travels else (array, None)

@@ -12,7 +12,7 @@ from equipoise.cost._count.control import ledger_of
 from equipoise.cost._count.depth import EMPTY, START
 from equipoise.cost._count.place import Place
 from equipoise.cost._count.scope import Walked
-from equipoise.cost._count.walk import Ledger, walk_whole
+from equipoise.cost._count.walk import RESHARDED, Ledger, walk_whole
 from equipoise.cost._count.work import Work
 from equipoise.cost._expression.expression import Expression, from_terms
 from equipoise.cost._expression.extremes import largest
@@ -27,6 +27,7 @@ from equipoise.cost._program.mesh import Axes, Mesh
 from equipoise.cost._program.modules import closed_over
 from equipoise.cost._program.sizes import size_names, total_bytes
 from equipoise.cost._program.trace import Function, trace
+from equipoise.cost._program.uncollected import uncollected
 from equipoise.cost._traffic.boundary import with_boundary
 
 
@@ -126,6 +127,7 @@ class Cost:
 
 
 @at("cost.analyze")
+@uncollected()
 def analyze(
     fn: Function,
     *args: PyTree,
@@ -211,7 +213,9 @@ def analyze(
         return found
     local, notes = on_one_device(program, specs, sizes)
     alone = _counted(local, ledger_of(counts, notes, sizes), over, known((None, ())))
-    return dataclasses.replace(found, per_device=alone)
+    # What is sent is known of one device.
+    assumed = tuple(note for note in found.notes if note != RESHARDED)
+    return dataclasses.replace(found, per_device=alone, notes=assumed)
 
 
 def _counted(

@@ -108,6 +108,14 @@ def test_dot_product_attention_finds_its_blocks_in_one_program(compilations):
     assert len(compilations) == 2, compilations
 
 
+@pytest.mark.parametrize("heads", [(4, 1), (8, 2)])
+def test_dot_product_attention_of_many_rows_takes_few_key_heads(heads):
+    """As many query heads share one that their scores do not stay in cache."""
+    query, key = (jax.ShapeDtypeStruct((2, 1024, n, H), jnp.float32) for n in heads)
+    out = jax.eval_shape(attention.dot_product_attention, query, key, key)
+    assert out.shape == query.shape
+
+
 def test_dot_product_attention_called_eagerly_again_compiles_nothing(compilations):
     """Nor with functions and masks that were made anew, around other arrays."""
     x = jax.device_put(arrays(16)[0])
@@ -216,11 +224,58 @@ for kind, spec, (length, options) in cases:
 """
 
 
+BY_SEQUENCE = """
+import itertools, math, re
+import jax, jax.numpy as jnp
+from jax.sharding import AxisType, NamedSharding, PartitionSpec as P
+from equipoise import attention
+
+SENDS = "all-reduce|all-gather|all-to-all|collective-permute|reduce-scatter"
+
+def sent(function, *arrays):
+    text = jax.jit(function).lower(*arrays).compile().as_text()
+    found = re.findall(rf"= (.*?) (?:{SENDS})(?:-start)?\\(", text)
+    shapes = [list(map(eval, re.findall(r"\\[[\\d,]+\\]", types))) for types in found]
+    return len(found), sum(math.prod(shape) for types in shapes for shape in types)
+
+mesh = jax.make_mesh((8,), ("s",), axis_types=(AxisType.Auto,))
+# One block; several; and several of heads that the devices cannot share, so that masks skip none.
+for shape, masks in (((8, 64, 8, 8), 2), ((2, 1024, 8, 8), 1), ((1, 1024, 4, 8), 2)):
+    x = jax.ShapeDtypeStruct(shape, jnp.float32, sharding=NamedSharding(mesh, P(None, "s")))
+    for is_causal in (False, True)[:masks]:
+        orders = []
+        for attend in (jax.nn.dot_product_attention, attention.dot_product_attention):
+            value = lambda q, k, v: attend(q, k, v, is_causal=is_causal)
+            gradient = jax.grad(lambda *a: jnp.sum(a[3] * value(*a[:3])), (0, 1, 2))
+            orders.append((sent(value, x, x, x), sent(gradient, x, x, x, x)))
+        print(shape, is_causal, orders)
+        for peer, ours in zip(*orders):
+            assert ours[0] <= peer[0] and ours[1] <= peer[1]
+# Where they may skip, rows are read in turn: each array is sent once, none of them in a loop.
+x = jax.ShapeDtypeStruct((2, 1024, 8, 8), jnp.float32, sharding=NamedSharding(mesh, P(None, "s")))
+value = lambda q, k, v: attention.dot_product_attention(q, k, v, is_causal=True)
+gradient = jax.grad(lambda *a: jnp.sum(a[3] * value(*a[:3])), (0, 1, 2))
+for order, arrays, number in ((value, 3, 3), (gradient, 4, 5)):
+    text = jax.jit(order).lower(*(x,) * arrays).compile().as_text()
+    found = [line for line in text.splitlines() if re.search(rf" (?:{SENDS})(?:-start)?\\(", line)]
+    assert len(found) == number and not any("while" in line for line in found), found
+"""
+
+
+@pytest.mark.slow
+def test_dot_product_attention_sharded_by_sequence_communicates_no_more_than_jax_nn():
+    _on_eight_devices(BY_SEQUENCE)
+
+
 @pytest.mark.slow
 def test_dot_product_attention_sharded_by_batch_or_heads_communicates_nothing():
+    _on_eight_devices(SHARDED)
+
+
+def _on_eight_devices(program):
     script = "import os\nos.environ['XLA_FLAGS'] = '--xla_force_host_platform_device_count=8'\n"
     done = subprocess.run(
-        [sys.executable, "-c", script + SHARDED],
+        [sys.executable, "-c", script + program],
         cwd=ROOT,
         capture_output=True,
         text=True,

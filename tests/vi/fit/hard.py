@@ -1,4 +1,4 @@
-"""Posteriors far from a normal, with their exact moments: funnels, bananas, modes, hierarchies.
+"""Posteriors far from a normal, with their exact moments: funnels, bananas, tails, modes.
 
 Each target is a log density, an example, and the means and sds of its coordinates.
 """
@@ -10,8 +10,6 @@ import jax.numpy as jnp
 import numpy as np
 from jax.scipy.special import logsumexp
 from jax.scipy.stats import norm
-
-from equipoise import vi
 
 
 class Target(NamedTuple):
@@ -70,25 +68,3 @@ def modes(centers, sds, shares):
     mean = shares @ centers
     variance = shares @ (sds[:, None] ** 2 + (centers - mean) ** 2)
     return Target(log_density, np.zeros(d), mean, np.sqrt(variance))
-
-
-def slopes(groups=20, each=8):
-    """A regression whose intercepts and slopes vary over groups, centered; its density, example
-    and support.
-    """
-    rng = np.random.default_rng(3)
-    x = rng.standard_normal((groups, each))
-    a, b = 1 + 0.6 * rng.standard_normal(groups), -0.5 + 0.3 * rng.standard_normal(groups)
-    y = jnp.asarray(a[:, None] + b[:, None] * x + rng.standard_normal((groups, each)))
-    x = jnp.asarray(x)
-
-    def log_density(z):
-        mean, scale, noise = z["mean"], z["scale"], z["noise"]
-        prior = jnp.sum(norm.logpdf(mean, 0, 5)) + jnp.sum(norm.logpdf(scale, 0, 1))
-        prior += norm.logpdf(noise, 0, 1) + jnp.sum(norm.logpdf(z["a"], mean[0], scale[0]))
-        prior += jnp.sum(norm.logpdf(z["b"], mean[1], scale[1]))
-        return prior + jnp.sum(norm.logpdf(y, z["a"][:, None] + z["b"][:, None] * x, noise))
-
-    group = np.zeros(groups)
-    example = {"mean": np.zeros(2), "scale": np.ones(2), "noise": 1.0, "a": group, "b": group}
-    return log_density, example, {"scale": vi.positive(), "noise": vi.positive()}

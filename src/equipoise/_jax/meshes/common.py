@@ -39,7 +39,7 @@ def on_mesh(fn: Callable[..., PyTree], mesh: AbstractMesh) -> Callable[..., PyTr
 
 
 _Places = list[int | None]
-_NO_SIZES = ("perm", "in_specs", "out_specs")  # parameters with an entry a device or an operand
+_NO_SIZES = ("perm", "in_specs", "out_specs")  # parameters with an entry per device or an operand
 
 
 class Differ(Exception):

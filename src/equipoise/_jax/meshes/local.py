@@ -34,9 +34,16 @@ Spec = tuple[tuple[str, ...], ...]
 
 
 class _Stated(NamedTuple):
-    """How a program says that operands and results of an equation are divided."""
+    """How a program says that results of an equation are divided, and perhaps its operands."""
 
     operands: list[Spec] | None
+    results: list[Spec]
+
+
+class _Mapped(NamedTuple):
+    """How a map says that its operands and results are divided along the axes that it maps."""
+
+    operands: list[Spec]
     results: list[Spec]
 
 
@@ -50,14 +57,20 @@ def spec_of(partition: PyTree, axes: int) -> Spec:
     return tuple(stated + [()] * (axes - len(stated)))
 
 
+def map_specs(equation: Equation) -> _Mapped:
+    """What a ``shard_map`` says of how its operands and results are divided."""
+    p = equation.params
+    return _Mapped(
+        [spec_of(s, rank(v)) for s, v in zip(p["in_specs"], equation.invars, strict=True)],
+        [spec_of(s, rank(v)) for s, v in zip(p["out_specs"], equation.outvars, strict=True)],
+    )
+
+
 def partition_specs(equation: Equation) -> _Stated | None:
     """What an equation says of how its operands and results are divided; None where nothing."""
     p = equation.params
     if equation.primitive.name == SHARD_MAP:
-        return _Stated(
-            [spec_of(s, rank(v)) for s, v in zip(p["in_specs"], equation.invars, strict=True)],
-            [spec_of(s, rank(v)) for s, v in zip(p["out_specs"], equation.outvars, strict=True)],
-        )
+        return _Stated(*map_specs(equation))
     sharding: PyTree = p.get("sharding", p.get("dst_sharding"))
     if hasattr(sharding, "spec") and equation.primitive.name in CONSTRAINTS:
         spec = spec_of(sharding.spec, rank(equation.outvars[0]))

@@ -12,7 +12,7 @@ from jax import lax
 from equipoise._jax.zeros import is_zero
 from equipoise._types import Array, PyTree
 from equipoise.attention._kernel.grid import Axes, Grid, Place, Schedule
-from equipoise.attention._kernel.loop import walk, zero_like_all
+from equipoise.attention._kernel.loop import read_whole, walk, written_whole, zero_like_all
 from equipoise.attention._kernel.operations import (
     both,
     clean,
@@ -137,8 +137,11 @@ def _forward(problem: Problem, schedule: Schedule, grid: Grid) -> _Totals:
     totals = jnp.broadcast_to(zero, (*rows, e)), jnp.broadcast_to(zero - jnp.inf, rows)
     arrays, axes = leaves, leaf_axes(problem)
     if problem.masked and several:
-        arrays, axes = [*arrays, broken_values(problem.value)], [*axes, Axes(head=2, key=1)]
-    return walk(grid, schedule, arrays, axes, totals, start=start, update=update, finish=finish)
+        along = Axes(head=2, key=1)
+        value = read_whole(problem.value, along, grid)
+        arrays, axes = [*arrays, broken_values(value)], [*axes, along]
+    found = walk(grid, schedule, arrays, axes, totals, start=start, update=update, finish=finish)
+    return written_whole(found[0], BY_ROW, grid), written_whole(found[1], BY_ROW, grid)
 
 
 def broken_values(value: Array) -> Array:

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from equipoise._jax.varying import alike
+from equipoise._jax.varying import alike, undivided
 from equipoise._types import Array
 from equipoise.attention._kernel.grid import Axes, Grid, Index, Place, Schedule, int32, is_named
 
@@ -36,6 +36,8 @@ def walk(
     """
     if schedule.row.size == 0 and not grid.every:
         return totals
+
+    arrays = [read_whole(x, a, grid) for x, a in zip(arrays, axes, strict=True)]
 
     def cut(place: Place, *, held: bool) -> Callable[[Array, Axes], Array]:
         # Vectors of rows are read once for all keys, all else where it is used, without a copy.
@@ -77,6 +79,21 @@ def walk(
         return _repeat(grid.row_blocks, rows, begin)[1]
 
     return _repeat(grid.head_blocks, heads, totals)
+
+
+def read_whole(x: Array, axes: Axes, grid: Grid) -> Array:
+    """An array that XLA may divide between devices, whole along keys, and rows read in parts.
+
+    So each is sent once, before the loops and for all of them.
+    """
+    parts = [axes.row] if grid.row_blocks != 1 else []
+    return undivided(x, [axis for axis in (*parts, axes.key) if axis is not None])
+
+
+def written_whole(x: Array, axes: Axes, grid: Grid) -> Array:
+    """The same for a total whose parts loops have written: they wrote into a whole one."""
+    parts = (axes.row, grid.row_blocks), (axes.key, grid.key_blocks)
+    return undivided(x, [axis for axis, blocks in parts if axis is not None and blocks != 1])
 
 
 def _repeat(count: int, body: Callable[[Index, _Carry], _Carry], carry: _Carry) -> _Carry:

@@ -95,7 +95,7 @@ def _automatic(
 
 
 @record
-class _Portable:
+class Portable:
     """A user's function of scalars with the arrays that it captured, which may be moved."""
 
     function: Hoisted = static_field()
@@ -117,7 +117,7 @@ def _portable(name: str, value: PyTree, query: PyTree) -> PyTree:
         return {key: _portable(key, x, query) for key, x in value.items()}
     indices = (jnp.int32,) * 4
     if name == "score_fn" and callable(value):
-        return _Portable(*hoist(name, value, (wide(query.dtype), *indices), jnp.floating))
+        return Portable(*hoist(name, value, (wide(query.dtype), *indices), jnp.floating))
     if name == "mask_fn" and callable(value):
-        return _Portable(*hoist(name, value, indices, jnp.bool_))
+        return Portable(*hoist(name, value, indices, jnp.bool_))
     return value

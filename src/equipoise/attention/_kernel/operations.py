@@ -1,5 +1,6 @@
 """Operations on the arrays of a block, as few as can be: what is compiled is what they trace to."""
 
+import jax.numpy as jnp
 from jax import lax
 
 from equipoise._types import Array
@@ -54,3 +55,14 @@ def times_rows(number: Array, vector: Array) -> Array:
     return lax.dot_general(
         number, vector, (((), ()), (rows, rows)), precision=lax.Precision.HIGHEST
     )
+
+
+def merged(o_1: Array, l_1: Array, o_2: Array, l_2: Array) -> tuple[Array, Array]:
+    """Two partial results as one; a part that read nothing has l = −inf and weighs 0."""
+    top = lax.max(l_1, l_2)
+    some = top != -jnp.inf
+    top = only(top, some, 0)
+    w_1, w_2 = lax.exp(l_1 - top), lax.exp(l_2 - top)
+    total = only(w_1 + w_2, some, 1)
+    out = spread(w_1 / total, o_1) * o_1 + spread(w_2 / total, o_2) * o_2
+    return out, only(lax.log(total) + top, some, -jnp.inf)

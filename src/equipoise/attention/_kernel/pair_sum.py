@@ -16,11 +16,11 @@ import jax
 import jax.numpy as jnp
 
 from equipoise._jax.primitives import is_linear, is_zero, primitive
-from equipoise._jax.programs import ClosedProgram, as_function, closed, constants, opened
+from equipoise._jax.programs import ClosedProgram, as_function, constants, with_operands
 from equipoise._jax.varying import alike
 from equipoise._types import Array, PyTree
 from equipoise.attention._kernel.grid import Axes, Grid, Place, Schedule
-from equipoise.attention._kernel.loop import walk, zero_like_all
+from equipoise.attention._kernel.loop import walk, written_whole, zero_like_all
 from equipoise.attention._kernel.products import evaluate
 
 _Body = Callable[..., Sequence[Array]]
@@ -56,7 +56,7 @@ def pair_sum(
     # Arrays that the body captured are operands like others.
     captured = constants(program)
     layout = layout._replace(axes=(Axes(),) * len(captured) + layout.axes)
-    return _sums([*schedule, *captured, *arrays], _with_operands(program), layout)
+    return _sums([*schedule, *captured, *arrays], with_operands(program, after=_PLACE), layout)
 
 
 def _sums(operands: Sequence[Array], body: ClosedProgram, layout: Layout) -> list[Array]:
@@ -71,20 +71,6 @@ def _split(operands: Sequence[PyTree]) -> tuple[Schedule, Sequence[PyTree]]:
 def _resized(x: PyTree, shape: tuple[int, ...]) -> PyTree:
     """The type of an array, or of a direction yet to come, in another shape."""
     return (x.aval if is_linear(x) else jax.typeof(x)).update(shape=shape)
-
-
-def _with_operands(program: ClosedProgram) -> ClosedProgram:
-    """The program with its constants as operands, after the numbers of the place."""
-    captured, avals = constants(program), program.in_avals
-    count = len(captured)
-    if not count:
-        return program
-
-    def run(*args: Array) -> Sequence[Array]:
-        place, consts, blocks = args[:_PLACE], args[_PLACE : _PLACE + count], args[_PLACE + count :]
-        return as_function(closed(opened(program), consts))(*place, *blocks)
-
-    return jax.make_jaxpr(run)(*avals[:_PLACE], *map(jax.typeof, captured), *avals[_PLACE:])
 
 
 def _evaluate(*operands: Array, body: ClosedProgram, layout: Layout) -> list[Array]:
@@ -105,7 +91,7 @@ def _evaluate(*operands: Array, body: ClosedProgram, layout: Layout) -> list[Arr
         ]
 
     totals = [jnp.broadcast_to(nothing[o.dtype], o.shape) for o in outputs]
-    return walk(
+    found = walk(
         grid,
         schedule,
         arrays,
@@ -115,6 +101,7 @@ def _evaluate(*operands: Array, body: ClosedProgram, layout: Layout) -> list[Arr
         update=update,
         finish=lambda _, totals, __: totals,
     )
+    return [written_whole(x, o.axes, grid) for x, o in zip(found, outputs, strict=True)]
 
 
 def _abstract(*operands: PyTree, body: ClosedProgram, layout: Layout) -> Sequence[PyTree]:

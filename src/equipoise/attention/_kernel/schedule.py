@@ -1,6 +1,7 @@
 """Which blocks of the grid are computed: those in which some pair may attend."""
 
 import functools
+import math
 
 import jax
 import jax.numpy as jnp
@@ -26,23 +27,44 @@ def grid_of(problem: Problem, block_size: int | None) -> Grid:
     b, t, s, k, g = problem.sizes
     b, named_heads = _NAMED_BATCH if is_named(b) else b, is_named(k, g)
     # Heads that XLA may have divided between devices are not taken one by one.
-    on_cpu = jax.default_backend() == "cpu" and not mesh_of(problem.query).auto_axes
+    devices = _divided(problem)
+    on_cpu = jax.default_backend() == "cpu" and devices == 1
     row_block = key_block = block_size or _BLOCK
     if block_size is None:
         # Where no block is skipped, long ones waste nothing and pass over the sums less often.
         row_block *= 4 if on_cpu and problem.mask is None else 1
         together = b * g * (1 if on_cpu else k)
-        most = 0 if named_heads else _SCORES // together
+        most = 0 if named_heads else _SCORES * devices // together
+        if _rows_at_once(problem, devices) and most // t >= _SMALLEST:
+            row_block, key_block = t, min(key_block, most // t)
         while key_block > _SMALLEST and row_block * key_block > most:
             row_block, key_block = row_block // 2, key_block // 2
     row_block, key_block = _fitted(t, row_block), _fitted(s, key_block)
     head_block = k
     if on_cpu and not named_heads:
         most = _IN_CACHE // (b * g * row_block * key_block)
-        if most < k:
+        if most < k > 1:
             head_block = max(n for n in range(1, k) if k % n == 0 and n <= max(most // 2, 1))
     every = is_named(t, s) and problem.mask is None
     return Grid(k, t, s, head_block, row_block, key_block, every)
+
+
+def _divided(problem: Problem) -> int:
+    """Between how many devices XLA may divide the arrays."""
+    mesh = mesh_of(problem.query)
+    return math.prod(mesh.shape[axis] for axis in mesh.auto_axes)
+
+
+def _rows_at_once(problem: Problem, devices: int) -> bool:
+    """Whether a block has all rows, so that devices that share the sequence share its work.
+
+    They can always where no block is skipped. Where some are, XLA may have divided batch and heads
+    instead, on which rows are better taken in turn; unless there are not enough of those.
+    """
+    b, t, _, k, _ = problem.sizes
+    if devices == 1 or is_named(b, t, k):
+        return False
+    return problem.mask is None or b * k % devices != 0
 
 
 def grid_of_values(problem: Problem, grid: Grid, block_size: int | None) -> Grid:
@@ -53,7 +75,7 @@ def grid_of_values(problem: Problem, grid: Grid, block_size: int | None) -> Grid
     """
     if block_size is not None or problem.mask is not None or jax.default_backend() != "cpu":
         return grid
-    if grid.every:
+    if grid.every or _divided(problem) > 1:
         return grid
     scores = grid.row_block * grid.key_block
     key_block = _fitted(grid.keys, max(grid.key_block, min(_LONGEST, scores // _SMALLEST)))

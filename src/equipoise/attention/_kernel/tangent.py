@@ -1,12 +1,14 @@
-"""The tangent of attention as a sum over pairs of blocks, and what a block is cut from."""
+"""The tangent of attention, or of a part of it, as a sum over pairs of blocks."""
 
 import dataclasses
+import functools
 from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
+from equipoise._jax.zeros import is_zero
 from equipoise._types import Array, PyTree
 from equipoise.attention._kernel.grid import Axes, Grid, Place, Schedule, times
 from equipoise.attention._kernel.operations import (
@@ -20,6 +22,7 @@ from equipoise.attention._kernel.operations import (
 )
 from equipoise.attention._kernel.pair_sum import Layout, Output, pair_sum
 from equipoise.attention._kernel.problem import Block, Problem
+from equipoise.attention._kernel.schedule import grid_of, schedule_of
 from equipoise.attention._kernel.scores import dropout, scores
 
 # Of (b, t, n, ...): the outputs and what is like them.
@@ -129,3 +132,23 @@ def tangent(
     )
     # L̇ is a sum over keys: its product with O waits until all are read.
     return lax.sub(read, times_rows(lse_dot, out)), lse_dot
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(3,))
+def given(problem: Problem, out: Array, lse: Array, block_size: int | None) -> tuple[Array, Array]:
+    """(o, lse) of a whole, with the tangents that this part of its problem adds to theirs."""
+    del problem, block_size
+    return out, lse
+
+
+def _given_jvp(
+    block_size: int | None, primals: tuple[PyTree, ...], tangents: tuple[PyTree, ...]
+) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
+    problem, out, lse = primals
+    grid = grid_of(problem, block_size)
+    directions = [None if is_zero(x) else x for x in jax.tree.leaves(tangents[0], is_leaf=is_zero)]
+    schedule = schedule_of(problem, grid)
+    return (out, lse), tangent(problem, schedule, grid, out, lse, directions)
+
+
+given.defjvp(_given_jvp, symbolic_zeros=True)

@@ -54,7 +54,7 @@ class Ledger:
         return Expression(name)
 
 
-_RESHARDED = "resharding: the partitioner decides what is sent; the bytes are those at most"
+RESHARDED = "resharding: the partitioner decides what is sent; the bytes are those at most"
 
 Handler: TypeAlias = Callable[[Operands, Ledger], Walked]
 
@@ -155,7 +155,7 @@ def primitive(operands: Operands, ledger: Ledger) -> Walked:
         ring, doubling = sent(found, size, mesh)
         work = work._replace(sent=ring, sent_by_doubling=doubling)
         if found.kind == "resharding":
-            ledger.note(_RESHARDED)
+            ledger.note(RESHARDED)
     return Walked({ledger.place: work}, depths, (made,), in_place=in_place)
 
 

@@ -17,6 +17,7 @@ from equipoise.cost._memory.fusion import loops
 from equipoise.cost._memory.graph import Graph
 from equipoise.cost._memory.joint import join
 from equipoise.cost._memory.kinds import Kind
+from equipoise.cost._memory.library import take_whole
 from equipoise.cost._memory.places import spans
 from equipoise.cost._memory.schedule import save, schedule
 
@@ -73,6 +74,7 @@ def _alive(
 ) -> tuple[Expression, ...]:
     """What may be the most bytes alive at once, beside the caller's and those of results."""
     join(graph)
+    take_whole(graph, {*results, *kept})
     found = loops(graph, {*results, *kept})
     save(graph, found, over)
     order = schedule(graph, found.reads)

@@ -32,7 +32,6 @@ def spans(
     """
     last = {v: place for place, index in enumerate(order) for v in found.reads[index]}
     last |= dict.fromkeys(kept, len(order))
-    bitcast = _read_in_other_shapes(graph)
     held: dict[int, int] = {}  # by each value the first one in its memory
     pieces: dict[int, Span] = {}
     free: dict[int, int] = {}  # up to which place the memory of a result is
@@ -41,23 +40,18 @@ def spans(
         dying = {r for r in found.reads[index] if r in held and last[r] == place}
         for v in node.makes:
             over = {r for r, made in node.over if made == v} & dying
-            if not over and v not in bitcast:
+            if not over and v not in found.reshaped:
                 over = {r for r in alike & dying if graph.shapes[r] == graph.shapes[v]}
+            below = min(over, default=None)
+            dying.discard(below)
             if results.get(v):
-                free[v] = min((pieces.pop(held[r]).first for r in over), default=place)
+                free[v] = place if below is None else pieces.pop(held[below]).first
             elif v not in graph.owned and v not in results:
-                held[v] = held[min(over)] if over else v
-                dying -= {min(over)} if over else set()
-                first = pieces[held[v]].first if over else place
+                held[v] = v if below is None else held[below]
+                first = place if below is None else pieces[held[v]].first
                 pieces[held[v]] = Span(graph.bytes[v], first, last.get(v, place))
     rooms = [_Room(graph.bytes[v], place, []) for v, place in free.items()]
     return list(_without_room(list(pieces.values()), rooms))
-
-
-def _read_in_other_shapes(graph: Graph) -> set[int]:
-    """The values that every reader reads in another shape, in which they are then made."""
-    reshaped = set[int]().union(*(node.reshaped for node in graph.nodes))
-    return reshaped.difference(*(set(node.reads) - node.reshaped for node in graph.nodes))
 
 
 class _Room(NamedTuple):

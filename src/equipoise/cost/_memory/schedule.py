@@ -5,7 +5,6 @@ from collections.abc import Mapping
 
 from equipoise.cost._memory.fusion import Loops, ancestors, makers
 from equipoise.cost._memory.graph import Graph
-from equipoise.cost._memory.kinds import Kind
 
 
 def schedule(graph: Graph, reads: Mapping[int, frozenset[int]]) -> list[int]:
@@ -13,8 +12,9 @@ def schedule(graph: Graph, reads: Mapping[int, frozenset[int]]) -> list[int]:
     maker = makers(graph, reads)
     readers: dict[int, list[int]] = {}
     missing: dict[int, int] = {}
-    late = {i for i in reads if graph.nodes[i].kind is Kind.PRODUCT and graph.turned.intersection(graph.nodes[i].makes)}
-    for index in sorted(reads, key=lambda index: (index in late, index)):
+    for index in sorted(
+        reads, key=lambda i: (not graph.swapped.isdisjoint(graph.nodes[i].makes), i)
+    ):
         before = {maker.get(v, ~v) for v in reads[index]}  # ~v stands for a value that is there
         missing[index] = len(before)
         for other in before:

@@ -28,9 +28,10 @@ from equipoise._jax.programs import (
     opened,
     variable,
 )
-from equipoise.cost._partition.factors import Factors, letters_of
+from equipoise.cost._partition.division import Division, Operand, whole
+from equipoise.cost._partition.letters import Factors, letters_of
 from equipoise.cost._partition.moves import Move, moves
-from equipoise.cost._partition.spread import Division, Operand, Spread, whole
+from equipoise.cost._partition.spread import Spread
 
 
 def on_one_device(
@@ -68,7 +69,7 @@ class _Local:
         if not is_array(atom):
             return variable(atom)
         pairs = zip(aval(atom).shape, spec, strict=True)
-        return variable(atom, [self._spread.padded(size, axes) for size, axes in pairs])
+        return variable(atom, [self._spread.lettered.padded(size, axes) for size, axes in pairs])
 
     def note(self, step: Move, at: Equation) -> None:
         """Keep that the partitioner decides what is sent."""
@@ -80,7 +81,7 @@ class _Local:
 
     def letters(self, equation: Equation) -> Factors | None:
         """The letters of an operation."""
-        return self._spread.letters(equation)
+        return self._spread.lettered.letters(equation)
 
     def division(self, equation: Equation, specs: Mapping[Atom, Operand]) -> Division:
         """How an equation is divided, with all around it known."""
@@ -127,7 +128,7 @@ class _Body:
             return
         letters = None if division.inside else self._local.letters(equation)
         specs, summed = [r.spec for r in division.results], list[tuple[str, ...]]()
-        if letters is None and not division.inside and equation.primitive.name != SHARD_MAP:
+        if letters is None and not division.inside:
             specs = [whole(v) for v in equation.outvars]
         if letters is not None:
             specs = [
@@ -137,10 +138,11 @@ class _Body:
             over = letters_of(letters.operands) - letters_of(letters.results)
             summed = [division.axes[i] for i in sorted(over) if division.axes.get(i)]
         results = [self._new(v, spec) for v, spec in zip(equation.outvars, specs, strict=True)]
+        programs = {id(p): self._local.program(p, i, r) for p, i, r in division.inside}
         if equation.primitive.name == SHARD_MAP:
-            self._equations.append(call(equation.params["jaxpr"], reads, results, equation))
+            (body,) = programs.values()
+            self._equations.append(call(body, reads, results, equation))
         else:
-            programs = {id(p): self._local.program(p, i, r) for p, i, r in division.inside}
             self._equations.append(rewired(equation, reads, results, programs))
         for v, spec in zip(equation.outvars, specs, strict=True):
             for axes in summed:  # along the axes of each dimension in turn

@@ -74,7 +74,9 @@ def _trace(
                 "mesh",
                 "must be one that the function can be traced on",
                 axes.with_names(f"at {_place(error)}: {_reason(error)}"),
-                "An array that is divided along an axis says so in its shape, as in 'f32[d*b,n]'.",
+                "Give that mesh itself, as in mesh=mesh, or the shard_map none."
+                if "mesh passed to shard_map" in str(error)
+                else "An array that is divided along an axis says so in its shape: 'f32[d*b,n]'.",
             ) from error
         raise value_error(
             "fn",

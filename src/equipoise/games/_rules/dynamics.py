@@ -38,7 +38,7 @@ class Dynamics:
     project: Traced | None
 
     def begin(self, players: Players, eta: Steps) -> State:
-        """The state before the first step, with one step size a player."""
+        """The state before the first step, with one step size per player."""
         return self.first(self.game, players, eta)
 
     def step(self, state: State, eta: Steps) -> State:
@@ -86,9 +86,9 @@ def traced_dynamics(
 
     eta = tuple(np.ones((), common_dtype(players)) for _ in players)
     first = traced(begin, game, players, eta, kept=kept)
-    state = jax.eval_shape(first, game, players, eta)
+    following = traced(step, game, first.shapes, eta, kept=kept)
     project = None if rule.project is None else traced(rule.project, players)
-    return Dynamics(game, first, traced(step, game, state, eta, kept=kept), project)
+    return Dynamics(game, first, following, project)
 
 
 def held_dynamics(game: Game, rule: Rule, players: Players) -> Dynamics:
@@ -135,5 +135,5 @@ def checked_ratios(ratios: Ratios | None, players: Players) -> Factors:
 
 
 def each_player(eta: Array, factors: Factors) -> Steps:
-    """From a common step size to one a player, each its own multiple."""
+    """From a common step size to one per player, each its own multiple."""
     return tuple(eta if factor is None else eta * factor for factor in factors)

@@ -131,7 +131,7 @@ def general_sum(*losses: Callable[..., Scalar]) -> Game:
             "losses",
             "must hold at least one loss",
             "none",
-            "Pass one a player.",
+            "Pass one per player.",
         )
     for loss in losses:
         _check_callable("losses", loss)
@@ -219,7 +219,7 @@ def checked_players(game: Game, players: Players, argument: str = "players") -> 
     if not isinstance(players, tuple | list):
         raise type_error(
             argument,
-            "must be a tuple of one pytree a player",
+            "must be a tuple of one pytree per player",
             players,
             "Wrap a single player: (x,).",
         )
@@ -232,7 +232,7 @@ def checked_players(game: Game, players: Players, argument: str = "players") -> 
     checked = tuple(floating_tree(f"{argument}[{i}]", player) for i, player in enumerate(players))
     # Of a zero-sum game the second loss is the first one's negative.
     for i, loss in enumerate(game.losses[:1] if game.is_zero_sum else game.losses):
-        value = jax.eval_shape(loss, *checked)
+        value = loss.shapes if isinstance(loss, Traced) else jax.eval_shape(loss, *checked)
         if not hasattr(value, "shape") or value.shape != ():
             raise value_error(
                 "game",

@@ -140,12 +140,7 @@ class _Slot(NamedTuple):
 
 def slots(family: Family) -> tuple[_Slot, ...]:
     """Where each player and each memory lies in the flat state."""
-
-    def at_one(players: Players) -> State:
-        eta = jnp.ones((), jax.tree.leaves(players)[0].dtype)
-        return settled(family.dynamics, players, each_player(eta, family.factors))
-
-    state: State = jax.eval_shape(at_one, family.players)
+    state: State = family.dynamics.first.shapes
     players = [_shapes(p) for p in state.players]
     real = [s for s in jax.tree.leaves(state.memory) if jnp.issubdtype(s.dtype, jnp.floating)]
     memory, found, turn = _shapes(real), list(players), 0

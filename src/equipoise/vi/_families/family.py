@@ -78,7 +78,7 @@ class Family:
             natural-gradient steps; else None.
         natural: Which precisions those steps go through, or None.
         init_at_modes: ``init_at_modes(key, means, sds)`` gives params that cover several normals,
-            one a row, of flat vectors; None where there is one center.
+            one per row, of flat vectors; None where there is one center.
         placed: Whether ``init`` takes a position and a scale.
         recipe: A function and its arguments that make the same family, for pickle; else None.
     """
@@ -157,7 +157,7 @@ def remembered(make: Callable[..., Family]) -> Callable[..., Family]:
 def check_family(argument: str, family: Family) -> None:
     """Raises where something else comes, such as the function that makes a family."""
     if not isinstance(family, Family):
-        name = getattr(family, "__name__", "full_rank")
+        name = getattr(family, "__name__", "full_rank").replace("<lambda>", "full_rank")
         raise type_error(
             argument, "must be a Family", family, f"Make it of an example: vi.{name}(example)."
         )
@@ -254,6 +254,8 @@ def assemble(core: Core, shape: Layout) -> Family:
         key: PRNGKeyArray | None = None, *, position: PyTree = None, scale: PyTree = 1.0
     ) -> Params:
         with at(where):
+            if key is not None:
+                random_key("key", key)
             zero = jnp.zeros(core.dimension, shape.dtype)
             center = zero if position is None else shape.ravel(position)
             return core.init(key, center, jnp.asarray(scale, shape.dtype))

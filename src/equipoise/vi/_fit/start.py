@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from equipoise._check import value_error
+from equipoise._check import same_structure, value_error
 from equipoise._types import Array, PyTree
 from equipoise.vi._families.family import Family
 from equipoise.vi._families.layout import Layout
@@ -47,6 +47,7 @@ class Begun(NamedTuple):
 def starting_point(target: Target, family: Family, start: PyTree) -> np.ndarray:
     """The flat vector to begin at, where the log density and its gradient are finite."""
     if start is not None:
+        same_structure("start", start, family.positions.abstract, "example")
         center = _flat_vector(family.positions, start)
     elif family.placed:
         center = np.zeros(family.dimension)
@@ -138,7 +139,7 @@ class _Known(NamedTuple):
 
 
 class _Paths(NamedTuple):
-    """Newton paths, one a row: which they are, how damped, where, and what is known there."""
+    """Newton paths, one per row: which they are, how damped, where, and what is known there."""
 
     path: np.ndarray
     damping: np.ndarray

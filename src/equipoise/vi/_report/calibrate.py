@@ -39,7 +39,7 @@ class Calibration:
         names: Where each number is in the position, as in ``['theta'][3]``.
         ranks: How many draws lie below the true number, a row a simulation, from 0 to
             ``num_draws``.
-        counts: How many ranks are in each bin of the histogram, a row a number.
+        counts: How many ranks are in each bin of the histogram, a row per number.
         expected: How many there should be in each bin.
         chi_square: Σ (count − expected)²/expected of each number.
         p_value: Probability of as large a sum where ranks are uniform.

@@ -26,7 +26,7 @@ class Beginning(NamedTuple):
         factor: Of its covariance, a Cholesky factor.
         modes: Means, factors and relative ELBOs of local normals that it leaves out, in coordinates
             where it is standard.
-        values: Log densities of flat vectors, one a row, with the volume factors of supports.
+        values: Log densities of flat vectors, one per row, with the volume factors of supports.
         curvatures: Those with gradients and second derivatives.
         most_curved: Coordinates up to which there are second derivatives.
         rng: Randomness of the stage.

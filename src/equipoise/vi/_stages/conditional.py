@@ -6,7 +6,6 @@ non-centered by as much as its data ask for, each group by itself and anew at ea
 """
 
 import functools
-import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -15,7 +14,7 @@ import numpy as np
 from equipoise.vi._stages.beginning import Beginning, Drawn
 from equipoise.vi._stages.drivers import curvatures, find_drivers
 from equipoise.vi._stages.modes import Following, following
-from equipoise.vi._weights.adapt import adapt, defended, first_mixture, propose
+from equipoise.vi._weights.adapt import adapt, defended, first_mixture, moments_of, propose
 from equipoise.vi._weights.diagnose import MIN_DRAWS, summarize
 from equipoise.vi._weights.growth import Draws, grown
 from equipoise.vi._weights.products import transported
@@ -30,11 +29,11 @@ _NUM_CHECKED = 256  # that are asked whether other modes are near
 _MOST_DRIVERS = 12
 _REACH, _BROADER = 3.0, 1.5  # sds as far as a guide knows, and of the drivers that it learns from
 _COMPONENTS, _NUM_ADAPTED = 12, 512  # of the drivers' mixture, and draws of a round
-_ROUNDS, _MORE, _BUDGETED = 8, 4, 32  # of the first time; draws of the second; rounds of a budget
+_ROUNDS, _MORE, _BUDGETED = 20, 4, 40  # of the first time; draws of the second; rounds of a budget
+_JOURNEYS, _STRIDE = 4, 2.0  # to where the drivers are, each with so much wider steps
 _LEAST_EFFECTIVE = 20  # draws for each driver, to tell their covariance
 _NUM_DRAWS, _MOST_DRAWS = 2048, 2**15  # of a round, and of all of them
 _ENOUGH = 0.25  # share of effective draws: no smaller set of drivers is tried
-_SHARE, _WIDER = 0.25, 1.0  # of draws from wider normals, and how much: over √coordinates
 _APART, _SMALLEST, _MOST_SPLIT = 0.25, 7.0, 0.01  # spreads and nats between modes; share of draws
 
 
@@ -66,9 +65,9 @@ class _Conditional(NamedTuple):
 
     def draw(self, drivers: np.ndarray) -> Draws:
         """Flat vectors, one for each row of drivers, log p, and log q of the others given them."""
-        noise, log_q = _wide_noise(self.start.rng, len(drivers), len(self.how.order))
-        found = self.how.normals(self.expected(drivers), noise)
-        return found.drawn, found.log_p, log_q + found.log_volume
+        found = self.how.normals(self.expected(drivers), self.start.rng)
+        log_q = found.log_p.astype(float) - found.log_weight
+        return found.drawn, found.log_p, log_q
 
     def expected(self, drivers: np.ndarray) -> np.ndarray:
         """Those drivers, and the others where the guide expects them."""
@@ -81,8 +80,7 @@ class _Conditional(NamedTuple):
         rng, terms = self.start.rng, len(self.guide.coefficients)
         noise = rng.standard_normal((max(_NUM_CHECKED, 2 * terms), len(mean)))
         drivers = transported(mean, _BROADER * root, noise)
-        nothing = np.zeros((len(drivers), len(self.how.order)))
-        modes = self.how.normals(self.expected(drivers), nothing).modes
+        modes = self.how.normals(self.expected(drivers), rng).modes
         sound = np.all(np.isfinite(modes), axis=1)
         fitted = np.linalg.lstsq(_quadratic(mean, root, drivers)[sound], modes[sound])[0]
         return self._replace(guide=_Guide(mean, root, fitted))
@@ -90,40 +88,42 @@ class _Conditional(NamedTuple):
     def is_split(self, drivers: np.ndarray) -> bool:
         """Whether the others have several modes, of which Newton's method finds one."""
         order, sds, first = self.how.order, self.start.sds, self.expected(drivers)
-        rng, shape = self.start.rng, (len(first), len(order))
         other = first.copy()
-        other[:, order] += 2 * sds[order] * rng.standard_normal(shape)
-        none, some = np.zeros(shape), rng.standard_normal(shape)
-        here, there, drawn = (
-            self.how.normals(begin, noise)
-            for begin, noise in ((first, none), (other, none), (first, some))
+        noise = self.start.rng.standard_normal((len(first), len(order)))
+        other[:, order] += 2 * sds[order] * noise
+        here, there = (self.how.normals(begin, self.start.rng) for begin in (first, other))
+        gain = there.log_mass - here.log_mass
+        gap, spread = (
+            np.linalg.norm((x - here.modes) / sds[order], axis=1)
+            for x in (there.modes, here.drawn[:, order])
         )
-        gain = (there.log_p - there.log_volume) - (here.log_p - here.log_volume)
-        gap, spread = (np.linalg.norm((x.drawn - here.drawn) / sds, axis=1) for x in (there, drawn))
         apart = (gap > _APART * spread) & (gain > -_SMALLEST)
         return bool(np.mean(apart) > _MOST_SPLIT)
 
     def adapted(self, num_samples: int) -> Callable[[int], Draws]:
         """How to draw, from a mixture of the drivers that learned where they are.
 
-        It learns twice: the second time in coordinates where they are standard, and with more
-        draws, as by then they are where the drivers are.
+        It learns anew in coordinates of what it found: wider ones as long as it is not yet there,
+        and at last ones where the drivers are standard, with more draws.
         """
-        chosen, (mean, root, _) = self.drivers, self.guide
-        draw = self._learned(mean, root, num_samples, _ROUNDS)
-        found = weigh(*draw(_MORE * num_samples))
-        if found.effective_sample_size > _LEAST_EFFECTIVE * len(chosen):
-            weights, drivers = np.exp(found.log_weights), found.draws[:, chosen]
-            mean = weights @ drivers
-            away = drivers - mean
-            root = np.linalg.cholesky((weights[:, None] * away).T @ away)
-        again = self.guided(mean, root)
-        return again._learned(mean, root, _MORE * num_samples, _ROUNDS // 2)
+        here, chosen, (mean, root, _) = self, self.drivers, self.guide
+        for _ in range(_JOURNEYS):
+            draw, like = here._learned(mean, root, num_samples, _ROUNDS)
+            found = weigh(*draw(_MORE * num_samples))
+            if found.effective_sample_size > _LEAST_EFFECTIVE * len(chosen):
+                weights, drivers = np.exp(found.log_weights), found.draws[:, chosen]
+                mean = weights @ drivers
+                away = drivers - mean
+                root = np.linalg.cholesky((weights[:, None] * away).T @ away)
+                break
+            mean, root = like[0], _STRIDE * like[1]
+            here = here.guided(mean, root)
+        return here.guided(mean, root)._learned(mean, root, _MORE * num_samples, _ROUNDS // 5)[0]
 
     def _learned(
         self, mean: np.ndarray, root: np.ndarray, num_samples: int, num_rounds: int
-    ) -> Callable[[int], Draws]:
-        """The same in given coordinates of the drivers."""
+    ) -> tuple[Callable[[int], Draws], tuple[np.ndarray, np.ndarray]]:
+        """The same in given coordinates of the drivers, and a normal like the mixture."""
         start, chosen = self.start, self.drivers
         centers, factors, elbos = start.modes
         seen = np.linalg.solve(root, start.factor[chosen])  # of coordinates where q is standard
@@ -132,9 +132,10 @@ class _Conditional(NamedTuple):
         factors = np.linalg.cholesky(spreads @ np.swapaxes(spreads, 1, 2))
 
         def log_p(noise: np.ndarray) -> np.ndarray:
-            _, log_p, log_q = self.draw(transported(mean, root, noise))
+            points = self.expected(transported(mean, root, noise))
+            log_mass = self.how.normals(points, start.rng).log_mass
             # Tails decide the errors of sds, so more draws are wanted there than p has.
-            return log_p - log_q + np.log1p(np.mean(noise**2, axis=1))
+            return log_mass + np.log1p(np.mean(noise**2, axis=1))
 
         mixture, _ = adapt(
             log_p,
@@ -150,15 +151,25 @@ class _Conditional(NamedTuple):
             points, log_p, log_rest = self.draw(transported(mean, root, noise))
             return points, log_p, log_q - log_volume + log_rest
 
-        return draw
+        center, spread = moments_of(mixture)
+        return draw, (mean + root @ center, root @ spread)
+
+
+def _sizes(number: int, strengths: list[float]) -> list[int]:
+    """How many drivers to try: those before the widest gap, then all of them, then fewer."""
+    halves = [number >> k for k in range(number.bit_length())]
+    if len(strengths) < 2:
+        return halves
+    gap = int(np.argmin(np.divide(strengths[1:], strengths[:-1]))) + 1
+    return list(dict.fromkeys([gap, *halves]))
 
 
 def _conditional(start: Beginning, drivers: np.ndarray, curved: np.ndarray) -> _Conditional | None:
     """The normals given these drivers, which are near those that the start expects first."""
-    d = len(start.mean)
-    how = following(start, ~np.isin(np.arange(d), drivers), curved)
-    if how is None:
+    found = following(start, drivers, curved)
+    if found is None:
         return None
+    drivers, how = found
     order, rows = np.asarray(how.order), start.factor[drivers]
     mean, root = start.mean[drivers], np.linalg.cholesky(rows @ rows.T)
     terms = _quadratic(mean, root, mean[None]).shape[1]
@@ -166,16 +177,6 @@ def _conditional(start: Beginning, drivers: np.ndarray, curved: np.ndarray) -> _
     linear[0] = start.mean[order]
     linear[1 : 1 + len(drivers)] = np.linalg.solve(root, rows @ start.factor[order].T)
     return _Conditional(start, drivers, how, _Guide(mean, root, linear)).guided(mean, root)
-
-
-def _wide_noise(rng: np.random.Generator, n: int, size: int) -> tuple[np.ndarray, np.ndarray]:
-    """Draws of a standard normal, some of them wider so that tails are covered, and log q."""
-    wide = 1 + _WIDER / math.sqrt(size)
-    noise = np.where(rng.random((n, 1)) < _SHARE, wide, 1.0) * rng.standard_normal((n, size))
-    square = 0.5 * np.sum(noise**2, axis=1)
-    narrow = math.log1p(-_SHARE) - square
-    broad = math.log(_SHARE) - size * math.log(wide) - square / wide**2
-    return noise, np.logaddexp(narrow, broad) - 0.5 * size * math.log(2 * math.pi)
 
 
 @np.errstate(all="ignore")  # what is not finite has no weight
@@ -195,13 +196,12 @@ def draw_conditionally(start: Beginning) -> Drawn | None:
     noise = rng.standard_normal((min(_NUM_POINTS, held), d))
     points = transported(start.mean, start.factor, noise).astype(start.dtype)
     curved = np.asarray(curvatures(start.density, points, start.positions))
-    drivers = find_drivers(
+    drivers, strengths = find_drivers(
         start.density, start.positions, points, curved, start.sds, rng, most=_MOST_DRIVERS
     )
     best, choice = -1.0, None
-    while drivers:
-        tried = _conditional(start, np.sort(drivers), curved)
-        drivers = drivers[: len(drivers) // 2]
+    for most in _sizes(len(drivers), strengths):
+        tried = _conditional(start, np.array(drivers[:most]), curved)
         if tried is None:
             continue
         make = tried.adapted(num_adapted)

@@ -18,7 +18,7 @@ from equipoise._types import Array
 from equipoise.vi._bounds.density import flat_log_density
 from equipoise.vi._families.layout import Layout
 
-_NEGLIGIBLE = 0.01  # of the largest: third derivatives that leave a normal where it is
+_NEGLIGIBLE = 0.1  # of the largest: third derivatives that leave a normal where it is
 
 
 def find_drivers(
@@ -30,10 +30,11 @@ def find_drivers(
     rng: np.random.Generator,
     *,
     most: int,
-) -> list[int]:
-    """Coordinates that bend the density at the points, the strongest first, up to ``most``.
+) -> tuple[list[int], list[float]]:
+    """Coordinates that bend the density at the points, and how much, up to ``most``.
 
-    ``curved`` are its second derivatives there.
+    Each is the strongest of those that are left, of which one more has its strength told where it
+    is negligible. ``curved`` are the second derivatives there.
     """
     free = np.ones(points.shape[1], bool)
     signs = rng.choice([-1.0, 1.0], (2, *points.shape)).astype(points.dtype)
@@ -41,16 +42,16 @@ def find_drivers(
     scales = (np.abs(np.diagonal(curved, axis1=1, axis2=2)) + sds**-2) ** -0.5
     scales = scales.astype(points.dtype)
     chosen: list[int] = []
-    largest = 0.0
+    strengths: list[float] = []
     while len(chosen) < min(most, len(free) - 1):
         bends = np.asarray(_bends(density, points, scales, *(signs * free), positions)) * free
         strongest = int(np.argmax(bends))
-        largest = max(largest, bends[strongest])
-        if not bends[strongest] > _NEGLIGIBLE * largest:
+        strengths.append(float(bends[strongest]))
+        if not strengths[-1] > _NEGLIGIBLE * max(strengths):
             break
         free[strongest] = False
         chosen.append(strongest)
-    return chosen
+    return chosen, strengths
 
 
 @functools.partial(jax.jit, static_argnames="positions")
@@ -69,9 +70,9 @@ def curvatures(density: Traced, points: Array, positions: Layout) -> Array:
 def _bends(
     density: Traced, points: Array, scales: Array, u: Array, v: Array, positions: Layout
 ) -> Array:
-    """Mean squares of third derivatives along each coordinate and two random directions.
+    """Mean sizes of third derivatives along each coordinate and two random directions.
 
-    Their expectation over signs is the sum of squares over all pairs of coordinates.
+    Their mean square over signs is the sum of squares over all pairs of coordinates.
     """
     log_p = flat_log_density(density.prepared(), positions)
 
@@ -79,7 +80,7 @@ def _bends(
         return lambda z: jax.jvp(function, (z,), (direction,))[1]
 
     def bend(z: Array, scale: Array, u: Array, v: Array) -> Array:
-        return (scale * jax.grad(along(along(log_p, scale * u), scale * v))(z)) ** 2
+        return jnp.abs(scale * jax.grad(along(along(log_p, scale * u), scale * v))(z))
 
     found = jax.vmap(bend)(points, scales, u, v)
     return jnp.mean(jnp.where(jnp.isfinite(found), found, 0), axis=0)

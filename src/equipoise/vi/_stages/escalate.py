@@ -21,7 +21,12 @@ _STAGES: dict[str, Callable[[Beginning], Drawn | None]] = {
     "conditional": draw_conditionally,
     "annealed": draw_annealed,
 }
-_FINAL = Verdict.TRUSTED, Verdict.IMPROPER, Verdict.NOT_FINITE, Verdict.RARE  # other draws would change nothing
+_FINAL = (
+    Verdict.TRUSTED,
+    Verdict.IMPROPER,
+    Verdict.NOT_FINITE,
+    Verdict.RARE,
+)  # other draws would change nothing
 
 
 class Stage(NamedTuple):

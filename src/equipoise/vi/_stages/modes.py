@@ -1,7 +1,7 @@
 """The normals of some coordinates given the others: modes by Newton's method, many at a time."""
 
-import functools
-from collections.abc import Callable
+import dataclasses
+import math
 from typing import NamedTuple
 
 import jax
@@ -10,7 +10,6 @@ import numpy as np
 
 from equipoise._jax.traced import Traced
 from equipoise._types import Array, Scalar, record, static_field
-from equipoise.vi._bounds.density import flat_log_density
 from equipoise.vi._families.layout import Layout
 from equipoise.vi._stages import banded
 from equipoise.vi._stages.beginning import Beginning
@@ -18,19 +17,30 @@ from equipoise.vi._stages.beginning import Beginning
 _NUM_STEPS = 20
 _TOLERANCE = 0.02  # nats that the last step gains: what it leaves is of third order
 _DAMPED, _FIRST = 1e-4, 1e-3  # relative, below which a step is Newton's; and where damping begins
-_NUMBERS = 2**14  # of the second derivatives that are found together
-_CHUNK = 512  # points of a call
+_NUMBERS = 2**15  # of the full second derivatives that are found together
+_CHUNK, _DRAWS = 512, 16  # points of a call, and draws of each normal
+_SHARE = 0.25  # of draws that are wider, by 1/√coordinates
 _ZERO = 1e-10  # of the diagonal: entries that are rounding
+_MANY, _MOST_SHARED = 16, 4  # neighbours, and drivers that only have many of them
 _MAX_FULL = 512  # coordinates up to which full matrices are factorized
 
 
 class Normals(NamedTuple):
-    """Draws of local normals, the modes, log p of the draws, and log volumes log |L|."""
+    """What is found near points.
+
+    Attributes:
+        drawn: One of the draws of each local normal, chosen by their weights.
+        log_p: Of it.
+        log_weight: Log of the mean over the draws of p over their density.
+        modes: Of the coordinates that follow.
+        log_mass: Laplace's approximation of the integral of p over them.
+    """
 
     drawn: np.ndarray
-    modes: np.ndarray
     log_p: np.ndarray
-    log_volume: np.ndarray
+    log_weight: np.ndarray
+    modes: np.ndarray
+    log_mass: np.ndarray
 
 
 @record
@@ -42,6 +52,8 @@ class Following:
         order: Their flat indices.
         scales: Lengths that damping is relative to.
         positions: How positions are made of flat vectors.
+        still: Leaves that have none of them. What a density computes from those alone, the factor
+            of a covariance say, it computes once for a point, as they are no part of derivatives.
         width: Diagonals of their second derivatives below the main one; None where full.
     """
 
@@ -49,18 +61,31 @@ class Following:
     order: Array
     scales: Array
     positions: Layout = static_field()
+    still: tuple[bool, ...] = static_field()
     width: int | None = static_field()
 
-    def normals(self, points: np.ndarray, noise: np.ndarray) -> Normals:
-        """Draws m + L⁻ᵀ ε near each point: m is the mode, L Lᵀ minus the curvature there."""
+    def normals(self, points: np.ndarray, rng: np.random.Generator) -> Normals:
+        """Draws of the normals near each point, around modes, of the curvature there.
+
+        Several draws share a normal, which costs far more than they do, and one of them is chosen.
+        """
         dtype, parts = self.scales.dtype, []
         for first in range(0, len(points), _CHUNK):
-            rows = slice(first, first + _CHUNK)
-            few = [_filled(np.asarray(x[rows], dtype)) for x in (points, noise)]
-            found = _normals(self, *few)
-            parts.append([np.asarray(x)[: len(points[rows])] for x in found])
-        drawn, modes, *logs = map(np.concatenate, zip(*parts, strict=True))
-        return Normals(drawn, modes, *(x.astype(float) for x in logs))
+            here = points[first : first + _CHUNK]
+            shape = _CHUNK, _DRAWS, len(self.order)
+            noise, luck = rng.standard_normal(shape), rng.random(shape[:2])
+            # Some are wider, so that tails are covered.
+            noise *= np.where(luck < _SHARE, _wide(shape[2]), 1.0)[..., None]
+            found = _normals(
+                self, *(x.astype(dtype) for x in (_filled(here), noise, rng.random(_CHUNK)))
+            )
+            parts.append([np.asarray(x)[: len(here)] for x in found])
+        return Normals(*map(np.concatenate, zip(*parts, strict=True)))
+
+
+def _wide(size: int) -> float:
+    """How wide the wide draws are."""
+    return 1 + 1 / math.sqrt(size)
 
 
 def _filled(rows: np.ndarray) -> np.ndarray:
@@ -68,23 +93,35 @@ def _filled(rows: np.ndarray) -> np.ndarray:
     return np.concatenate([rows, np.tile(rows[:1], (_CHUNK - len(rows), 1))])
 
 
-def following(start: Beginning, free: np.ndarray, curved: np.ndarray) -> Following | None:
-    """How the free coordinates follow; None where there are too many that all bend together.
+def following(
+    start: Beginning, drivers: np.ndarray, curved: np.ndarray
+) -> tuple[np.ndarray, Following] | None:
+    """The drivers, and how the others follow; None where too many bend together.
 
-    ``curved`` are second derivatives of the density at some points, all of them.
+    Others that are neighbours of very many are made drivers where the rest are then neighbours of
+    few, as a level that a whole series shares. ``curved`` are second derivatives at some points.
     """
-    bent = np.abs(curved[:, free][:, :, free])
+    bent = np.abs(curved)
     size = np.sqrt(np.diagonal(bent, axis1=1, axis2=2))
     near = np.any(bent > _ZERO * size[:, :, None] * size[:, None, :], axis=0)
-    order, width = banded.order_of(near)
+    free = ~np.isin(np.arange(len(near)), drivers)
+    shared = free & (near[:, free].sum(axis=1) > max(_MANY, free.sum() // 2))
+    places = np.flatnonzero(free & ~shared)
+    order, width = banded.order_of(near[np.ix_(places, places)])
+    if width is None or shared.sum() > _MOST_SHARED:
+        places, shared[:] = np.flatnonzero(free), False
+        order, width = banded.order_of(near[np.ix_(places, places)])
     if width is None and len(order) > _MAX_FULL:
         return None
-    inside = np.flatnonzero(free)[order]
+    inside = places[order]
     scales = start.sds[inside].astype(start.dtype)
+    ends = np.cumsum([math.prod(shape) for shape in start.positions.flat_shapes])
+    moved = set(np.searchsorted(ends, inside, side="right").tolist())
+    still = tuple(leaf not in moved for leaf in range(len(ends)))
     placed: Following = jax.device_put(
-        Following(start.density, inside, scales, start.positions, width)
+        Following(start.density, inside, scales, start.positions, still, width)
     )
-    return placed
+    return np.sort(np.append(drivers, np.flatnonzero(shared))), placed
 
 
 class _State(NamedTuple):
@@ -101,34 +138,34 @@ class _State(NamedTuple):
 
 
 @jax.jit
-def _normals(how: Following, points: Array, noise: Array) -> tuple[Array, ...]:
+def _normals(how: Following, points: Array, noise: Array, luck: Array) -> tuple[Array, ...]:
     """The fields of :class:`Normals`."""
-    flat = flat_log_density(how.density.prepared(), how.positions)
-    one = functools.partial(_normal, flat, how.order, how.scales, how.width)
-    n = len(how.order)
-    rows = len(banded.directions(n, how.width))
-    size = int(np.clip(_NUMBERS // (n * rows), 1, 64))
-    found: tuple[Array, ...] = jax.lax.map(lambda x: one(*x), (points, noise), batch_size=size)
+    how = dataclasses.replace(how, density=how.density.prepared())
+    # Few diagonals are long loops of small steps, the cheaper the more points share them.
+    full = how.width is None
+    size = int(np.clip(_NUMBERS // len(how.order) ** 2, 1, _CHUNK)) if full else _CHUNK
+    found: tuple[Array, ...] = jax.lax.map(
+        lambda x: _normal(how, *x), (points, noise, luck), batch_size=size
+    )
     return found
 
 
-def _normal(
-    flat: Callable[[Array], Scalar],
-    order: Array,
-    scales: Array,
-    width: int | None,
-    point: Array,
-    noise: Array,
-) -> tuple[Array, ...]:
-    """A draw near one point.
+def _normal(how: Following, point: Array, noise: Array, luck: Scalar) -> tuple[Array, ...]:
+    """What is found near one point.
 
     A step that lowers the density is undone, and the next one is damped.
     """
+    order, scales, width = how.order, how.scales, how.width
     n, dtype = len(order), point.dtype
     along = jnp.asarray(banded.directions(n, width), dtype)
 
     def log_p(x: Array) -> Scalar:
-        return flat(point.at[order].set(x))
+        pairs = zip(
+            *map(how.positions.free, (point, point.at[order].set(x))), how.still, strict=True
+        )
+        parts = [fixed if still else moving for fixed, moving, still in pairs]
+        value = jnp.asarray(how.density(how.positions.position(parts)))
+        return value.astype(dtype) + how.positions.volume(parts)
 
     def damped(precision: Array, damping: Scalar) -> Array:
         size = jnp.abs(banded.diagonal(precision, width)) + scales**-2
@@ -173,6 +210,17 @@ def _normal(
     axes = banded.with_diagonal(jnp.zeros_like(last.precision), scales**-2, width)
     for other in (damped(last.precision, last.damping), axes**0.5):
         root = jnp.where(jnp.all(jnp.isfinite(root)), root, other)
-    drawn = mode + banded.backward(root, noise, width)
     log_volume = jnp.sum(jnp.log(banded.diagonal(root, width)))
-    return point.at[order].set(drawn), mode, log_p(drawn), log_volume
+    log_normal = -0.5 * n * math.log(2 * math.pi)
+    drawn = mode[None] + jax.vmap(lambda e: banded.backward(root, e, width))(noise)
+    square = 0.5 * jnp.sum(noise**2, axis=1)
+    wide = _wide(n)
+    broad = math.log(_SHARE) - n * math.log(wide) - square / wide**2
+    log_q = jnp.logaddexp(math.log1p(-_SHARE) - square, broad) + log_normal + log_volume
+    log_ps = jax.vmap(log_p)(drawn)
+    log_w = jnp.where(jnp.isfinite(log_ps), log_ps - log_q, -jnp.inf)
+    share = jnp.cumsum(jax.nn.softmax(log_w))
+    one = jnp.minimum(jnp.searchsorted(share, luck * share[-1]), len(log_w) - 1)
+    log_weight = jax.nn.logsumexp(log_w) - math.log(len(log_w))
+    log_mass = log_p(mode) - log_normal - log_volume
+    return point.at[order].set(drawn[one]), log_ps[one], log_weight, mode, log_mass

@@ -16,6 +16,7 @@ from equipoise.vi._weights.weighted import weigh
 
 _DEGREES = 6  # tails heavier than those of most targets, with four moments
 _SMALLEST_WEIGHT = 0.01
+_FAR = 0.05  # share of effective draws of a proposal that is not yet where the target is
 _EXCELLENT = 0.9  # share of effective draws that ends the adaptation
 _DEFENCE, _WIDER = 0.1, 2.0  # share of the wide component, and how much wider it is
 
@@ -163,22 +164,24 @@ def propose(rng: np.random.Generator, mixture: _Mixture, number: int) -> _Propos
     return draws, _log_sums(_component_log_probs(mixture, draws)[0])
 
 
+def moments_of(mixture: _Mixture) -> tuple[np.ndarray, np.ndarray]:
+    """Mean of all round components together, and the Cholesky factor of their scale."""
+    weights, means, factors = mixture.weights[:-1], mixture.means, mixture.factors
+    weights = weights / np.sum(weights)
+    mean = weights @ means
+    parts = np.concatenate([factors, (means - mean)[:, :, None]], axis=2)
+    parts = parts * weights[:, None, None] ** 0.5
+    return mean, np.linalg.cholesky(np.einsum("kis,kjs->ij", parts, parts))
+
+
 def defended(mixture: _Mixture) -> _Mixture:
     """The same with one wide component over all, for what the others have not met."""
-    weights, means, factors, centers, scales = mixture
-    round_ones = weights[:-1] / np.sum(weights[:-1])
-    mean = round_ones @ means
-    parts = (
-        np.concatenate([factors, (means - mean)[:, :, None]], axis=2)
-        * round_ones[:, None, None] ** 0.5
-    )
-    whole = np.linalg.cholesky(np.einsum("kis,kjs->ij", parts, parts))
-    return _Mixture(
-        np.r_[(1 - _DEFENCE) * weights[:-1], _DEFENCE, (1 - _DEFENCE) * weights[-1]],
-        np.concatenate([means, mean[None]]),
-        np.concatenate([factors, _WIDER * whole[None]]),
-        centers,
-        scales,
+    mean, whole = moments_of(mixture)
+    rest = (1 - _DEFENCE) * mixture.weights
+    return mixture._replace(
+        weights=np.r_[rest[:-1], _DEFENCE, rest[-1]],
+        means=np.concatenate([mixture.means, mean[None]]),
+        factors=np.concatenate([mixture.factors, _WIDER * whole[None]]),
     )
 
 
@@ -193,20 +196,25 @@ def adapt(
 ) -> tuple[_Mixture, int]:
     """Rounds of sampling and EM: the best mixture, and how many rounds it took.
 
-    ``log_p`` takes the draws of a round, one a row. Adapts until the effective sample size has not
-    grown by a tenth for ``patience`` rounds. Draws to use are fresh ones, independent of those
-    that the mixture was chosen by.
+    ``log_p`` takes the draws of a round, a row each. Adapts until the effective sample size has not
+    grown by a tenth for ``patience`` rounds, nor the density that a proposal far away has met.
+    Draws to use are fresh ones, independent of those that the mixture was chosen by.
     """
     best, best_efficiency, reached, best_round, used = mixture, 0.0, 0.0, 0, 0
+    evidence = -np.inf
     for index in range(num_rounds):
         draws, log_q = propose(rng, mixture, num_samples)
         weighted, used = weigh(draws, log_p(draws), log_q), index + 1
         efficiency = float(weighted.effective_sample_size) / num_samples
         if not weighted.khat < 1:
             efficiency *= 0.1
-        if efficiency > best_efficiency:
+        # A proposal that is not where the target is has no efficiency to compare.
+        found = float(np.max(weighted.log_ratios))
+        nearer = efficiency < _FAR and found > evidence + 1
+        evidence = max(found, evidence)
+        if nearer or efficiency > best_efficiency:
             best, best_efficiency = mixture, efficiency
-        if efficiency > 1.1 * reached:
+        if nearer or efficiency > 1.1 * reached:
             reached, best_round = efficiency, index
         if index - best_round >= patience or efficiency > _EXCELLENT:
             break
