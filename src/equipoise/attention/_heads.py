@@ -13,7 +13,7 @@ from equipoise._types import Array, Bool, Float, Int, PRNGKeyArray, static_resul
 from equipoise.attention._cache.append import append_to_cache
 from equipoise.attention._cache.cache import KVCache, check_cache, places
 from equipoise.attention._cache.rows import next_positions
-from equipoise.attention._cache.start import init_cache
+from equipoise.attention._cache.start import Layout, init_cache
 from equipoise.attention._decode import decode_step
 from equipoise.attention._dot_product import dot_product_attention
 from equipoise.attention._kernel.mesh import place, placed_by
@@ -178,18 +178,8 @@ class MultiHeadAttention:
         )
         return output(params, y)
 
-    def init_cache(
-        self,
-        capacity: int,
-        *,
-        batch: tuple[int, ...] = (),
-        dtype: DTypeLike = jnp.float32,
-        ring: bool = False,
-        ragged: bool = False,
-        page_size: int | None = None,
-        num_pages: int | None = None,
-    ) -> KVCache:
-        """An empty cache for :meth:`step`, as :func:`init_cache` makes them.
+    def init_cache(self, capacity: int, **layout: Unpack[Layout]) -> KVCache:
+        """An empty cache for :meth:`step`, ``layout`` as in :func:`init_cache`.
 
         With a latent it holds c + r numbers a token, for all heads together.
         """
@@ -201,12 +191,7 @@ class MultiHeadAttention:
             heads,  # type: ignore[arg-type]  # names are refused there
             size,  # type: ignore[arg-type]
             value_size=values,  # type: ignore[arg-type]
-            batch=batch,
-            dtype=dtype,
-            ring=ring,
-            ragged=ragged,
-            page_size=page_size,
-            num_pages=num_pages,
+            **layout,
         )
 
     @at("attention.MultiHeadAttention.step")

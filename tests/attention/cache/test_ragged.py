@@ -59,8 +59,10 @@ def in_full(x, name):
     return attention.reference_attention(*x, is_causal=True, return_residual=True, **options)
 
 
-@pytest.mark.parametrize("storage", ["at_once", "in_pages"])
-@pytest.mark.parametrize("name", OPTIONS)
+STORAGES = [("plain", "at_once"), *zip(OPTIONS, ["in_pages", "at_once"] * 4, strict=True)]
+
+
+@pytest.mark.parametrize(("name", "storage"), STORAGES)
 def test_decode_step_of_different_lengths_equals_each_alone(rng, name, storage):
     x = tokens(rng, 4, T)
     cache = empty(20, (4,)) if storage == "at_once" else in_pages(rng, 20, (4,), 4)
@@ -295,6 +297,16 @@ def test_decode_step_without_room_is_nan_for_that_entry_alone(rng):
     np.testing.assert_array_equal(after.length, [8, 4, 7])
     np.testing.assert_array_equal(after.overflowed, [True, False, True])
     np.testing.assert_array_equal(after.key[0], cache.key[0])
+
+
+def test_append_to_cache_counts_the_tokens_that_there_are(rng):
+    """Where lengths are not known, what is beyond them is as much as there is."""
+    x = tokens(rng, 3, 4)
+    cache = jax.jit(attention.append_to_cache)(
+        empty(9, (3,)), *x[1:], lengths=jnp.array([9, -2, 3])
+    )
+    np.testing.assert_array_equal(cache.length, [4, 0, 3])
+    assert not np.any(cache.overflowed)
 
 
 REJECTED = [

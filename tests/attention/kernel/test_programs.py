@@ -74,7 +74,19 @@ EAGER = {
     "rotary": lambda x: attention.rotary_embedding(x, offset=3),
     "layer": lambda x: LAYER.apply(_params(), x[0, :, 0]),
     "draws": lambda x: LAYER.init(_key()),
+    "decoding": lambda x: attention.decode_step(
+        _cache(), x, x, x, entries=np.array([1]), score_fn=attention.alibi(2)
+    ),
+    "appending": lambda x: attention.append_to_cache(_cache(), x, x, entries=np.array([1])),
+    "pages": lambda x: attention.reserve_pages(_cache(), np.array([3, 8])),
+    "evicting": lambda x: attention.evict_from_cache(_cache(), np.array([1])),
 }
+
+
+@functools.cache
+def _cache():
+    cache = attention.init_cache(16, 2, 8, batch=(2,), page_size=8)
+    return attention.reserve_pages(cache, np.array([8, 8]))
 
 
 @functools.cache
@@ -90,7 +102,7 @@ def _key():
 @pytest.mark.parametrize("name", EAGER)
 def test_attention_and_layers_called_eagerly_are_one_program(compilations, name):
     x = jax.device_put(np.ones((1, 6, 2, 8), np.float32))
-    _params(), x[0, 0, :, 0], x[0, :, 0]
+    _params(), _cache(), x[0, 0, :, 0], x[0, :, 0]
     for anew in (True, False):
         if anew:
             jax.clear_caches()

@@ -41,7 +41,8 @@ def append_to_cache(
         entries: Which entries get them, all different, where each has a length of its own. Then
             the arrays have m for ``*batch``. A number that is no entry's, such as -1, is a row
             that goes nowhere. Default all entries in order.
-        lengths: How many of the t tokens each of them gets, the first ones. Default t.
+        lengths: How many of the t tokens each of them gets, the first ones. Default t, which is
+            the most, as 0 is the least.
 
     Returns:
         The cache with these tokens. Without ``ring``, tokens that find no room are dropped: those
@@ -100,6 +101,7 @@ def appended(
     row, column = address(cache, rows.entry[:, None], rows.start[:, None] + step)
     kept, none = row < num_rows(cache), num_rows(cache)
     if lengths is not None:
+        rows = dataclasses.replace(rows, count=jnp.clip(rows.count, 0, t))
         row = jnp.where(step < rows.count[:, None], row, none)
     # A branch, because otherwise XLA would write once for every reader, each time to a copy of the
     # whole cache.

@@ -101,10 +101,7 @@ def _reserve(
 @at("attention.evict_from_cache")
 @placed_by(places)
 def evict_from_cache(
-    cache: KVCache,
-    entries: Int[Array, " m"],
-    *,
-    before: Int[Array, " m"] | None = None,
+    cache: KVCache, entries: Int[Array, " m"], *, before: Int[Array, " m"] | None = None
 ) -> KVCache:
     r"""A cache without the tokens of some entries, whose pages are free again.
 

@@ -42,7 +42,7 @@ from equipoise.attention._kernel.tangent import block_of
 
 # Without pages, tokens of a block that is read, and new tokens of a block that reads; tokens and
 # scores at once where a device is wide; pairs of which a number is found by comparing all.
-_BLOCK, _ROWS, _AT_ONCE, _SCORES, _FEW = 64, 512, 2**14, 2**24, 2**12
+_BLOCK, _ROWS, _AT_ONCE, _SCORES, _FEW = 256, 512, 2**14, 2**24, 2**12
 
 
 class _Sums(NamedTuple):

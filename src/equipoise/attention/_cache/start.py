@@ -1,6 +1,7 @@
 """An empty cache, its storage at once or in pages, in full or in 8 bits."""
 
 import math
+from typing import TypedDict
 
 import jax.numpy as jnp
 import numpy as np
@@ -10,6 +11,17 @@ from equipoise._check import at, positive_integer, type_error, value_error
 from equipoise._types import Array
 from equipoise.attention._cache.cache import KVCache
 from equipoise.attention._cache.quantized import is_short
+
+
+class Layout(TypedDict, total=False):
+    """What a cache can be asked for beside its capacity and what a token has."""
+
+    batch: tuple[int, ...]
+    dtype: DTypeLike
+    ring: bool
+    ragged: bool
+    page_size: int | None
+    num_pages: int | None
 
 
 @at("attention.init_cache")
