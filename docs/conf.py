@@ -3,6 +3,7 @@
 import importlib
 import importlib.metadata
 import inspect
+import json
 import os
 import pathlib
 import re
@@ -12,8 +13,11 @@ import sys
 # versions of jaxlib no longer have them, and abort where they meet an unknown flag.
 if importlib.metadata.version("jaxlib").startswith(("0.9.", "0.10.")):
     os.environ.setdefault("XLA_FLAGS", "--xla_cpu_use_fusion_emitters=false")
+# Threads of LAPACK only wait for each other on matrices as small as those of the examples.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 import jax
+from docutils import nodes
 from sphinx.pycode import ModuleAnalyzer
 from sphinx.util import logging
 
@@ -21,6 +25,7 @@ import equipoise
 
 HERE = pathlib.Path(__file__).parent
 ROOT = HERE.parent
+MARKDOWN_LACKS = ("abbreviation", "citation", "PassthroughTextElement")
 AREAS = ("attention", "vi", "games", "cost", "layers", "plot")
 
 project = "Equipoise"
@@ -39,6 +44,7 @@ extensions = [
     "sphinx_design",
     "sphinx_gallery.gen_gallery",
     "sphinxcontrib.bibtex",
+    "sphinx_llm.txt",
 ]
 templates_path = ["_templates"]
 exclude_patterns = [
@@ -55,6 +61,16 @@ suppress_warnings = ["config.cache"]
 # Names of other projects are text here: the pages make no outside request.
 nitpicky = True
 nitpick_ignore_regex = [(r"py:.*", r"(jax|optax|chex|numpy|collections|fractions)(\..*)?")]
+
+# Each page in Markdown beside it, and all of them listed in llms.txt, made of what Sphinx has read.
+llms_txt_description = (
+    "JAX library: attention, variational inference, games, cost of sequence models."
+)
+llms_txt_build_parallel = False
+llms_txt_suffix_mode = "replace"
+llms_txt_nested_enabled = False
+llms_txt_full_build = True
+llms_txt_suppress_unknown_node_warnings = ["imgsgnode"]  # thumbnails
 
 autosummary_generate = True
 autodoc_preserve_defaults = True
@@ -90,15 +106,19 @@ html_theme_options = {
     "navbar_align": "left",
     "show_toc_level": 2,
     "navigation_with_keys": False,
+    "header_links_before_dropdown": 6,
     "secondary_sidebar_items": {"**": ["page-toc"], "index": []},
     "footer_start": ["copyright"],
     "footer_end": [],
 }
 
 
-def reset_jax(_gallery, _name):
-    """Examples that ask for float64 do not ask for the next one."""
+def reset_jax(_gallery, name):
+    """Each example begins in float32, and compiles as fast as it can unless it reads a clock."""
     jax.config.update("jax_enable_x64", val=False)
+    jax.config.update(
+        "jax_disable_most_optimizations", val=not (ROOT / "examples" / "cost" / name).exists()
+    )
 
 
 sphinx_gallery_conf = {
@@ -121,29 +141,27 @@ sphinx_gallery_conf = {
 
 
 def write_api_pages() -> None:
-    """A page an area, in the teaching order of its ``__all__``; the names' pages follow from it."""
-    index = ["API", "===", "", ".. toctree::", "   :hidden:", ""]
-    index += [f"   {area}" for area in AREAS]
+    """A page per area in the teaching order of its ``__all__``; the names' pages follow from it."""
+    index = ["API", "===", "", "Every public name with its first line, by area.", ""]
+    index += [".. toctree::", "   :hidden:", "", *(f"   {area}" for area in AREAS)]
     for area in AREAS:
         module = importlib.import_module(f"equipoise.{area}")
         title = f"equipoise.{area}"
         text = inspect.cleandoc(module.__doc__ or "")
-        index += ["", f":doc:`{title} <{area}>`", f"   {text.splitlines()[0]}"]
-        lines = [
+        pages_of_names = ["   :toctree: generated", "   :template: autosummary/name.rst"]
+        module_line, names = f".. currentmodule:: {title}", [f"   {n}" for n in module.__all__]
+        table = [".. autosummary::", "   :nosignatures:"]
+        index += [
+            "",
             title,
-            "=" * len(title),
+            "-" * len(title),
             "",
-            text,
+            f"{text.splitlines()[0]} (:doc:`more <{area}>`)",
             "",
-            f".. currentmodule:: equipoise.{area}",
-            "",
-            ".. autosummary::",
-            "   :toctree: generated",
-            "   :template: autosummary/name.rst",
-            "   :nosignatures:",
-            "",
-            *(f"   {name}" for name in module.__all__),
         ]
+        index += [module_line, "", *table, "", *names]
+        lines = [title, "=" * len(title), "", text, "", module_line, ""]
+        lines += [*table, *pages_of_names, "", *names]
         write_if_changed(HERE / "api" / f"{area}.rst", lines)
     write_if_changed(HERE / "api" / "index.rst", index)
 
@@ -159,7 +177,31 @@ def write_if_changed(page: pathlib.Path, lines: list[str]) -> None:
 write_api_pages()
 sys.path.insert(0, str(ROOT))
 importlib.import_module("docs.performance").write_performance_page()
-importlib.import_module("docs.pages").write_pictures()
+pages = importlib.import_module("docs.pages")
+pages.write_pictures()
+pages.write_notebooks()
+
+
+def outdated_mini_galleries(app, env, _added, _changed, _removed):
+    """Pages of names whose examples are others than when the pages were last read."""
+    kept = HERE / "gallery" / "backreferences" / "backreferences_all.json"
+    examples = json.loads(kept.read_text())
+    before = getattr(env, "equipoise_examples", {})
+    env.equipoise_examples = examples
+    names = {
+        name for name in before.keys() | examples.keys() if before.get(name) != examples.get(name)
+    }
+    return [page for page in env.found_docs if page.removeprefix("api/generated/") in names]
+
+
+def spell_out(app, doctree, _page):
+    """Marks in signatures, references and titles of cards, for which Markdown has no elements."""
+    if app.builder.name != "llms-markdown":
+        return
+    for node in [n for n in doctree.findall() if type(n).__name__ in MARKDOWN_LACKS]:
+        text = [child for child in node.children if not isinstance(child, nodes.label)]
+        inline = isinstance(node, nodes.abbreviation)
+        node.replace_self(text if inline else nodes.compound("", *text))
 
 
 def hide_constructor(_app, what, _name, _obj, _options, signature, annotation):
@@ -200,6 +242,8 @@ def keep_symbols(_app, _what, _name, _obj, _options, lines):
 
 def setup(app):
     """Connect the hooks above."""
+    app.connect("env-get-outdated", outdated_mini_galleries)
+    app.connect("doctree-resolved", spell_out)
     app.connect("html-page-context", break_long_names)
     app.connect("autodoc-process-signature", hide_constructor)
     app.connect("autodoc-process-docstring", describe_constant)

@@ -1,4 +1,8 @@
-"""Every public name: jit is eager, vmap is a loop, finite gradients, one trace, same bits."""
+"""Every public name: jit is eager, vmap is a loop, finite gradients, one trace, same bits.
+
+And few programs where it is called by itself, so that a first call does not wait for a chain of
+small ones.
+"""
 
 import importlib
 
@@ -9,8 +13,12 @@ import numpy as np
 import pytest
 
 from tests.contract import Case, Pytree, Static
+from tests.vi.programs import counted
 
 AREAS = ("attention", "cost", "games", "layers", "vi")
+# Layers and attention are parts of a user's program more often than they are called by themselves.
+BY_THEMSELVES = ("cost", "games", "vi")
+MOST_PROGRAMS = 8
 
 
 def cases(area):
@@ -59,8 +67,10 @@ def case_is_full(case):
 def test_function_keeps_the_contract(area, name):
     case = cases(area)[name]
     args = in_memory(case.arrays())
+    eager, num_programs = first_call(case, args)
+    assert num_programs <= MOST_PROGRAMS or area not in BY_THEMSELVES
     jitted = one_trace_and_equal_bits(case, args)
-    jit_equals_eager(case, args, jitted)
+    assert_close(jitted(*args), eager, case.rtol)
     no_float64_leaks_when_it_is_off(case, args, jitted)
     if case.vmap:
         vmap_equals_a_loop(case, args, jitted)
@@ -88,8 +98,18 @@ def one_trace_and_equal_bits(case, args):
     return jitted
 
 
-def jit_equals_eager(case, args, jitted):
-    assert_close(jitted(*args), case.fn(*jax.tree.map(jnp.asarray, args)), case.rtol)
+def first_call(case, args):
+    """What the function returns outside of any program, and how many it compiles for that."""
+    args = jax.block_until_ready(jax.tree.map(jnp.asarray, args))
+    return counting(lambda: case.fn(*args))
+
+
+def counting(call):
+    """What a call returns, and how many programs it compiles as the first of a process."""
+    jax.clear_caches()
+    with counted() as programs:
+        found = call()
+    return found, len(programs)
 
 
 def vmap_equals_a_loop(case, args, jitted):
@@ -131,7 +151,8 @@ def no_float64_leaks_when_it_is_off(case, args, jitted):
 
 @pytest.mark.parametrize(("area", "name"), names(Pytree))
 def test_results_survive_flattening_and_print(area, name):
-    instance = cases(area)[name].make()
+    instance, num_programs = counting(cases(area)[name].make)
+    assert num_programs <= MOST_PROGRAMS or area not in BY_THEMSELVES
     assert type(instance).__name__ == name
     leaves, structure = jax.tree.flatten(instance)
     chex.assert_trees_all_equal(jax.tree.unflatten(structure, leaves), instance)

@@ -25,6 +25,7 @@ ROOMS = {
     "attention": {
         "_masks": set(),
         "_kernel": {"_masks"},
+        "_cache": {"_masks", "_kernel"},
         "_fused": {"_masks", "_kernel"},
         "_layer": {"_kernel"},
         "_lookup": {"_kernel"},

@@ -1,13 +1,19 @@
 """Pages of the guide and the theory: their code runs, and the tests and figures they name exist."""
 
+import ast
 import functools
 import importlib
+import os
 import re
+import subprocess
+import sys
+import tomllib
 
 import jax
 import matplotlib.pyplot as plt
 import pytest
 
+import equipoise
 from docs import pages, performance
 from tests.benchmarks import _report
 from tests.test_docs import ROOT, sections
@@ -23,6 +29,13 @@ def ids(page):
 @pytest.mark.parametrize("page", [p for p in pages.PAGES if pages.code_blocks(p)], ids=ids)
 def test_code_of_the_page_runs_and_prints_what_it_says(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    for package in imported(pages.code_blocks(page)):
+        pytest.importorskip(package, reason=f"a recipe of the page needs {package}: .[test]")
+    if pages.needs_own_process(page):
+        code = "import sys; from docs import pages; pages.run(sys.argv[2:], sys.argv[1])"
+        command = [sys.executable, "-c", code, page.name, *pages.code_blocks(page)]
+        subprocess.run(command, check=True, env={**os.environ, "PYTHONPATH": str(ROOT)})
+        return
     with (
         jax.enable_x64(False),
         jax.numpy_rank_promotion("allow"),
@@ -32,6 +45,31 @@ def test_code_of_the_page_runs_and_prints_what_it_says(page, tmp_path, monkeypat
     plt.close("all")
     for name in pages.pictures(page):
         assert (tmp_path / name).stat().st_size > 0, f"{name} is shown and not made"
+
+
+def imported(blocks):
+    """The packages that a page imports, equipoise aside."""
+    nodes = [node for block in blocks for node in ast.walk(ast.parse(block))]
+    names = {n.module for n in nodes if isinstance(n, ast.ImportFrom)}
+    names |= {alias.name for n in nodes if isinstance(n, ast.Import) for alias in n.names}
+    return sorted({name.split(".")[0] for name in names} - {"equipoise"})
+
+
+def test_text_below_a_block_agrees_in_words_and_to_two_digits(tmp_path):
+    page = tmp_path / "page.md"
+    page.write_text("""```python
+print("mean", 0.123, [4.56, -7])
+```
+
+```text
+mean  0.124  [4.55, -7]
+```
+""")
+    (block,) = pages.code_blocks(page)
+    pages.run([block], "page")
+    for shown in ("sd 0.123 [4.56, -7]", "mean 0.2 [4.56, -7]", "mean 0.123 [4.56", "mean 0.123"):
+        with pytest.raises(AssertionError, match="showed"):
+            pages.run([f"{block.splitlines()[0]}\n# ≈ {shown}"], "page")
 
 
 def test_run_notices_other_output_and_other_errors():
@@ -74,6 +112,26 @@ def test_every_result_of_the_theory_names_its_test(page):
     for section in sections:
         assert NAMED.search(section), f"{page.name}: no test named under {section.splitlines()[0]}"
     assert LABEL.search(page.read_text()), "a figure"
+
+
+def test_supported_versions_are_those_of_the_package_and_of_ci():
+    text = (ROOT / "docs" / "guide" / "versions.md").read_text()
+    rows = re.findall(r"^\| ([a-zA-Z, ]+) \| ([\d.]+) \| ([\w .]+) \|$", text, re.MULTILINE)
+    table = {name: (oldest, newest) for names, oldest, newest in rows for name in names.split(", ")}
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    oldest = dict(requirement.split(">=") for requirement in project["dependencies"])
+    oldest["Python"] = project["requires-python"].removeprefix(">=")
+    assert {name: versions[0] for name, versions in table.items()} == oldest
+    script = (ROOT / ".ci" / "run").read_text()
+    assert re.search(r"^oldest=\$\(python_of (.*)\)", script, re.MULTILINE)[1] == oldest["Python"]
+    newest = re.search(r"^ *for version in (\S+)", script, re.MULTILINE)[1]
+    assert table.pop("Python")[1] == newest
+    assert {versions[1] for versions in table.values()} == {"the newest release"}
+
+
+def test_citation_and_package_have_one_version():
+    stated = re.search(r"^version: (.*)$", (ROOT / "CITATION.cff").read_text(), re.MULTILINE)
+    assert stated[1] == equipoise.__version__
 
 
 def test_performance_page_says_where_we_lose_and_what_was_not_measured():

@@ -60,15 +60,18 @@ plane.plot(*midpoint, "*", markersize=12, label="midpoint of v₀ and v₂")
 plane.set(aspect="equal", xlabel="first feature", ylabel="second feature")
 plane.set_ylim(-2.1, 1.2)
 plane.legend(loc="lower center")
+plane.set_title("The output moves to the midpoint")
 middle.plot(betas, error, "o", label="measured")
 middle.plot(betas, formula, color="black", linewidth=1, label="formula")
 middle.set(xlabel="β", ylabel="distance to the midpoint", yscale="log")
 middle.legend()
+middle.set_title("Its distance follows the formula")
 right.plot(proportions, mixed.weights[:, 0], "o", label="weight of key 0")
 right.plot(proportions, mixed.weights[:, 2], "s", label="weight of key 2")
 right.plot(proportions, proportions, color="black", linewidth=1)
 right.set(xlabel="wanted weight of key 0", ylabel="attained weight")
 right.legend()
+right.set_title("Any proportion can be had")
 
 # %%
 # Every claim above.

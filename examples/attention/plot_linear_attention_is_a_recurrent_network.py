@@ -59,16 +59,16 @@ memory = np.array([temporary(length) for length in lengths])
 # %%
 figure, (left, middle, right) = new_grid(1, 3, size=(13.0, 3.8))
 plot.attention_weights(linear, ax=left)
-left.set_title("weights of linear attention")
 middle.semilogy(jnp.maximum(difference, 1e-9), "o", markersize=4)
 middle.axhline(np.finfo(np.float32).eps, color="#888888", linestyle=":")
 middle.set(xlabel="position", ylabel="difference of the two forms", ylim=(5e-10, 1e-4))
-middle.set_title("dotted: float32 rounding")
+middle.set_title("Both forms agree to float32 rounding (dotted)", loc="left")
 right.loglog(lengths, memory / 2**20, "o-", label="linear attention")
 right.loglog(lengths, 4 * np.array(lengths) ** 2 / 2**20, "s:", label="one T × T matrix")
 right.set(xlabel="sequence length T", ylabel="memory (MiB)")
 right.set_xticks(lengths, lengths)
 right.minorticks_off()
+right.set_title("Training needs memory linear in T", loc="left")
 right.legend()
 
 # %%

@@ -56,6 +56,7 @@ left.plot(swings[1], "s-", linewidth=0.8, markersize=4, label="two heads")
 left.set(xlabel="draw", ylabel="weight on key a")
 left.set_ylim(-0.05, 1.2)
 left.legend(loc="upper center", ncols=2)
+left.set_title("One head swings from draw to draw")
 for result, name in ((one, "one head"), (two, "two heads")):
     right.errorbar(
         betas, result.variance[:, 0], 3 * result.variance_standard_error[:, 0], fmt="o-", label=name
@@ -64,6 +65,7 @@ right.axhline(0.25, color="#888888", linestyle=":")
 right.axhline(0.0181, color="#888888", linestyle=":")
 right.set(xlabel="β", ylabel="variance of the weight on key a", xscale="log", yscale="log")
 right.legend()
+right.set_title("Sharper heads swing more, up to a limit (dotted)")
 
 # %%
 # Every claim above.

@@ -97,7 +97,10 @@ played = {"alternating": (turns, 1.0, 6), "simultaneous": (rules["simultaneous"]
 played |= {"extragradient": (rules["extragradient"][0], 0.5, 40)}
 for name, (rule, step, num_steps) in played.items():
     path = games.simulate(game, rule, start, step_size=step, num_steps=num_steps)
-    left.plot(*path, "o-", markersize=3, label=f"{name}, step {step}")
+    (line,) = left.plot(*path, "o-", markersize=3, label=f"{name}, step {step}")
+    corners = np.array(path)[:, :2].T
+    arrow = {"arrowstyle": "-|>", "color": line.get_color(), "shrinkA": 0}
+    left.annotate("", corners.mean(axis=0), corners[0], arrowprops=arrow)
     away = [float(jnp.hypot(*(x[i] for x in path))) for i in (0, -1)]
     assert (
         np.sign(np.round(np.log(away[1] / away[0]), 6))

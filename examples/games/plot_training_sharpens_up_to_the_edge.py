@@ -82,7 +82,7 @@ for name, (optimizer, rate) in RUNS.items():
 figure, axes = plot.new_grid(1, 3, size=(14.0, 4.2))
 for axis, (name, (_, rate)) in zip(axes, RUNS.items(), strict=True):
     plot.sharpness(found[name], steps=steps, learning_rate=rate, ax=axis)
-    axis.set_title(f"{name}\n{axis.get_title()}")
+    axis.set_title(f"{name}. {axis.get_title(loc='left')}", loc="left", fontsize=10)
 
 # %%
 # Every claim above, asserted.

@@ -99,18 +99,19 @@ def signal(gradient):
 
 
 names = ("doubly_reparameterized", "pathwise")
-with ThreadPoolExecutor() as pool:
-    signals = list(pool.map(signal, names))
+signals = [signal(name) for name in names]
 draws = family.sample(family.init(), jax.random.key(4), 50)
 dreams = jax.nn.sigmoid(jax.vmap(apply, (None, 0))(best["decoder"], draws)).reshape(-1, 14, 14)
 
 _, (left, middle, right) = plot.new_grid(1, 3, size=(14, 4))
 left.plot(np.transpose(histories), label=["K = 1", f"K = {K}"])
-left.set(title="Judged by 100 draws: {:.1f} and {:.1f}".format(*judged))
-left.set(xlabel="step", ylabel="bound (nats a digit)")
+left.set_title("Judged by 100 draws: −{:.1f} and −{:.1f}".format(*np.abs(judged)), loc="left")
+left.set(xlabel="step", ylabel="bound (nats per digit)")
 left.legend()
 middle.bar([name.replace("_", " ") for name in names], signals, color=plot.COLORS[:2])
-middle.set(ylabel="signal to noise", title=f"The encoder's gradient at K = {MANY}")
+middle.grid(visible=False)
+middle.set_ylabel("signal to noise")
+middle.set_title(f"The encoder's gradient at K = {MANY}", loc="left")
 plot.image_grid(dreams, title="Drawn from the prior", ax=right)
 
 # %%

@@ -14,7 +14,6 @@ model buys reconstruction with divergence. Not every latent is paid for, so some
 
 import jax
 import jax.numpy as jnp
-import matplotlib.pyplot as plt
 import numpy as np
 import optax
 from sklearn.datasets import load_digits
@@ -97,18 +96,18 @@ order = jnp.argsort(-divergence)
 draws = family.sample(prior, jax.random.key(2), 40)
 dreams = jax.nn.sigmoid(jax.vmap(network, (None, 0))(model["decoder"], draws))
 
-figure, axes = plt.subplots(2, 2, figsize=(11, 9), layout="constrained")
-curves, bars = axes[0]
+figure, (curves, bars, map_of_classes, digits) = plot.new_grid(2, 2, size=(11, 9))
 curves.plot(-reconstruction, label="−reconstruction")
 curves.plot(kl, label="kl")
-curves.set(xlabel="step", ylabel="nats a digit", title="Reconstruction is bought with divergence")
+curves.set(xlabel="step", ylabel="nats per digit")
+curves.set_title("Reconstruction is bought with divergence", loc="left")
 curves.legend()
 bars.bar(range(NUM_LATENTS), divergence[order])
-title = f"{active} of {NUM_LATENTS} latents are active"
-bars.set(xlabel="latent", ylabel="kl (nats)", title=title)
-plot.latent_map(mean[:, order[:2]], data.target, ax=axes[1, 0])
-plot.image_grid(dreams.reshape(-1, 8, 8), title="Digits drawn from the prior", ax=axes[1, 1])
-plt.show()
+bars.grid(visible=False)
+bars.set(xlabel="latent", ylabel="kl (nats)")
+bars.set_title(f"{active} of {NUM_LATENTS} latents are active", loc="left")
+plot.latent_map(mean[:, order[:2]], data.target, ax=map_of_classes)
+plot.image_grid(dreams.reshape(-1, 8, 8), title="Digits drawn from the prior", ax=digits)
 
 # %%
 # What was claimed

@@ -121,10 +121,14 @@ def rows_in_front(argument: str, data: PyTree) -> tuple[int, PyTree]:
     for path, leaf in leaves:
         name = f"{argument}{jax.tree_util.keystr(path)}"
         if leaf.ndim == 0 or leaf.shape[0] == 0:
-            raise value_error(name, "must have rows in front", describe(leaf))
+            advice = "A list is a pytree of its entries: jnp.asarray makes an array of it."
+            raise value_error(name, "must have rows in front", describe(leaf), advice)
         if leaf.shape[0] != leaves[0][1].shape[0]:
             raise value_error(
-                name, f"must have {leaves[0][1].shape[0]} rows as the leaves before", describe(leaf)
+                name,
+                f"must have {leaves[0][1].shape[0]} rows as the leaves before",
+                describe(leaf),
+                "All leaves are cut into the same batches: close over those that have no rows.",
             )
     return leaves[0][1].shape[0], data
 

@@ -32,6 +32,14 @@ def _append_to_cache(key, value):
     return attention.append_to_cache(cache, key, value)
 
 
+def _paged():
+    return attention.init_cache(8, 2, 6, batch=(2,), page_size=2, num_pages=7)
+
+
+def _reserved(lengths):
+    return attention.reserve_pages(_paged(), lengths)
+
+
 def _statistics(query, key):
     return attention.attention_statistics(
         query, key, mask=attention.causal(), top_k=2, block_size=3
@@ -77,6 +85,13 @@ CASES: dict = {
     "init_cache": Static("zeros of given sizes; test_cache.py fills and reads them"),
     "append_to_cache": Case(_append_to_cache, (_KEY, _VALUE)),
     "decode_step": Case(_decode_step, (_QUERY, _KEY, _VALUE)),
+    "reserve_pages": Case(_reserved, (jnp.array([3, 2]),), grad=False, why="pages are numbers"),
+    "evict_from_cache": Case(
+        lambda lengths, entries: attention.evict_from_cache(_reserved(lengths), entries),
+        (jnp.array([3, 2]), jnp.array([1])),
+        grad=False,
+        why="pages are numbers",
+    ),
     "KVCache": Pytree(lambda: attention.init_cache(9, 2, 6)),
     "ring_attention": Static("runs inside shard_map; test_ring.py holds it"),
     "LookupQuery": Pytree(lambda: attention.lookup_query(_KEYS, _WEIGHTS, sharpness=3.0)),

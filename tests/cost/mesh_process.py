@@ -59,6 +59,7 @@ def looped(x):
     return lax.scan(lambda c, r: (c + lax.psum(r, "y"), None), jnp.zeros_like(x[0]), x)[0]
 
 
+PAIRS = [[0, 1], [2, 3]]
 ROWS, ALL, NONE = P("x"), P(("x", "y")), P()
 W = "f32[64,64]"
 CASES = {
@@ -73,6 +74,19 @@ CASES = {
     "halves": (lambda x: lax.psum(x * 2, "y"), (P("y"),), NONE, ("i32[64,32]",)),
     "loop": (looped, (P(None, "y"),), NONE, (W,)),
     "two axes": (lambda x: lax.psum(lax.psum(x, "x") * 3, "y"), (ALL,), NONE, (W,)),
+    "pairs": (lambda x: lax.psum(x, "x", axis_index_groups=PAIRS), (ROWS,), NONE, (W,)),
+    "gathered by pairs": (
+        lambda x: lax.all_gather(x, "x", axis_index_groups=PAIRS, tiled=True),
+        (ROWS,),
+        ROWS,
+        (W,),
+    ),
+    "dealt by pairs": (
+        lambda x: lax.all_to_all(x, "x", 1, 0, axis_index_groups=PAIRS, tiled=True),
+        (ROWS,),
+        ROWS,
+        (W,),
+    ),
     "scattered": (
         lambda x: lax.psum_scatter(x, ("x", "y"), tiled=True),
         (P(None, "y"),),
@@ -91,7 +105,8 @@ def devices_in(line):
     """How many devices take part in each group of a collective, by any of XLA's notations."""
     if axes := re.search(r"replica_groups=mesh\[(.*?)\](?:, device_ids=\S+)? \{(.*?)\}", line):
         sizes = dict(re.findall(r"'(\w+)'=(\d+)", axes[1]))
-        return math.prod(int(sizes[axis]) for axis in re.findall(r"\w+", axes[2]))
+        taken = re.findall(r"'(\w+)'(?::\(\d+\)(\d+))?", axes[2])  # a part of an axis has its size
+        return math.prod(int(part or sizes[axis]) for axis, part in taken)
     if numbers := re.search(r"replica_groups=\[\d+,(\d+)\]", line):
         return int(numbers[1])
     members = re.search(r"replica_groups=\{\{([\d,]+)\}", line)

@@ -6,6 +6,7 @@ import sys
 
 import jax
 import jax.numpy as jnp
+import pytest
 from jax import lax
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
@@ -22,7 +23,7 @@ def mapped(fn, devices=8, out=WHOLE):
     return jax.shard_map(fn, mesh=mesh(devices), in_specs=ROWS, out_specs=out, check_vma=False)
 
 
-def test_communication_is_that_of_the_compiled_program_for_twelve_shardings():
+def test_communication_is_that_of_the_compiled_program_for_fifteen_shardings():
     script = pathlib.Path(__file__).with_name("mesh_process.py")
     subprocess.run([sys.executable, script], check=True)
 
@@ -36,6 +37,77 @@ def test_communication_follows_the_sizes_and_the_algorithm():
         mapped(lambda x: lax.all_to_all(x, "i", 1, 0, tiled=True)), "f32[8*n,8*d]"
     ).communication
     assert (str(found.ring_bytes), str(found.tree_bytes)) == ("28*d*n", "48*d*n")
+
+
+HALVES = [[0, 1, 2, 3], [4, 5, 6, 7]]
+RING = [(i, (i + 1) % 8) for i in range(8)]
+# Of 64·n by 8·d numbers in rows on 8 devices: M = 256·d·n bytes on each.
+BY_HAND = {
+    "psum": (lambda x: lax.psum(x, "i"), "all-reduce", "448*d*n", "768*d*n"),  # 2M·7/8, 3M
+    "pmax": (lambda x: lax.pmax(x, "i"), "all-reduce", "448*d*n", "768*d*n"),
+    "pmin": (lambda x: lax.pmin(x, "i"), "all-reduce", "448*d*n", "768*d*n"),
+    "all_gather": (lambda x: lax.all_gather(x, "i"), "all-gather", "1792*d*n", "1792*d*n"),  # 7M
+    "psum_scatter": (
+        lambda x: lax.psum_scatter(x, "i", scatter_dimension=1, tiled=True),
+        "reduce-scatter",
+        "224*d*n",  # 7/8·M
+        "224*d*n",
+    ),
+    "all_to_all": (
+        lambda x: lax.all_to_all(x, "i", 1, 0, tiled=True),
+        "all-to-all",
+        "224*d*n",  # 7/8·M
+        "384*d*n",  # 3/2·M
+    ),
+    "ppermute": (lambda x: lax.ppermute(x, "i", RING), "permute", "256*d*n", "256*d*n"),
+    "groups": (
+        lambda x: lax.psum(x, "i", axis_index_groups=HALVES),
+        "all-reduce",
+        "384*d*n",  # 2M·3/4
+        "512*d*n",  # 2M
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BY_HAND)
+def test_communication_of_each_collective_is_what_a_hand_counts(name):
+    fn, kind, ring, tree = BY_HAND[name]
+    (found,) = cost.analyze(mapped(fn, out=ROWS), "f32[64*n,8*d]").communication
+    assert (found.kind, found.axes) == (kind, ("i",))
+    assert (str(found.ring_bytes), str(found.tree_bytes)) == (ring, tree)
+
+
+NAMED = {  # M = 4·k·n bytes on each of p devices
+    "psum": (lambda x: lax.psum(x, "i"), "8*k*n - 8*k*n/p", "4*k*n*ceil_log2(p)"),
+    "pmax": (lambda x: lax.pmax(x, "i"), "8*k*n - 8*k*n/p", "4*k*n*ceil_log2(p)"),
+    "all_gather": (
+        lambda x: lax.all_gather(x, "i", tiled=True),
+        "4*k*n*p - 4*k*n",
+        "4*k*n*p - 4*k*n",
+    ),
+    "psum_scatter": (
+        lambda x: lax.psum_scatter(x, "i", scatter_dimension=1, tiled=True),
+        "4*k*n*p - 4*k*n",  # M·p on each before
+        "4*k*n*p - 4*k*n",
+    ),
+    "all_to_all": (
+        lambda x: lax.all_to_all(x, "i", 1, 0, tiled=True),
+        "4*k*n*p - 4*k*n",
+        "2*k*n*p*ceil_log2(p)",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", NAMED)
+def test_communication_of_each_collective_in_the_size_of_the_mesh(name):
+    fn, ring, tree = NAMED[name]
+    wide = "f32[p*n,k*p]" if name in ("psum_scatter", "all_to_all") else "f32[p*n,k]"
+
+    def spread(x):
+        return jax.shard_map(fn, in_specs=ROWS, out_specs=ROWS, check_vma=False)(x)
+
+    (found,) = cost.analyze(spread, wide, mesh={"i": "p"}).communication
+    assert (str(found.ring_bytes), str(found.tree_bytes)) == (ring, tree)
 
 
 def test_communication_counts_every_iteration_and_lies_where_it_is_asked_for():

@@ -4,11 +4,13 @@ import ast
 import collections
 import importlib
 import inspect
+import json
 import pathlib
 import re
 
 import pytest
 
+from docs.pages import QUICK_STARTS, code_blocks
 from tests.docs.pages import is_outside, read_all, target
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -87,6 +89,31 @@ def test_every_image_says_what_it_shows(site, pages):
         if alt is None or not (alt or thumbnail)
     ]
     assert not silent, "\n".join(silent)
+
+
+def test_every_page_has_a_twin_in_markdown_that_the_list_names(site, pages):
+    listed = (site / "llms.txt").read_text()
+    made = {path.relative_to(site).as_posix() for path in pages}
+    made = {name.removesuffix(".html") for name in made if not name.startswith("_modules/")}
+    made -= {"search", "genindex"}
+    assert len(made) > 100
+    for name in made:
+        twin = site / f"{name}.md"
+        assert re.search(r"^# \S", twin.read_text(), re.MULTILINE), f"{name} has no title"
+        assert f"]({name}.md)" in listed, f"llms.txt does not list {name}"
+    sweep = (site / "api" / "generated" / "equipoise.games.sweep.md").read_text()
+    assert "sweep(game, rule, players, *, step_sizes," in sweep
+
+
+def test_notebooks_hold_the_code_of_their_pages(site):
+    for page in QUICK_STARTS:
+        (found,) = site.glob(f"_downloads/*/{page.stem}.ipynb")
+        cells = json.loads(found.read_text())["cells"]
+        code = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
+        assert code == ["%pip install --quiet equipoise", *map(str.strip, code_blocks(page))]
+        text = "".join("".join(c["source"]) for c in cells if c["cell_type"] == "markdown")
+        assert text.startswith("# ")
+        assert not re.search(r"\{\w+\}`|\]\(pictures|\)=\n", text), "marks of Sphinx"
 
 
 def names():

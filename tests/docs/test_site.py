@@ -6,6 +6,7 @@ from tests.docs.pages import read_all
 
 pytestmark = pytest.mark.slow
 WIDTHS = (1280, 390)
+WRITTEN = ("index", "tour", "guide/", "theory/")  # pages whose code is laid out for them
 PARTS = 6  # of the list of pages, so that workers share it
 
 
@@ -45,6 +46,13 @@ STICKING_OUT = """() =>
     .map((e) => e.tagName + " " + e.innerText.slice(0, 40))"""
 
 
+# Lines of code that a reader of a wide window would have to scroll.
+SCROLLED = """() =>
+    [...document.querySelectorAll("article div:not([class*=pycon]) > pre")]
+    .filter((e) => e.scrollWidth > e.clientWidth + 1)
+    .map((e) => e.innerText.split("\\n").sort((a, b) => b.length - a.length)[0])"""
+
+
 def paths(site):
     """Every page but the sources', which are code alone."""
     every = [page.relative_to(site).as_posix() for page in read_all(site)]
@@ -70,6 +78,8 @@ def test_every_page_is_quiet_typeset_and_not_too_wide(page, address, site, part)
             if needed > width:
                 wrong.append(f"{path}: needs {needed} of {width} pixels")
             wrong += [f"{path} at {width}: cuts {e}" for e in page.evaluate(STICKING_OUT)]
+            if width == WIDTHS[0] and path.startswith(WRITTEN):
+                wrong += [f"{path}: scrolls {line}" for line in page.evaluate(SCROLLED)]
     assert not wrong, "\n".join(wrong)
     assert formulas > 10
 
@@ -82,6 +92,18 @@ def test_search_finds_a_name(page, address, name):
     found.first.click()
     page.wait_for_url(f"**/*.{name}.html*")
     assert page.locator("h1").inner_text().startswith(name)
+    assert not page.problems
+
+
+@pytest.mark.parametrize(
+    ("words", "name"),
+    [("critical step", "critical_step_size"), ("learning rate", "critical_learning_rate")],
+)
+def test_search_finds_the_function_first(page, address, words, name):
+    open_page(page, f"{address}search.html?q={words.replace(' ', '+')}")
+    results = page.locator("#search-results li a")
+    results.nth(5).wait_for(timeout=20_000)
+    assert f".{name}.html" in results.first.get_attribute("href")
     assert not page.problems
 
 

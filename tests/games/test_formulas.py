@@ -33,7 +33,7 @@ def test_momentum_turns_small_steps_in_or_out_by_its_sign(beta, order, k):
 
 def test_optimistic_play_gains_more_a_gradient_than_extragradient():
     steps = np.linspace(0.01, 1.0, 1000)
-    extragradient = radii(games.extragradient(), steps).min() ** 0.5  # two gradients a step
+    extragradient = radii(games.extragradient(), steps).min() ** 0.5  # two gradients per step
     optimistic = radii(games.optimistic(), steps).min()
     # Near the double eigenvalue ρ has a cusp, so a grid of 1e-3 is right to its root.
     np.testing.assert_allclose(optimistic, np.sqrt(0.5), atol=0.03)

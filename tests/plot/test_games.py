@@ -120,6 +120,10 @@ def test_phase_plane_shows_how_far_each_path_ends():
     labels = [text.get_text() for text in ax.get_legend().get_texts()]
     # ‖z‖ grows by √(1 + η²) a step, or shrinks by it: 1.25² in four steps.
     assert labels == ["simultaneous: distance ×1.56", "proximal_point: distance ×0.64"]
+    # An arrow each, along the step that first leads far enough.
+    assert len(ax.texts) == len(paths)
+    for arrow, path in zip(ax.texts, paths.values(), strict=True):
+        assert list(arrow.xyann) in np.stack(path, 1).tolist()
     assert ax.get_xlabel()
     assert ax.get_ylabel()
 
@@ -160,7 +164,7 @@ def test_noise_floors_end_where_the_variance_grows():
     ax = plot.noise_floors(floors, step_sizes=etas, critical=critical, played=floors.distance)
     np.testing.assert_allclose(ax.lines[0].get_xdata(), [0.5, 1.0, 1.5])
     assert ax.get_title(loc="left") == "The variance grows from η = 2 on"
-    with pytest.raises(ValueError, match="`floors` must be one a step size"):
+    with pytest.raises(ValueError, match="`floors` must be one per step size"):
         plot.noise_floors(floors, step_sizes=etas[:2])
 
 
@@ -177,5 +181,5 @@ def test_sharpness_says_when_training_comes_to_the_edge():
     assert ax.get_title(loc="left") == "Training is at the edge from step 10 on"
     ax = plot.sharpness(found, steps=steps, learning_rate=0.1)
     assert ax.get_title(loc="left") == "Training comes as near as 0.25 of the edge"
-    with pytest.raises(ValueError, match="`found` must have one entry a step"):
+    with pytest.raises(ValueError, match="`found` must have one entry per step"):
         plot.sharpness(found, steps=steps[:2], learning_rate=0.5)

@@ -1,5 +1,7 @@
 """The figures of variational inference say what the numbers say."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import matplotlib.pyplot as plt
@@ -22,13 +24,13 @@ def title_of(ax):
 def test_elbo_curve_has_a_band_of_two_errors_and_the_distance_to_the_optimum():
     bounds = vi.Estimate(jnp.array([-5.0, -2.0, -1.5]), jnp.array([1.0, 0.5, 0.25]))
     ax = plot.elbo_curve([0, 10, 20], bounds, optimum=-1.25)
-    assert title_of(ax) == "ELBO -1.50 nats, 0.25 below the optimum"
+    assert title_of(ax) == "ELBO −1.50 nats, 0.25 below the optimum"
     vertices = ax.collections[0].get_paths()[0].vertices
     at_zero = vertices[vertices[:, 0] == 0, 1]
     assert (at_zero.min(), at_zero.max()) == (-7.0, -3.0)
     np.testing.assert_array_equal(ax.lines[0].get_ydata(), bounds.value)
     np.testing.assert_array_equal(ax.lines[1].get_ydata(), -1.25)
-    assert title_of(plot.elbo_curve([0, 10, 20], bounds)) == "ELBO -1.50 nats"
+    assert title_of(plot.elbo_curve([0, 10, 20], bounds)) == "ELBO −1.50 nats"
     assert ax.get_xlabel()
     assert ax.get_ylabel()
 
@@ -39,7 +41,7 @@ def test_posterior_pair_draws_two_sd_ellipses_and_names_the_worst(rng):
     turned = np.array([[1.0, 0.8], [0.8, 1.0]])
     normals = {"narrow": (np.zeros(2), 0.25 * np.eye(2)), "turned": (np.ones(2), turned)}
     ax = plot.posterior_pair(draws, normals=normals)
-    assert title_of(ax) == "narrow: sd off by -50%"
+    assert title_of(ax) == "narrow: sd off by −50%"
     first, second = ax.patches
     np.testing.assert_allclose([first.width, first.height], 2.0)
     # Axes of a correlation of 0.8: variances 1.8 and 0.2, along the diagonal.
@@ -101,6 +103,22 @@ def test_fit_history_shows_the_steps_and_what_the_draws_say():
     assert title_of(ax) == f"{len(fit.history)} steps, then draws: {fit.source}, {said}"
     low, high = ax.get_ylim()
     assert low < float(fit.elbo.value) < high
+
+
+def test_fit_history_has_a_column_for_each_stage_after_the_steps():
+    fit = vi.fit(standard_normal, jnp.zeros(2), jax.random.key(0))
+    (stage,) = fit.stages
+    stages = stage, stage._replace(source="conditional")
+    ax = plot.fit_history(dataclasses.replace(fit, source=vi.Source.CONDITIONAL, stages=stages))
+    first, second = ax.texts
+    assert first.get_text() == "variational, not trusted"
+    assert second.get_text() == "conditional, trusted"
+    assert len(fit.history) < first.get_position()[0] < second.get_position()[0] < ax.get_xlim()[1]
+    # Two columns, and the frame of the one whose draws are used.
+    plain, used, frame = ax.patches
+    assert used.get_bbox().bounds == frame.get_bbox().bounds != plain.get_bbox().bounds
+    assert not frame.get_fill()
+    assert max(ax.get_xticks()) <= len(fit.history)
 
 
 def test_rank_histograms_color_what_is_not_uniform():

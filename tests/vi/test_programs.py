@@ -103,6 +103,31 @@ def test_posterior_draws_is_one_program_for_each_source(key):
         assert not again
 
 
+def test_reports_of_a_fit_are_one_program_each(key):
+    fit = vi.fit(lambda z: -jnp.sum(z**2), EXAMPLE, key)
+    for report in (lambda: str(vi.summary(fit)), lambda: vi.to_arviz(fit, key, 10)):
+        jax.clear_caches()
+        with counted() as first:
+            report()
+        assert len(first) == 1
+
+
+def test_calibrate_compiles_for_one_simulation_what_it_does_for_all(key):
+    def calibrate(num_simulations):
+        jax.clear_caches()
+        with counted() as compiled:
+            vi.calibrate(
+                jax.random.normal,
+                lambda z, key: z + jax.random.normal(key, (5,)),
+                lambda z, x: -0.5 * z**2 - 0.5 * jnp.sum((x - z) ** 2),
+                key,
+                num_simulations=num_simulations,
+            )
+        return len(compiled)
+
+    assert calibrate(20) == calibrate(40) <= 8
+
+
 FULL = vi.full_rank(EXAMPLE)
 CALLS = {
     "elbo": lambda log_p, q, key: vi.elbo(log_p, FULL, q, key, num_samples=4),

@@ -29,6 +29,7 @@ Size: TypeAlias = SupportsInt  # a number, or one of JAX's symbolic dimensions
 
 SCAN, WHILE, COND, SOLVE, SHARD_MAP = "scan", "while", "cond", "custom_linear_solve", "shard_map"
 KERNEL = "pallas_call"
+_MAPPED = ("newly_manual_axes", "manual_axes")  # as newer and older versions call them
 _STORES = ("swap", "masked_swap", "addupdate")  # into what an operand of a kernel points at
 # Under which names a primitive keeps a program.
 _CALLED = ("jaxpr", "call_jaxpr", "fun_jaxpr")
@@ -318,9 +319,16 @@ def kernel(equation: Equation) -> _Kernel:
     return _Kernel(storing, equation.params["grid_mapping"].grid)
 
 
+def mapped_axes(equation: Equation) -> frozenset[str]:
+    """The axes of the mesh along which a ``shard_map`` runs its program on each device."""
+    (found,) = (equation.params[name] for name in _MAPPED if name in equation.params)
+    return frozenset(found)
+
+
 def num_devices(equation: Equation) -> Size:
     """On how many devices a ``shard_map`` runs its program."""
-    return functools.reduce(operator.mul, equation.params["mesh"].shape.values(), 1)
+    sizes = equation.params["mesh"].shape
+    return functools.reduce(operator.mul, (sizes[axis] for axis in mapped_axes(equation)), 1)
 
 
 def implementation(equation: Equation) -> ClosedJaxpr | None:

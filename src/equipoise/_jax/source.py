@@ -4,7 +4,6 @@ import functools
 import os
 import re
 import sysconfig
-from collections.abc import Iterator
 from typing import NamedTuple
 
 import jax
@@ -28,15 +27,22 @@ class Frame(NamedTuple):
     line: int
 
 
-def frames(equation: Equation) -> Iterator[Frame]:
+def frames(equation: Equation) -> tuple[Frame, ...]:
     """The lines that led to the equation, innermost first, those of JAX and of ours left out.
 
     Of a derivative, the lines are those of what it differentiates.
     """
     traceback: PyTree = equation.source_info.traceback
-    for frame in traceback.frames if traceback is not None else ():
-        if not frame.file_name.startswith((_JAX, _OWN, "<frozen")):
-            yield Frame(frame.file_name, frame.function_name, frame.line_num)
+    return () if traceback is None else _frames(traceback)
+
+
+@functools.lru_cache(maxsize=2**14)
+def _frames(traceback: PyTree) -> tuple[Frame, ...]:
+    return tuple(
+        Frame(frame.file_name, frame.function_name, frame.line_num)
+        for frame in traceback.frames
+        if not frame.file_name.startswith((_JAX, _OWN, "<frozen"))
+    )
 
 
 @functools.cache

@@ -10,7 +10,11 @@ and ``attention_statistics`` says what each row reads. The lookup functions turn
 which query copies a value, or averages some, and how wrong can it be?
 """
 
-from equipoise.attention._cache import KVCache, append_to_cache, decode_step, init_cache
+from equipoise.attention._cache.append import append_to_cache
+from equipoise.attention._cache.cache import KVCache
+from equipoise.attention._cache.pages import evict_from_cache, reserve_pages
+from equipoise.attention._cache.start import init_cache
+from equipoise.attention._decode import decode_step
 from equipoise.attention._dot_product import dot_product_attention
 from equipoise.attention._flax import flax_attention_fn
 from equipoise.attention._heads import MultiHeadAttention
@@ -66,6 +70,8 @@ __all__ = [  # noqa: RUF022
     "init_cache",
     "append_to_cache",
     "decode_step",
+    "evict_from_cache",
+    "reserve_pages",
     "KVCache",
     "ring_attention",
     "linear_attention",

@@ -10,14 +10,10 @@ from jax.typing import DTypeLike
 
 from equipoise._check import at, floating_array, value_error
 from equipoise._types import Array, Bool, Float, Int, PRNGKeyArray, static_result
-from equipoise.attention._cache import (
-    KVCache,
-    append_to_cache,
-    check_cache,
-    decode_step,
-    init_cache,
-    places,
-)
+from equipoise.attention._cache.append import append_to_cache
+from equipoise.attention._cache.cache import KVCache, check_cache, places
+from equipoise.attention._cache.start import init_cache
+from equipoise.attention._decode import decode_step
 from equipoise.attention._dot_product import dot_product_attention
 from equipoise.attention._kernel.mesh import place, placed_by
 from equipoise.attention._layer.plain import Scores, Sides, from_slots, in_full, scale_of

@@ -44,7 +44,7 @@ def rotary_embedding(
         rotary_size: r, how many of the h features are turned, from the first on. Even. Default h.
         interleaved: Whether (a, b) are neighbors (features 2i, 2i + 1) rather than from the two
             halves (features i, i + r/2).
-        tables: (cos, sin) of :func:`rotary_tables`, one row a position, ``(positions, r/2)``,
+        tables: (cos, sin) of :func:`rotary_tables`, one row per position, ``(positions, r/2)``,
             to look ``positions`` up in, instead of ``base``.
 
     Returns:
@@ -164,7 +164,7 @@ def _turns(positions: Array, r: int, base: float, dtype: jnp.dtype) -> tuple[Arr
 
 @result
 class Alibi:
-    """Slopes, one a head, that can be passed as ``score_fn``.
+    """Slopes, one per head, that can be passed as ``score_fn``.
 
     Attributes:
         slopes: m, ``(n,)``.

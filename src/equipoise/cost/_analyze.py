@@ -27,6 +27,7 @@ from equipoise.cost._program.mesh import Axes, Mesh
 from equipoise.cost._program.modules import closed_over
 from equipoise.cost._program.sizes import size_names, total_bytes
 from equipoise.cost._program.trace import Function, trace
+from equipoise.cost._program.uncollected import uncollected
 from equipoise.cost._traffic.boundary import with_boundary
 
 
@@ -126,6 +127,7 @@ class Cost:
 
 
 @at("cost.analyze")
+@uncollected()
 def analyze(
     fn: Function,
     *args: PyTree,

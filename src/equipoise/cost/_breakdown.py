@@ -133,8 +133,9 @@ def communication(parts: Sequence[tuple[Place, Work]]) -> tuple[Communication, .
     sums: dict[tuple[str, tuple[str, ...]], tuple[Expression, Expression]] = {}
     for place, work in parts:
         if place.collective is not None:
-            ring, tree = sums.get(place.collective, (ZERO, ZERO))
-            sums[place.collective] = (ring + work.sent, tree + work.sent_by_doubling)
+            kind, axes, _ = place.collective
+            ring, tree = sums.get((kind, axes), (ZERO, ZERO))
+            sums[kind, axes] = (ring + work.sent, tree + work.sent_by_doubling)
     return tuple(
         Communication(kind=kind, axes=axes, ring_bytes=ring, tree_bytes=tree)
         for (kind, axes), (ring, tree) in sums.items()

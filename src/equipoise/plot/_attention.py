@@ -28,7 +28,7 @@ def attention_weights(
     """Weights of one head as a picture, for small inputs.
 
     Args:
-        weights: One row a query, shape ``(t, s)``, at most 512 each.
+        weights: One row per query, shape ``(t, s)``, at most 512 each.
         query_labels: Names of the rows.
         key_labels: Names of the columns.
         ax: Axes to draw on; new ones by default.
@@ -161,7 +161,7 @@ def attention_costs(
             if len(values) != len(lengths):
                 raise value_error(
                     argument,
-                    f"must have {len(lengths)} numbers for {name!r}, one a length",
+                    f"must have {len(lengths)} numbers for {name!r}, one per length",
                     str(len(values)),
                 )
     figure, left, right = pair_of_axes(ax, size=(9.5, 3.8))

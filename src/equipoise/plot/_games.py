@@ -126,7 +126,7 @@ def eigenvalue_paths(
     Args:
         game: The game.
         rule: The update rule.
-        equilibrium: A tuple of one pytree a player.
+        equilibrium: A tuple of one pytree per player.
         step_sizes: Step sizes η, a vector.
         critical: Of this rule; marks where the circle is left.
         ax: Axes to draw on. Default: those of a new figure.

@@ -12,7 +12,7 @@ from equipoise.plot._style import COLORS, VERDICT_COLORS, new_axes, styled
 
 
 def stable_steps(found: Mapping[str, games.StableStepSizes], *, ax: Axes | None = None) -> Axes:
-    """Bars of all intervals of step sizes at which an equilibrium attracts, one row a name.
+    """Bars of all intervals of step sizes at which an equilibrium attracts, one row per name.
 
     Args:
         found: Results of :func:`equipoise.games.stable_step_sizes` by name.

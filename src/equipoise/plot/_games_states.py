@@ -13,7 +13,7 @@ from matplotlib.colors import BoundaryNorm, ListedColormap
 from equipoise import games
 from equipoise._types import Array, PyTree
 from equipoise.plot._games import STEP_LABEL
-from equipoise.plot._style import COLORS, new_axes, styled
+from equipoise.plot._style import COLORS, new_axes, number, styled
 
 
 def phase_plane(
@@ -59,9 +59,10 @@ def phase_plane(
             x, y, -np.asarray(u), -np.asarray(v), color="#c8c8c8", linewidth=0.7, arrowsize=0.8
         )
         for color, (name, track) in zip(cycle(COLORS), tracks.items(), strict=False):
-            label = f"{name}: distance ×{growth[name]:.3g}"
+            label = f"{name}: distance ×{number(growth[name], '.3g')}"
             ax.plot(*track.T, "o-", color=color, markersize=3.5, linewidth=1.2, label=label)
             ax.plot(*track[0], "s", color="black", markersize=6, zorder=5)
+            _direction(ax, track, 0.15 * extent, color)
         if equilibrium is not None:
             ax.plot(*center, "x", color="black", markersize=8, markeredgewidth=2, zorder=5)
         ax.set(
@@ -72,9 +73,9 @@ def phase_plane(
             ylabel="second player",
         )
         ax.grid(visible=False)
-        ax.legend(loc="upper right", frameon=True, framealpha=0.9)
+        ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.12))  # paths may go anywhere above
         nearest, farthest = min(growth, key=growth.__getitem__), max(growth, key=growth.__getitem__)
-        alone = f"{nearest}: distance ×{growth[nearest]:.3g} in {len(track) - 1} steps"
+        alone = f"{nearest}: distance ×{number(growth[nearest], '.3g')} in {len(track) - 1} steps"
         ax.set_title(alone if len(tracks) == 1 else f"{nearest} ends nearest, {farthest} farthest")
     return ax
 
@@ -184,6 +185,16 @@ def _doublings(parameters: np.ndarray, periods: np.ndarray) -> list[tuple[int, f
         if len(settled):
             found.append((twice, float(parameters[settled[0]])))
     return found
+
+
+def _direction(ax: Axes, track: np.ndarray, distance: float, color: str) -> None:
+    """An arrowhead on the path, where it is first this far from its start, or at its end."""
+    far = np.linalg.norm(track - track[0], axis=1) >= distance
+    i = max(int(far.argmax()), 1) if far.any() else len(track) - 1
+    if i > 0 and np.isfinite(track[i - 1 : i + 1]).all():
+        arrow = {"arrowstyle": "-|>", "color": color, "shrinkA": 0, "shrinkB": 0}
+        middle = track[i - 1] / 2 + track[i] / 2
+        ax.annotate("", middle, track[i - 1], arrowprops={**arrow, "mutation_scale": 14})
 
 
 def _growth(track: np.ndarray) -> float:

@@ -32,13 +32,13 @@ def sharpness(
         The axes. Their title says whether the run has come to the edge, and when.
 
     Raises:
-        ValueError: If there is not one result a step.
+        ValueError: If there is not one result per step.
     """
     where, sharp = np.asarray(steps), np.asarray(found.sharpness)
     if where.ndim != 1 or sharp.shape != where.shape:
         raise value_error(
             "found",
-            f"must have one entry a step, of shape {where.shape}",
+            f"must have one entry per step, of shape {where.shape}",
             f"entries of shape {sharp.shape}",
             "Example: jax.tree.map(lambda *leaves: jnp.stack(leaves), *results).",
         )
@@ -73,20 +73,20 @@ def noise_floors(
         floors: Of :func:`equipoise.games.noise_floor` for many step sizes, by ``jax.vmap``.
         step_sizes: The step sizes η, a vector.
         critical: Of the same game and rule; marks where the variance begins to grow.
-        played: Root mean square distances of runs, one a step size, drawn as points.
+        played: Root mean square distances of runs, one per step size, drawn as points.
         ax: Axes to draw on. Default: those of a new figure.
 
     Returns:
         The axes. Their title says where the variance begins to grow, or how far the noise reaches.
 
     Raises:
-        ValueError: If the floors are not one a step size.
+        ValueError: If the floors are not one per step size.
     """
     eta, distance = np.asarray(step_sizes), np.asarray(floors.distance)
     if eta.ndim != 1 or distance.shape != eta.shape:
         raise value_error(
             "floors",
-            f"must be one a step size, of shape {eta.shape}",
+            f"must be one per step size, of shape {eta.shape}",
             f"those of shape {distance.shape}",
             "Example: jax.vmap(lambda eta: games.noise_floor(..., step_size=eta))(step_sizes).",
         )

@@ -39,6 +39,11 @@ _STYLE: Any = {
 }
 
 
+def number(value: float, spec: str) -> str:
+    """A number in a title or a legend, with the minus sign that the axes have."""
+    return f"{value:{spec}}".replace("-", "−")
+
+
 def styled(**changes: Any) -> Any:
     """A context in which figures are drawn in the house style."""
     return mpl.rc_context({**_STYLE, **changes})

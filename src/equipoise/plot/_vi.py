@@ -9,7 +9,7 @@ from matplotlib.patches import Ellipse
 from numpy.typing import ArrayLike
 
 from equipoise import vi
-from equipoise.plot._style import COLORS, VERDICT_COLORS, new_axes, styled
+from equipoise.plot._style import COLORS, VERDICT_COLORS, new_axes, number, styled
 
 
 def elbo_curve(
@@ -23,7 +23,7 @@ def elbo_curve(
 
     Args:
         steps: Number of the step of each bound.
-        bounds: An :class:`equipoise.vi.Estimate` whose fields have one entry a step.
+        bounds: An :class:`equipoise.vi.Estimate` whose fields have one entry per step.
         optimum: The exact best bound, or the log evidence, as a line.
         ax: Axes to draw on. Default: those of a new figure.
 
@@ -35,10 +35,10 @@ def elbo_curve(
     with styled():
         ax.fill_between(steps, value - error, value + error, color=COLORS[5], alpha=0.4, lw=0)
         ax.plot(steps, value, color=COLORS[0], label="ELBO ± 2 standard errors")
-        title = f"ELBO {value[-1]:.2f} nats"
+        title = f"ELBO {number(value[-1], '.2f')} nats"
         if optimum is not None:
             ax.axhline(optimum, color=COLORS[1], ls="--", label="exact optimum")
-            title += f", {optimum - value[-1]:.2g} below the optimum"
+            title += f", {number(optimum - value[-1], '.2g')} below the optimum"
         ax.set(xlabel="step", ylabel="ELBO (nats)", title=title)
         ax.legend(loc="lower right")
     return ax
@@ -79,9 +79,12 @@ def posterior_pair(
             ratio = np.sqrt(np.diag(covariance)) / draws.std(axis=0) - 1
             off = float(ratio[np.argmax(np.abs(ratio))])
             worst = max(worst, (name, off), key=lambda pair: abs(pair[1]))
-        title = f"{worst[0]}: sd off by {worst[1]:+.0%}" if worst[0] else "Reference draws"
+        title = (
+            f"{worst[0]}: sd off by {number(worst[1], '+.0%')}" if worst[0] else "Reference draws"
+        )
         ax.set(xlabel=labels[0], ylabel=labels[1], title=title)
-        ax.legend(loc="upper left", markerscale=3)
+        # Below the axes: a cloud may lie in any corner.
+        ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=3, markerscale=3)
     return ax
 
 

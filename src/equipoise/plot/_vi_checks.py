@@ -4,21 +4,27 @@ from collections.abc import Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.ticker import MaxNLocator
 
 from equipoise import vi
 from equipoise._check import value_error
+from equipoise._types import Array
 from equipoise.plot._style import COLORS, VERDICT_COLORS, new_axes, new_grid, styled
 
 _SHARE = 0.95  # of uniform histograms lie within the band
 _MOST_NUMBERS = 12  # that are drawn, those with the smallest p-values
+_LEAST_MARGIN = 0.01  # nats, below which differences mean nothing
+_WIDTH = 0.09  # of the column of a stage, as a part of the axis of steps
 
 
 def fit_history(fit: vi.Fit, *, ax: Axes | None = None) -> Axes:
-    """The bound after each step of a fit, and what its draws say at the end.
+    """The bound after each step of a fit, what its draws say at the end, and the stages tried.
 
     The curve is on the fit's own points; the level beside it is the bound on fresh draws, with two
     standard errors. The log evidence is that of the weighted draws. As the first steps may gain
-    thousands of nats, the axis shows where the last nine tenths of the steps are.
+    thousands of nats, the axis shows where the last nine tenths of the steps are. After the steps
+    stands a column for each of ``fit.stages``, from cheap to dear, in the color of its verdict;
+    the one with a frame made the draws of the fit.
 
     Args:
         fit: What :func:`equipoise.vi.fit` returned.
@@ -34,19 +40,51 @@ def fit_history(fit: vi.Fit, *, ax: Axes | None = None) -> Axes:
     ax = new_axes(ax)
     with styled():
         ax.plot(steps, history, color=COLORS[0], label="ELBO on the fit's points")
-        ax.axhspan(elbo - error, elbo + error, color=COLORS[5], alpha=0.4, lw=0)
-        ax.axhline(elbo, color=COLORS[5], label="ELBO on fresh draws ± 2 standard errors")
-        ax.axhline(evidence, color=COLORS[1], ls="--", label="log evidence by weights")
+        ends = [0, len(history)]
+        ax.fill_between(ends, elbo - error, elbo + error, color=COLORS[5], alpha=0.4, lw=0)
+        fresh = "ELBO on fresh draws ± 2 standard errors"
+        ax.plot(ends, [elbo, elbo], color=COLORS[5], label=fresh)
+        ax.plot(ends, [evidence] * 2, "--", color=COLORS[1], label="log evidence by weights")
         shown = [*history[len(history) // 10 :], elbo, evidence]
         low, high = np.min(shown, where=np.isfinite(shown), initial=np.inf), np.nanmax(shown)
         if np.isfinite(low) and np.isfinite(high):
-            margin = 0.05 * (high - low) or 1.0
+            margin = max(0.05 * (high - low), _LEAST_MARGIN)
             ax.set_ylim(low - margin, high + margin)
-        said = "trusted" if fit.trusted else "not trusted"
-        title = f"{len(history)} steps, then draws: {fit.source}, {said}"
+        _draw_stages(fit, ax)
+        done = "1 step" if len(history) == 1 else f"{len(history)} steps"
+        title = f"{done}, then draws: {fit.source}, {_said(fit.trusted)}"
         ax.set(xlabel="step", ylabel="nats", title=title)
-        ax.legend(loc="lower right")
+        ax.legend(loc="best")
     return ax
+
+
+def _said(trusted: Array | bool) -> str:  # noqa: FBT001
+    return "trusted" if trusted else "not trusted"
+
+
+def _draw_stages(fit: vi.Fit, ax: Axes) -> None:
+    """A column for each stage, to the right of the last step."""
+    last = len(fit.history)
+    width = _WIDTH * last
+    for number, stage in enumerate(fit.stages):
+        used = stage.source == fit.source
+        trusted = used and bool(fit.trusted)  # nothing is tried after draws that are
+        color = VERDICT_COLORS["converges" if trusted else "diverges"]
+        left = last + (number + 0.5) * width
+        ax.axvspan(left, left + 0.9 * width, color=color, alpha=0.25, lw=0)
+        if used:
+            ax.axvspan(left, left + 0.9 * width, fill=False, ec=color, lw=1.5)
+        ax.text(
+            left + 0.45 * width,
+            0.5,
+            f"{stage.source}, {_said(trusted)}",
+            rotation=90,
+            ha="center",
+            va="center",
+            transform=ax.get_xaxis_transform(),
+        )
+    ax.set_xticks([step for step in MaxNLocator(integer=True).tick_values(0, last) if step <= last])
+    ax.set_xlim(0, last + (len(fit.stages) + 0.7) * width)
 
 
 def rank_histograms(

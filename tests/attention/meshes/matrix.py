@@ -35,7 +35,10 @@ ARRAYS = {
     "inputs": _rng.normal(size=(B, T, D)),
     "weights": {name: _rng.normal(size=weight.shape) / 4 for name, weight in LAYER.weights.items()},
     "empty": (np.zeros((B, T, K, H)), np.zeros((B, T, K, H)), np.int32(3)),
+    "pages": (np.zeros((2 * B, T // 2, K, H)), np.zeros((2 * B, T // 2, K, H))),
+    "table": _rng.permutation(2 * B).reshape(B, 2).astype(np.int32),
 }
+FIXED = ("lengths", "empty", "pages", "table")  # which have no direction
 DIVIDED = {
     "batch": (("b", "h"), None, None),
     "heads": (None, None, "h"),
@@ -101,6 +104,22 @@ def decode_step(x):
     return y
 
 
+def decode_step_of_each(x):
+    """As many are in the cache as an entry has, and it takes what attention takes."""
+    cache = attention.KVCache(*x["empty"][:2], x["lengths"] - 3, ring=False)
+    cache, (y, lse) = attention.decode_step(
+        cache, *(y[:, :8] for y in qkv(x)), x["bias"], score_fn=alibi(x), return_residual=True
+    )
+    return y + lse[..., None]
+
+
+def decode_step_in_pages(x):
+    """Each device of a manual mesh has all pages, and writes those of its entries."""
+    cache = attention.KVCache(*x["pages"], x["lengths"] - 3, ring=False, page_table=x["table"])
+    cache, y = attention.decode_step(cache, *(y[:, :8] for y in qkv(x)))
+    return y
+
+
 def multi_head_attention(x):
     return LAYER.apply(x["weights"], x["inputs"], is_causal=True)
 
@@ -114,6 +133,8 @@ FUNCTIONS = (
     linear_attention,
     rotary_embedding,
     decode_step,
+    decode_step_of_each,
+    decode_step_in_pages,
     multi_head_attention,
 )
 
@@ -137,6 +158,8 @@ def specs(divided, *, manual):
         "inputs": P(batch, row),
         "weights": weights,
         "empty": (tokens, tokens, P()),
+        "pages": (P(None, None, head),) * 2,
+        "table": P(batch if manual else None),
     }
 
 
@@ -148,7 +171,7 @@ def orders(run):
 
     def program(x):
         x = dict(x)
-        fixed = {name: x.pop(name) for name in ("lengths", "empty")}
+        fixed = {name: x.pop(name) for name in FIXED}
         slope = jax.grad(lambda x: total(x, fixed))
         return run(x | fixed), *jax.jvp(slope, (x,), (jax.tree.map(jnp.cos, x),))
 

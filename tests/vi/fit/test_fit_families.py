@@ -41,7 +41,7 @@ def test_fit_of_a_block_diagonal_normal_reaches_the_closed_form(key):
     np.testing.assert_allclose(draws.std(0), sds, rtol=0.05)
 
 
-# A line search compares values, so it needs more draws a step than the noise of 16 allows.
+# A line search compares values, so it needs more draws per step than the noise of 16 allows.
 @pytest.mark.parametrize(
     ("optimizer", "num_samples"), [(None, None), (optax.sgd(0.02), None), (optax.lbfgs(), 256)]
 )

@@ -19,10 +19,14 @@ _KINDS = {name: kind for kind, names in _LINES for name in names.split()}
 
 
 class Collective(NamedTuple):
-    """A collective operation, and the axes of the mesh along which devices take part."""
+    """A collective operation, and the axes of the mesh along which devices take part.
+
+    Where only so many of them at a time do, ``group`` says how many.
+    """
 
     kind: str
     axes: tuple[str, ...]
+    group: int | None = None
 
 
 def collective(equation: Equation) -> Collective | None:
@@ -35,7 +39,9 @@ def collective(equation: Equation) -> Collective | None:
     else:
         axes = equation.params.get("axes", equation.params.get("axis_name"))
         axes = (axes,) if isinstance(axes, str) else axes
-    return Collective(kind, tuple(axis for axis in axes if isinstance(axis, str)))
+    groups = equation.params.get("axis_index_groups")
+    named = tuple(axis for axis in axes if isinstance(axis, str))
+    return Collective(kind, named, None if groups is None else len(groups[0]))
 
 
 def mesh_sizes(equation: Equation) -> dict[str, Size]:

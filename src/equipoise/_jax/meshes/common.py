@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import jax
 from jax import export
-from jax.sharding import AbstractMesh, AxisType
+from jax.sharding import AbstractMesh
 
 from equipoise._jax.programs import (
     WHILE,
@@ -28,11 +28,8 @@ from equipoise._jax.programs import (
 from equipoise._types import PyTree
 
 
-def on_mesh(
-    fn: Callable[..., PyTree], sizes: Mapping[str, int], types: Sequence[AxisType]
-) -> Callable[..., PyTree]:
-    """The function where a mesh of these sizes is at hand, as if by :func:`jax.set_mesh`."""
-    mesh = AbstractMesh(tuple(sizes.values()), tuple(sizes), axis_types=tuple(types))
+def on_mesh(fn: Callable[..., PyTree], mesh: AbstractMesh) -> Callable[..., PyTree]:
+    """The function where a mesh is at hand, as if by :func:`jax.set_mesh`."""
 
     def inside(*args: PyTree) -> PyTree:
         with jax.sharding.use_abstract_mesh(mesh):
@@ -42,7 +39,7 @@ def on_mesh(
 
 
 _Places = list[int | None]
-_NO_SIZES = ("perm", "in_specs", "out_specs")  # parameters with an entry a device or an operand
+_NO_SIZES = ("perm", "in_specs", "out_specs")  # parameters with an entry per device or an operand
 
 
 class Differ(Exception):

@@ -18,6 +18,7 @@ from equipoise._jax.programs import (
     Program,
     Size,
     Variable,
+    aval,
     closed,
     constants,
     is_program,
@@ -100,6 +101,7 @@ def divided_up(size: Size, counts: Sequence[Size]) -> Size:
 _MOVES: dict[str, Callable[[Array], PyTree]] = {
     "all-reduce": lambda x: _lax.psum(x, "i"),
     "all-gather": lambda x: _lax.all_gather(x, "i", tiled=True),
+    "permute": lambda x: _lax.ppermute(x, "i", [(0, 1)]),
     "all-to-all": lambda x: _lax.all_to_all(x, "i", 0, 0, tiled=True),
     "slice": lambda x: _lax.dynamic_slice(x, (0,), (1,)),
     "call": jax.jit(lambda x: x + 1),
@@ -115,11 +117,13 @@ def _template(kind: str) -> Equation:
 def move(kind: str, axes: Sequence[str], operand: Atom, result: Variable, at: Equation) -> Equation:
     """An equation that makes an array of another shape from what devices send, or its own part."""
     made = _template(kind)
-    named = {name: tuple(axes) for name in ("axes", "axis_name") if name in made.params}
+    changed: dict[str, PyTree] = dict.fromkeys(("axes", "axis_name"), tuple(axes))
+    sizes = enumerate(zip(aval(operand).shape, aval(result).shape, strict=True))
+    changed["all_gather_dimension"] = next((i for i, (a, b) in sizes if a != b), 0)
     return made.replace(
         invars=[operand, *made.invars[1:]],
         outvars=[result],
-        params=dict(made.params) | named,
+        params={name: changed.get(name, value) for name, value in made.params.items()},
         source_info=at.source_info,
     )
 

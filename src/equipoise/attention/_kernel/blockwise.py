@@ -100,7 +100,7 @@ def _forward(problem: Problem, schedule: Schedule, grid: Grid) -> _Totals:
         if problem.masked:
             # A masked value must reach nothing, and 0 times NaN is NaN: it counts as 0, and its key
             # is NaN, which reaches the scores of those alone who may read it.
-            broken = blocks[-1] if several else _broken(part.value)
+            broken = blocks[-1] if several else broken_values(part.value)
             key = lax.add(part.key, spread(broken, part.key))
             part = dataclasses.replace(part, key=key, value=clean(part.value))
         else:
@@ -139,11 +139,11 @@ def _forward(problem: Problem, schedule: Schedule, grid: Grid) -> _Totals:
     if problem.masked and several:
         along = Axes(head=2, key=1)
         value = read_whole(problem.value, along, grid)
-        arrays, axes = [*arrays, _broken(value)], [*axes, along]
+        arrays, axes = [*arrays, broken_values(value)], [*axes, along]
     found = walk(grid, schedule, arrays, axes, totals, start=start, update=update, finish=finish)
     return written_whole(found[0], BY_ROW, grid), written_whole(found[1], BY_ROW, grid)
 
 
-def _broken(value: Array) -> Array:
+def broken_values(value: Array) -> Array:
     """For each key 0, or NaN if its value is not finite."""
     return lax.reduce_sum(lax.sub(value, value), (3,))

@@ -76,9 +76,7 @@ def _automatic(
     function: Callable[..., PyTree], arguments: inspect.BoundArguments, places: PyTree
 ) -> PyTree:
     mesh = _explicit(arguments.arguments)
-    query = arguments.arguments.get("query")
-    given = {name: _portable(name, value, query) for name, value in arguments.arguments.items()}
-    leaves, structure = jax.tree.flatten(given)
+    leaves, structure = jax.tree.flatten(portable(arguments.arguments))
     there = [i for i, x in enumerate(leaves) if _explicit(x) is not None]
 
     def run(*arrays: Array) -> PyTree:
@@ -105,6 +103,12 @@ class Portable:
 
     def __call__(self, *scalars: Array) -> Array:
         return evaluated(closed(self.function.program, self.captured), scalars)[0]
+
+
+def portable(arguments: dict[str, PyTree]) -> dict[str, PyTree]:
+    """Arguments with their functions of scalars in such a form; ``**options`` are a dictionary."""
+    query = arguments.get("query")
+    return {name: _portable(name, value, query) for name, value in arguments.items()}
 
 
 def _portable(name: str, value: PyTree, query: PyTree) -> PyTree:

@@ -98,13 +98,15 @@ def _array(number: float | Array, dtype: DTypeLike) -> Array:
 class Block(NamedTuple):
     """A problem whose arrays were cut to some rows and keys, and where those lie in the whole.
 
-    ``head`` is the first query head, ``rows`` (t,) and ``keys`` (s,) are indices.
+    ``head`` is the first query head, ``rows`` (t,) and ``keys`` (s,) are indices, ``entry`` is
+    the first entry of the batch.
     """
 
     problem: Problem
     head: int | Index
     rows: Array
     keys: Array
+    entry: int | Array = 0
 
 
 def whole(problem: Problem) -> Block:
@@ -137,4 +139,4 @@ def indices(block: Block) -> Indices:
     problem = block.problem
     b, _, _, k, g = problem.sizes
     offset = _array(problem.offset, jnp.int32).reshape(-1)
-    return Indices(block.rows, block.keys, offset, block.head, k * g, b)
+    return Indices(block.rows, block.keys, offset, block.head, k * g, b, first_batch=block.entry)

@@ -125,7 +125,7 @@ def _known(problem: Problem, grid: Grid) -> np.ndarray | None:
     def ask(arrays: dict[int, Array]) -> None:
         full = [arrays.get(i, x) for i, x in enumerate(leaves)]
         mask, offset = jax.tree.unflatten(structure, full)
-        found.append(_possible(mask, offset, grid).any(axis=0))
+        found.append(possible_blocks(mask, offset, grid).any(axis=0))
 
     jax.eval_shape(ask, arrays)
     return found[0] if isinstance(found[0], np.ndarray) else None
@@ -134,13 +134,13 @@ def _known(problem: Problem, grid: Grid) -> np.ndarray | None:
 @functools.partial(jax.jit, static_argnames="grid", inline=True)
 def _listed(mask: Mask | None, offset: Array, grid: Grid) -> Schedule:
     """The same from values that are not known; one program where eager."""
-    possible = any_of_batch(_possible(mask, offset, grid).any(axis=0))
+    possible = most_of_batch(possible_blocks(mask, offset, grid).any(axis=0))
     first = jnp.argsort(~possible.reshape(-1), stable=True).astype(jnp.int32)
     row, key = jnp.divmod(first, int32(grid.key_blocks))
     return Schedule(row, key, jnp.cumsum(possible.sum(axis=1, dtype=jnp.int32)))
 
 
-def _possible(mask: Mask | None, offset: int | Array, grid: Grid) -> Flags:
+def possible_blocks(mask: Mask | None, offset: int | Array, grid: Grid) -> Flags:
     """Whether a block may hold a pair, (batch, row blocks, key blocks)."""
     ones = jnp.ones if is_named(grid.rows, grid.keys) else np.ones
     every: Flags = ones((1, grid.row_blocks, grid.key_blocks), bool)
@@ -158,12 +158,17 @@ def _possible(mask: Mask | None, offset: int | Array, grid: Grid) -> Flags:
 
 
 @jax.custom_batching.custom_vmap
-def any_of_batch(flags: Array) -> Array:
-    """The flags; under vmap, whether any entry has them, so that a loop keeps one trip count."""
-    return flags
+def most_of_batch(numbers: Array) -> Array:
+    """The numbers; under vmap the largest of any entry, so that a loop keeps one trip count.
+
+    Of flags: whether any entry has them.
+    """
+    return numbers
 
 
-@any_of_batch.def_vmap
-def _any_of_batch_rule(axis_size: int, in_batched: list[bool], flags: Array) -> tuple[Array, bool]:
+@most_of_batch.def_vmap
+def _most_of_batch_rule(
+    axis_size: int, in_batched: list[bool], numbers: Array
+) -> tuple[Array, bool]:
     del axis_size, in_batched
-    return any_of_batch(flags.any(axis=0)), False
+    return most_of_batch(numbers.max(axis=0)), False

@@ -43,7 +43,7 @@ def lookup_error_bound(
 
     Args:
         weights: w, the mixture, normalized here. Shape ``(n,)``.
-        values: v, one row a key. Shape ``(n, e)``.
+        values: v, one row per key. Shape ``(n, e)``.
         margin: Δ, the log-mean-exp of the scores in A less the largest other score: the
             ``margin`` of a :class:`LookupQuery`, or its sharpness. A scalar.
 

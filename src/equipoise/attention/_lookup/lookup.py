@@ -100,7 +100,7 @@ def lookup_query(
     the attention, or multiply q by √d.
 
     Args:
-        keys: k, one row a key. Shape ``(n, d)``.
+        keys: k, one row per key. Shape ``(n, d)``.
         weights: w, the mixture, normalized here to sum to one. Shape ``(n,)``.
         sharpness: β, how far the other keys' scores lie below the (log-mean-exp) score of the
             mixture. A scalar.
@@ -195,7 +195,7 @@ def lookup_margin(keys: Float[Array, "n d"], weights: Float[Array, " n"]) -> Sca
     error is :func:`lookup_error_bound` at margin γR. It is a support vector machine's margin.
 
     Args:
-        keys: k, one row a key. Shape ``(n, d)``.
+        keys: k, one row per key. Shape ``(n, d)``.
         weights: w; only where it is positive matters. Shape ``(n,)``.
 
     Returns:

@@ -50,7 +50,7 @@ def noisy_lookup(
 
     Args:
         keys: μ, the mean of each key. Shape ``(n, d)``.
-        queries: q, one row a head. Shape ``(heads, d)``.
+        queries: q, one row per head. Shape ``(heads, d)``.
         key: Randomness; equal keys give equal draws, in every dtype of ``keys``.
         noise: F, a factor of each key's covariance. Shape ``(n, d, r)``; zero for exact keys.
         num_samples: Draws of all keys, at least 2.

@@ -37,11 +37,13 @@ class Indices(NamedTuple):
     num_heads: int
     num_batch: int
     contiguous: bool = True
+    first_batch: int | Array = 0
 
     @property
     def batch(self) -> Array:
         """Which entry of the batch."""
-        return jnp.arange(self.num_batch, dtype=jnp.int32)[:, None, None, None]
+        entries = self.first_batch + jnp.arange(self.num_batch, dtype=jnp.int32)
+        return entries[:, None, None, None]
 
     @property
     def head(self) -> Array:
@@ -168,7 +170,8 @@ class Pairs(Mask):
                 *(jnp.zeros_like(i) if n == 1 else i for i, n in zip(at, shape, strict=True)),
             ]
         rows, keys = ((x[0], x.size) for x in (pairs.rows, pairs.keys))
-        parts = (0, shape[0]), (pairs.first_head, pairs.num_heads), rows, keys
+        entries = pairs.first_batch, pairs.num_batch
+        parts = entries, (pairs.first_head, pairs.num_heads), rows, keys
         cut = [(0, 1) if n == 1 else part for n, part in zip(shape, parts, strict=True)]
         starts = [jnp.asarray(start, jnp.int32) for start, _ in cut]
         return lax.dynamic_slice(self.array, starts, [size for _, size in cut])

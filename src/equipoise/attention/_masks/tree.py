@@ -1,4 +1,4 @@
-"""Trees of guessed tokens: each reads its ancestors, told by two numbers a token."""
+"""Trees of guessed tokens: each reads its ancestors, told by two numbers per token."""
 
 import jax
 import jax.numpy as jnp

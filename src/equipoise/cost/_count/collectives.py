@@ -27,7 +27,8 @@ def sent(
     found: Collective, size: Expression, mesh: Mapping[str, Size]
 ) -> tuple[Expression, Expression]:
     """Bytes that a device sends of an operand of this size: along a ring, and by doubling."""
-    devices = math.prod((size_of(mesh.get(axis, 1)) for axis in found.axes), start=ONE)
+    along = (size_of(mesh.get(axis, 1)) for axis in found.axes)
+    devices = math.prod(along, start=ONE) if found.group is None else ONE * found.group
     if devices == 1:
         return ZERO, ZERO
     others, rounds = (devices - ONE) / devices, apply("ceil_log2", devices)

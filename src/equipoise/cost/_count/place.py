@@ -53,7 +53,7 @@ def place_of(equation: Equation, surroundings: _Surroundings) -> Place:
     holder, opaque = surroundings
     user, library = holder.user, holder.library
     if not opaque:
-        lines = list(frames(equation))
+        lines = frames(equation)
         user = next((line for line in lines if not is_library(line.file)), user)
         library = next(iter(lines), library)
     arrays = [aval(v) for v in equation.outvars if is_array(v)]

@@ -1,5 +1,6 @@
 """The variables of one program: the depth, the known value and the lifetime of each."""
 
+import functools
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -13,6 +14,8 @@ from equipoise.cost._count.rules import RENAMED
 from equipoise.cost._count.work import Work, total
 from equipoise.cost._expression.expression import ZERO, Expression
 from equipoise.cost._program.sizes import size_of, total_bytes
+
+_FEW = 3  # axes of an array, at most, that a vector of so many integers indexes
 
 
 class Known(NamedTuple):
@@ -138,7 +141,13 @@ def is_small(variable: Atom) -> bool:
     found = aval(variable)
     if not found.shape:
         return True
-    return found.shape in ((1,), (2,), (3,)) and jnp.issubdtype(found.dtype, jnp.integer)
+    (size, *rest) = found.shape
+    return not rest and isinstance(size, int) and size <= _FEW and _is_integer(found.dtype)
+
+
+@functools.cache
+def _is_integer(dtype: np.dtype) -> bool:
+    return bool(jnp.issubdtype(dtype, jnp.integer))
 
 
 def _fold(primitive: str, sizes: list[Expression | None]) -> Known:

@@ -16,8 +16,7 @@ from equipoise.cost._memory.kinds import Kind
 
 _SPREAD = (Kind.SPREAD, Kind.FILLED)
 _FUSED = (*_SPREAD, Kind.CHEAP, Kind.DEAR)
-_REDUCING = (Kind.REDUCTION, Kind.WINDOW)
-_FUSING = (*_FUSED, *_REDUCING, Kind.COPY)
+_FUSING = (*_FUSED, Kind.REDUCTION, Kind.COPY)
 _MANY = frozenset((-1, -2))  # stands for any two loops or more
 
 
@@ -31,21 +30,39 @@ class _Fate(NamedTuple):
 _THERE = _Fate(frozenset(), is_loop=True)  # of what no operation makes
 
 
-def loops(graph: Graph, results: set[int]) -> dict[int, frozenset[int]]:
-    """The operations that write to memory, and what each reads there, through what it takes in."""
+class Loops(NamedTuple):
+    """The operations that write to memory: what each reads there, through what it takes in.
+
+    And what of that each may write its result over, as it reads it element by element. Some values
+    are never read in the shape in which their operation has them, and are written in another one.
+    """
+
+    reads: dict[int, frozenset[int]]
+    alike: dict[int, frozenset[int]]
+    reshaped: set[int]
+
+
+def loops(graph: Graph, results: set[int]) -> Loops:
+    """The operations that write to memory; the others are taken in."""
     fates, maker = _Fates(graph, results).found, makers(graph, range(len(graph.nodes)))
-    through: dict[int, frozenset[int]] = {}
-    reads: dict[int, frozenset[int]] = {}
+    through: dict[int, tuple[frozenset[int], frozenset[int]]] = {}
+    found, whole = Loops({}, {}, set()), set[int]()
     for index in sorted(fates):
-        node, found = graph.nodes[index], frozenset[int]()
+        node, reads, moved = graph.nodes[index], frozenset[int](), frozenset[int]()
         for v in node.reads:
             taken = index in fates.get(maker.get(v, -1), _THERE).takers
-            found |= through[v] if taken else {v}
+            its, its_moved = through[v] if taken else (frozenset((v,)), frozenset[int]())
+            reads |= its
+            moved |= its_moved if v in node.alike else its
+            if not taken:
+                (found.reshaped if v in node.reshaped else whole).add(v)
         if fates[index].takers:
-            through.update(dict.fromkeys(node.makes, found))
+            through.update(dict.fromkeys(node.makes, (reads, moved)))
         if fates[index].is_loop:
-            reads[index] = found
-    return reads
+            found.reads[index] = reads
+            found.alike[index] = reads - moved if node.kind in _FUSED else frozenset()
+    found.reshaped.difference_update(whole)
+    return found
 
 
 def makers(graph: Graph, indices: Iterable[int]) -> dict[int, int]:
@@ -101,28 +118,12 @@ class _Fates:
     def _joined(self, readers: Iterable[int]) -> frozenset[int]:
         return frozenset[int]().union(*(self._ends[r] for r in readers))
 
-    def _reduces(self, reader: int, kinds: tuple[Kind, ...] = _REDUCING) -> bool:
-        """Whether a reader becomes part of a reduction."""
-        return any(e >= 0 and self._graph.nodes[e].kind in kinds for e in self._ends[reader])
-
     def _able(self, index: int, around: set[int]) -> frozenset[int]:
         """The readers that could take it in."""
         kind = self._graph.nodes[index].kind
-        if kind in (Kind.PRODUCT, *_REDUCING):
-            alone = len(around) == 1
-            return frozenset(r for r in around if alone and self._reduces(r))
         if kind not in _FUSED or (kind is Kind.DEAR and self._repeated & around):
             return frozenset()
-        barred: tuple[Kind, ...] = _REDUCING
-        if kind is Kind.FILLED:
-            barred = (Kind.WINDOW,)
-        elif kind is not Kind.SPREAD and len(around) == 1:
-            barred = ()
-        return frozenset(
-            r
-            for r in around
-            if self._graph.nodes[r].kind in _FUSING and not self._reduces(r, barred)
-        )
+        return frozenset(r for r in around if self._graph.nodes[r].kind in _FUSING)
 
     def _worth(self, index: int, takers: frozenset[int], *, everywhere: bool) -> bool:
         """Whether it may be computed where it is read, for every reader that takes it in."""

@@ -7,6 +7,8 @@ takes over, programs that it runs inside.
 import enum
 from collections.abc import Iterator, Sequence
 
+import jax.numpy as jnp
+
 from equipoise._jax.programs import (
     COND,
     KERNEL,
@@ -20,6 +22,7 @@ from equipoise._jax.programs import (
     Size,
     aval,
     branches,
+    is_array,
     linear_solve,
     num_devices,
     rank,
@@ -27,7 +30,7 @@ from equipoise._jax.programs import (
     while_loop,
 )
 from equipoise.cost._expression.expression import Expression
-from equipoise.cost._program.sizes import size_of
+from equipoise.cost._program.sizes import is_one, count, size_of
 
 HOLDING = (SCAN, WHILE, COND, SOLVE, SHARD_MAP, KERNEL)
 # Elementwise operations whose operands have other shapes, or other types, than the result.
@@ -80,6 +83,43 @@ KINDS = {
 }
 
 
+_IN_LIBRARY = """
+abs add add_any ceil cos div erf exp exp2 expm1 floor integer_pow log log1p logistic max min mul neg
+pow rsqrt sign sin sqrt square sub tan tanh broadcast broadcast_in_dim
+reduce_sum reduce_max reduce_min reduce_window_sum reduce_window_max reduce_window_min
+"""
+_FEATURES = 16  # of a convolution, less than which are none either
+_LEAST = 4096  # elements that are worth a call of the library,
+_USUAL = 32  # where a size that has only a name is taken for this one
+
+
+def in_library(equation: Equation) -> bool:
+    """Whether a library knows the operation, and takes it in with what surrounds it."""
+    name, params = equation.primitive.name, equation.params
+    arrays = [aval(v) for v in (*equation.invars, *equation.outvars) if is_array(v)]
+    if any(a.dtype not in (jnp.float32, jnp.float64) for a in arrays):
+        return False
+    if name == "dot_general":
+        (summed, _), _ = params["dimension_numbers"]
+        return tuple(summed) == (rank(equation.invars[0]) - 1,)
+    if name == "conv_general_dilated":
+        numbers = params["dimension_numbers"]
+        in_order = not any(True for _ in reordered(equation)) and len(params["padding"]) == 2
+        dilated = any(d != 1 for d in (*params["lhs_dilation"], *params["rhs_dilation"]))
+        ends = equation.invars[0], equation.outvars[0]
+        features = [size_of(aval(v).shape[numbers.lhs_spec[1]]).constant for v in ends]
+        large = any(f is None or f > _FEATURES for f in features)
+        return in_order and large and not dilated and params["batch_group_count"] == 1
+    if name not in _IN_LIBRARY.split():
+        return False
+    sizes = [count(a.shape) for a in arrays]
+    most = max(s.at(dict.fromkeys(s.names, _USUAL)) for s in sizes)
+    return name.startswith("broadcast") or most >= _LEAST
+
+
+REDUCING = (Kind.REDUCTION, Kind.WINDOW)
+
+
 def written_over(equation: Equation) -> Iterator[tuple[int, int]]:
     """Operands that a result may be written over, each with that result."""
     match equation.primitive.name:
@@ -98,7 +138,7 @@ def written_over(equation: Equation) -> Iterator[tuple[int, int]]:
 def fills(atom: Atom, shape: Sequence[Size]) -> bool:
     """Whether an operand of an elementwise operation has the result's shape."""
     own = aval(atom).shape
-    widened = any(a == 1 and b != 1 for a, b in zip(own, shape, strict=False))
+    widened = any(is_one(a) and not is_one(b) for a, b in zip(own, shape, strict=False))
     return len(own) == len(shape) and not widened
 
 
@@ -127,6 +167,29 @@ def reordered(equation: Equation) -> Iterator[int]:
             yield 0
         if tuple(numbers.rhs_spec) != (last, last - 1, *range(last - 1)):
             yield 1
+
+
+def is_flat(equation: Equation) -> bool:
+    """Whether it is a product that is computed as one of matrices, its result in another shape."""
+    if equation.primitive.name != "dot_general":
+        return False
+    return any(n != 1 for n in _kept(equation)) or any(map(is_one, aval(equation.outvars[0]).shape))
+
+
+def flattened(equation: Equation, operands: Sequence[int]) -> Iterator[int]:
+    """Operands of a product that are read as matrices and are none."""
+    if equation.primitive.name == "dot_general":
+        (contracted, _), _ = equation.params["dimension_numbers"]
+        for atom, v, kept in zip(equation.invars, operands, _kept(equation), strict=True):
+            if kept != 1 or len(contracted) != 1 or any(map(is_one, aval(atom).shape)):
+                yield v
+
+
+def _kept(equation: Equation) -> Iterator[int]:
+    """The axes of each operand of a product that are axes of its result alone."""
+    contracted, batch = equation.params["dimension_numbers"]
+    for atom, summed, shared in zip(equation.invars, contracted, batch, strict=True):
+        yield rank(atom) - len(summed) - len(shared)
 
 
 def held(equation: Equation) -> Iterator[tuple[Program, int, int | Expression]]:

@@ -15,7 +15,10 @@ from equipoise.cost._expression.extremes import largest
 from equipoise.cost._expression.order import frontier
 from equipoise.cost._memory.fusion import loops
 from equipoise.cost._memory.graph import Graph
+from equipoise.cost._memory.joint import join
 from equipoise.cost._memory.kinds import Kind
+from equipoise.cost._memory.library import take_whole
+from equipoise.cost._memory.places import spans
 from equipoise.cost._memory.schedule import save, schedule
 
 _NONE: Mapping[int, int] = types.MappingProxyType({})
@@ -70,24 +73,22 @@ def _alive(
     over: Mapping[int, int] = _NONE,
 ) -> tuple[Expression, ...]:
     """What may be the most bytes alive at once, beside the caller's and those of results."""
-    reads = loops(graph, {*results, *kept})
-    save(graph, reads, over)
-    order = schedule(graph, reads)
-    last = {v: index for index in order for v in reads[index]}
-    last |= dict.fromkeys(kept, -1)  # never
-    own = graph.owned.union(results)
+    join(graph)
+    take_whole(graph, {*results, *kept})
+    found = loops(graph, {*results, *kept})
+    save(graph, found, over)
+    order = schedule(graph, found.reads)
+    own = {v: v not in over.values() for v in results if v not in graph.owned}
+    starts: dict[int, list[Expression]] = {}
+    ends: dict[int, list[Expression]] = {}
+    for span in spans(graph, found, order, own, set(kept)):
+        starts.setdefault(span.first, []).append(span.bytes)
+        ends.setdefault(span.last, []).append(span.bytes)
     current, peaks = ZERO, [ZERO]
-    ends: dict[int, list[int]] = {}
-    for index in order:
-        node = graph.nodes[index]
-        made = [v for v in node.makes if v not in own]
-        for v in made:
-            ends.setdefault(last.get(v, index), []).append(v)
-        dying = ends.pop(index, [])
-        replaced = {r for r, v in node.over if r in dying and v in made}
-        current = current - sum((graph.bytes[v] for v in replaced), ZERO)
-        if made or node.inside:
-            current = current + sum((graph.bytes[v] for v in made), ZERO)
-            peaks += [current, *(current + extra for extra in node.inside)]
-        current = current - sum((graph.bytes[v] for v in dying if v not in replaced), ZERO)
+    for place, index in enumerate(order):
+        inside = graph.nodes[index].inside
+        if place in starts or inside:
+            current = sum(starts.get(place, ()), current)
+            peaks += [current, *(current + extra for extra in inside)]
+        current = current - sum(ends.get(place, ()), ZERO)
     return frontier(peaks)

@@ -3,7 +3,7 @@
 import collections
 from collections.abc import Mapping
 
-from equipoise.cost._memory.fusion import ancestors, makers
+from equipoise.cost._memory.fusion import Loops, ancestors, makers
 from equipoise.cost._memory.graph import Graph
 
 
@@ -12,7 +12,7 @@ def schedule(graph: Graph, reads: Mapping[int, frozenset[int]]) -> list[int]:
     maker = makers(graph, reads)
     readers: dict[int, list[int]] = {}
     missing: dict[int, int] = {}
-    for index in sorted(reads):
+    for index in sorted(reads, key=lambda i: (not graph.swapped.isdisjoint(graph.nodes[i].makes), i)):
         before = {maker.get(v, ~v) for v in reads[index]}  # ~v stands for a value that is there
         missing[index] = len(before)
         for other in before:
@@ -29,12 +29,13 @@ def schedule(graph: Graph, reads: Mapping[int, frozenset[int]]) -> list[int]:
     return [index for index in order if index >= 0]
 
 
-def save(graph: Graph, reads: dict[int, frozenset[int]], over: Mapping[int, int]) -> None:
+def save(graph: Graph, found: Loops, over: Mapping[int, int]) -> None:
     """Copy the donated arguments that may still be read when they are written over.
 
     The loop that reads an argument and writes over it is safe where it follows from all others
     that read the argument; elsewhere XLA has it read a copy.
     """
+    reads = found.reads
     maker = makers(graph, reads)
     before = ancestors(reads, maker)
     for donated, result in over.items():
@@ -42,4 +43,5 @@ def save(graph: Graph, reads: dict[int, frozenset[int]], over: Mapping[int, int]
         others = [i for i in reads if donated in reads[i]]
         if writes in others and not all(before[writes] >> i & 1 for i in others):
             reads[len(graph.nodes)] = frozenset((donated,))
+            found.alike[len(graph.nodes)] = frozenset()
             reads[writes] = reads[writes] - {donated} | {graph.copy(donated)}

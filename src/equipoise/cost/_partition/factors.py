@@ -13,7 +13,7 @@ from equipoise._jax.programs import Atom, Equation, Size, aval, is_array, rank
 from equipoise.cost._count.operation import entered
 from equipoise.cost._count.rules import ELEMENTWISE
 from equipoise.cost._expression.expression import ONE
-from equipoise.cost._program.sizes import size_of
+from equipoise.cost._program.sizes import as_text, is_one, size_of
 
 _Letters = list[int | None]  # of each axis of an array
 
@@ -25,6 +25,7 @@ class Factors(NamedTuple):
     results: list[_Letters]
 
 
+_SENT_ALONG = ("all_gather_dimension", "scatter_dimension", "split_axis", "concat_axis")
 _RULES: dict[str, Callable[[Equation], Factors]] = {}
 
 
@@ -51,15 +52,30 @@ def _elementwise(equation: Equation) -> Factors:
         own = _shape(atom)
         pairs = enumerate(zip(own, shape, strict=False))
         same = len(own) == len(shape)
-        operands.append([i if same and str(a) == str(b) else None for i, (a, b) in pairs])
+        operands.append([i if same and as_text(a) == as_text(b) else None for i, (a, b) in pairs])
     return Factors(operands, [list(range(rank(v))) for v in equation.outvars])
 
 
-@entered(_RULES, "optimization_barrier")
+@entered(_RULES, "optimization_barrier psum psum2 psum_invariant pmax pmin ppermute")
 def _each_alone(equation: Equation) -> Factors:
     count = itertools.count()
     letters: list[_Letters] = [[next(count) for _ in _shape(v)] for v in equation.outvars]
     return Factors(letters, letters)
+
+
+@entered(_RULES, "all_gather all_gather_invariant reduce_scatter all_to_all")
+def _exchanged(equation: Equation) -> Factors:
+    """All axes but those whose places devices send each other."""
+    p, (operand, result) = equation.params, (equation.invars[0], equation.outvars[0])
+    sent = {value for name, value in p.items() if name in _SENT_ALONG}
+    if rank(operand) == rank(result):
+        kept: _Letters = [None if i in sent or not p["tiled"] else i for i in range(rank(operand))]
+        return Factors([kept], [kept])
+    (axis,) = sent  # one more where parts are put beside each other, one less where they are dealt
+    longer: _Letters = [None if i == axis else i for i in range(max(rank(operand), rank(result)))]
+    shorter = [i for i in longer if i is not None]
+    pair = (longer, shorter) if rank(operand) > rank(result) else (shorter, longer)
+    return Factors([pair[0]], [pair[1]])
 
 
 @entered(_RULES, "dot_general")
@@ -82,7 +98,7 @@ def _broadcast(equation: Equation) -> Factors:
     result: _Letters = list(range(rank(equation.outvars[0])))
     shape, operand = _shape(equation.outvars[0]), _whole(equation.invars[0])
     for i, j in enumerate(equation.params["broadcast_dimensions"]):
-        if str(_shape(equation.invars[0])[i]) == str(shape[j]):
+        if as_text(_shape(equation.invars[0])[i]) == as_text(shape[j]):
             operand[i] = j
     return Factors([operand, *map(_whole, equation.invars[1:])], [result])
 
@@ -115,7 +131,7 @@ def _reshaped(equation: Equation) -> Factors:
     for shape in shapes:
         product, found = ONE, dict[str, int]()
         for i, size in enumerate(shape):
-            if str(size) != "1":
+            if not is_one(size):
                 found[str(product)] = i
             product = product * size_of(size)
         starts.append(found)
@@ -134,7 +150,7 @@ def _along(equation: Equation) -> Factors:
     atoms = [v for v in (*equation.invars, *equation.outvars) if rank(v)]
     most = max(map(rank, atoms))
     busy = _busy(equation, most)
-    sizes = [{str(_shape(v)[i]) for v in atoms if rank(v) == most} for i in range(most)]
+    sizes = [{as_text(_shape(v)[i]) for v in atoms if rank(v) == most} for i in range(most)]
     letters: _Letters = [i if i not in busy and len(sizes[i]) == 1 else None for i in range(most)]
 
     def of(atom: Atom) -> _Letters:
@@ -177,7 +193,7 @@ def _gathered(equation: Equation) -> Factors:
     gone = (*numbers.collapsed_slice_dims, *numbers.operand_batching_dims)
     kept = [i for i in range(len(looked)) if i not in gone]
     for i, j in zip(kept, numbers.offset_dims, strict=True):
-        if str(sizes[i]) == str(_shape(operand)[i]):
+        if as_text(sizes[i]) == as_text(_shape(operand)[i]):
             looked[i] = j
         else:
             result[j] = None
@@ -192,7 +208,10 @@ def _gathered(equation: Equation) -> Factors:
 
 @entered(_RULES, "scatter scatter-add scatter-mul scatter-min scatter-max")
 def _scattered(equation: Equation) -> Factors:
-    """Axes of the updates that are placed whole; those of the indices are summed over."""
+    """Axes of the updates that are placed whole; those of the indices are summed over.
+
+    Along an axis of places each device leaves out the updates that are for others.
+    """
     numbers = equation.params["dimension_numbers"]
     operand, indices, updates = equation.invars
     target: _Letters = _whole(operand)
@@ -205,10 +224,12 @@ def _scattered(equation: Equation) -> Factors:
     gone = (*numbers.inserted_window_dims, *numbers.operand_batching_dims)
     kept = [i for i in range(len(target)) if i not in gone]
     for i, j in zip(kept, numbers.update_window_dims, strict=True):
-        if str(_shape(operand)[i]) == str(_shape(updates)[j]):
+        if as_text(_shape(operand)[i]) == as_text(_shape(updates)[j]):
             target[i] = j
         else:
             placed[j] = None
+    for i, letter in zip(numbers.inserted_window_dims, itertools.count(len(placed)), strict=False):
+        target[i] = letter
     for i, j in zip(
         numbers.operand_batching_dims, numbers.scatter_indices_batching_dims, strict=True
     ):

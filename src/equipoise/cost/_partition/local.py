@@ -1,6 +1,6 @@
 """The program that one device runs: the same operations on its parts, and what it sends."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 from equipoise._jax.meshes.local import (
     CONSTRAINTS,
@@ -29,7 +29,9 @@ from equipoise._jax.programs import (
     variable,
 )
 from equipoise.cost._partition.factors import Factors, letters_of
-from equipoise.cost._partition.spread import Division, Operand, Spread, whole
+from equipoise.cost._partition.moves import Move, moves
+from equipoise.cost._partition.division import Division, Operand, whole
+from equipoise.cost._partition.spread import Spread
 
 
 def on_one_device(
@@ -48,7 +50,7 @@ class _Local:
     """Rewrites programs for one device of a mesh of these sizes."""
 
     def __init__(self, sizes: Mapping[str, Size]) -> None:
-        self._spread = Spread(sizes)
+        self.sizes, self._spread = sizes, Spread(sizes)
         self._known: dict[tuple[int, object, object], tuple[Program, OpenProgram]] = {}
         self.notes: dict[str, None] = {}
 
@@ -67,19 +69,19 @@ class _Local:
         if not is_array(atom):
             return variable(atom)
         pairs = zip(aval(atom).shape, spec, strict=True)
-        return variable(atom, [self._spread.padded(size, axes) for size, axes in pairs])
+        return variable(atom, [self._spread.lettered.padded(size, axes) for size, axes in pairs])
 
-    def note(self, kind: str, axes: Sequence[str], at: Equation) -> None:
+    def note(self, step: Move, at: Equation) -> None:
         """Keep that the partitioner decides what is sent."""
-        along = ", ".join(axes)
+        counted = "counted is the most that it sends," if step.is_bound else "counted is"
         self.notes[
             f"the partitioner decides how operands of {at.primitive.name} are brought together: "
-            f"counted is {kind} along {along}"
+            f"{counted} {step.kind} along {', '.join(step.axes)}"
         ] = None
 
     def letters(self, equation: Equation) -> Factors | None:
         """The letters of an operation."""
-        return self._spread.letters(equation)
+        return self._spread.lettered.letters(equation)
 
     def division(self, equation: Equation, specs: Mapping[Atom, Operand]) -> Division:
         """How an equation is divided, with all around it known."""
@@ -126,7 +128,7 @@ class _Body:
             return
         letters = None if division.inside else self._local.letters(equation)
         specs, summed = [r.spec for r in division.results], list[tuple[str, ...]]()
-        if letters is None and not division.inside and equation.primitive.name != SHARD_MAP:
+        if letters is None and not division.inside:
             specs = [whole(v) for v in equation.outvars]
         if letters is not None:
             specs = [
@@ -136,10 +138,11 @@ class _Body:
             over = letters_of(letters.operands) - letters_of(letters.results)
             summed = [division.axes[i] for i in sorted(over) if division.axes.get(i)]
         results = [self._new(v, spec) for v, spec in zip(equation.outvars, specs, strict=True)]
+        programs = {id(p): self._local.program(p, i, r) for p, i, r in division.inside}
         if equation.primitive.name == SHARD_MAP:
-            self._equations.append(call(equation.params["jaxpr"], reads, results, equation))
+            (body,) = programs.values()
+            self._equations.append(call(body, reads, results, equation))
         else:
-            programs = {id(p): self._local.program(p, i, r) for p, i, r in division.inside}
             self._equations.append(rewired(equation, reads, results, programs))
         for v, spec in zip(equation.outvars, specs, strict=True):
             for axes in summed:  # along the axes of each dimension in turn
@@ -149,41 +152,14 @@ class _Body:
 
     def _moved(self, atom: Atom, spec: Spec, wanted: Spec, at: Equation) -> Atom:
         """The part of a value that is wanted, from the part that there is."""
-        for kind, axes, after in _moves(spec, wanted):
-            if (atom, after) not in self._parts:
-                before = self._parts[atom, spec]
-                self._equations.append(move(kind, axes, before, self._new(atom, after), at))
-                if kind != "slice" and partition_specs(at) is None:
-                    self._local.note(kind, axes, at)
-            spec = after
+        there = (atom, wanted) in self._parts
+        for step in () if there else moves(spec, wanted, self._local.sizes):
+            part = self._parts[atom, spec]
+            if step.after == spec or (atom, step.after) not in self._parts:
+                self._equations.append(
+                    move(step.kind, step.axes, part, self._new(atom, step.after), at)
+                )
+                if step.kind != "slice" and (step.is_bound or partition_specs(at) is None):
+                    self._local.note(step, at)
+            spec = step.after
         return self._parts[atom, wanted]
-
-
-def _moves(spec: Spec, wanted: Spec) -> Iterator[tuple[str, tuple[str, ...], Spec]]:
-    """What brings an array from one division to another: each with its axes and what is then."""
-    lost = {i: a[_shared(a, b) :] for i, (a, b) in enumerate(zip(spec, wanted, strict=True))}
-    gained = {i: b[_shared(a, b) :] for i, (a, b) in enumerate(zip(spec, wanted, strict=True))}
-    lost, gained = ({i: axes for i, axes in d.items() if axes} for d in (lost, gained))
-    if len(lost) == len(gained) == 1 and set(lost.values()) == set(gained.values()):
-        (axes,) = lost.values()
-        yield "all-to-all", axes, wanted
-        return
-    current, in_use = list(spec), {axis for axes in spec for axis in axes}
-    early = [i for i, axes in gained.items() if i not in lost and not in_use.intersection(axes)]
-    for i in early:  # to smaller parts first
-        current[i] = wanted[i]
-        yield "slice", gained[i], tuple(current)
-    for i, axes in lost.items():
-        current[i] = spec[i][: -len(axes)]
-        yield "all-gather", axes, tuple(current)
-    for i, axes in gained.items():
-        if i not in early:
-            current[i] = wanted[i]
-            yield "slice", axes, tuple(current)
-
-
-def _shared(a: Sequence[str], b: Sequence[str]) -> int:
-    """How many axes two divisions have in common, from the outermost in."""
-    return next(
-        (i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b))
-    )

@@ -11,7 +11,7 @@ from typing import TypeAlias
 
 import jax
 from jax import export
-from jax.sharding import AxisType
+from jax.sharding import AbstractMesh, AxisType
 
 from equipoise._check import type_error, value_error
 from equipoise._jax.meshes.common import Common, Differ, on_mesh
@@ -19,7 +19,7 @@ from equipoise._jax.programs import ClosedProgram, Size
 from equipoise._types import PyTree
 from equipoise.cost._expression.expression import ONE, ZERO, Expression, apply, from_terms
 from equipoise.cost._expression.polynomial import Atom, Monomial, Number
-from equipoise.cost._program.sizes import parse, size_of, structure
+from equipoise.cost._program.sizes import as_text, parse, size_of, structure
 
 Mesh: TypeAlias = Mapping[str, int | str] | jax.sharding.Mesh | jax.sharding.AbstractMesh
 _FORM = "Give a mesh of JAX, or the size of each axis, as in mesh={'data': 'd', 'model': 2}."
@@ -35,7 +35,8 @@ class Axes:
         if not isinstance(stated, Mapping):
             raise type_error("mesh", "must be a mesh or the sizes of its axes", mesh, _FORM)
         self.sizes = {axis: _size(axis, size) for axis, size in stated.items()}
-        self.types = getattr(mesh, "axis_types", (AxisType.Auto,) * len(self.sizes))
+        # Its own where it is JAX's: a shard_map with a mesh takes that one alone.
+        self._given = None if mesh is stated else getattr(mesh, "abstract_mesh", mesh)
         names = sorted({name for size in self.sizes.values() for name in size.names})
         if len(names) > len(_STAND_INS):
             most = f"must have {len(_STAND_INS)} names in its sizes at most"
@@ -55,7 +56,9 @@ class Axes:
         """The function on one of the two meshes."""
         numbers = {name: pair[which] for name, pair in self.names.items()}
         sizes = {axis: int(size.at(numbers)) for axis, size in self.sizes.items()}
-        return on_mesh(fn, sizes, self.types)
+        types = (AxisType.Auto,) * len(sizes)
+        made = AbstractMesh(tuple(sizes.values()), tuple(sizes), axis_types=types)
+        return on_mesh(fn, self._given or made)
 
     def arguments(self, args: Sequence[PyTree], which: int) -> Sequence[PyTree]:
         """The arguments with the shapes that they have on one of the two meshes."""
@@ -87,11 +90,10 @@ class Axes:
         sizes: dict[tuple[str, str], Size] = {}
 
         def size(x: Size, y: Size) -> Size:
-            if (str(x), str(y)) not in sizes:
-                sizes[str(x), str(y)] = _dimension(
-                    self._common(size_of(x), size_of(y)), self._scope
-                )
-            return sizes[str(x), str(y)]
+            key = as_text(x), as_text(y)
+            if key not in sizes:
+                sizes[key] = _dimension(self._common(size_of(x), size_of(y)), self._scope)
+            return sizes[key]
 
         try:
             return Common(size, self.dimensions()).program(a, b)

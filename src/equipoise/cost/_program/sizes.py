@@ -68,6 +68,11 @@ def as_text(size: Size) -> str:
     return kept[1]
 
 
+def is_one(size: Size) -> bool:
+    """Whether a size is the number one."""
+    return isinstance(size, int) and size == 1
+
+
 def count(shape: Sequence[Size]) -> Expression:
     """The number of elements of a shape."""
     return _product(tuple(map(as_text, shape)))

@@ -59,7 +59,7 @@ def normal_form(
     Args:
         game: The game.
         rule: Φ, the update rule.
-        equilibrium: z*, a tuple of one pytree a player.
+        equilibrium: z*, a tuple of one pytree per player.
         critical: From ``critical_step_size`` of this game, rule and equilibrium.
         step_ratios: As in ``critical_step_size``.
 

@@ -85,7 +85,7 @@ def stable_step_sizes(
     Args:
         game: The game.
         rule: Φ, the update rule.
-        equilibrium: z*, a tuple of one pytree a player.
+        equilibrium: z*, a tuple of one pytree per player.
         max_step_size: η_max, where the search ends. A positive number.
         num_evaluations: How many matrices are taken at first, rounded up to a multiple of 16.
         step_ratios: As in ``critical_step_size``.

@@ -18,9 +18,9 @@ _COLUMNS = tuple(field.name for field in dataclasses.fields(CriticalStep))
 
 @result
 class Comparison(CriticalStep):
-    """Critical step sizes of several rules, one row a name; printed as a table.
+    """Critical step sizes of several rules, one row per name; printed as a table.
 
-    The columns are the fields of ``CriticalStep``, with one entry a row; ``comparison[name]`` is
+    The columns are the fields of ``CriticalStep``, with one entry per row; ``comparison[name]`` is
     the ``CriticalStep`` of one rule.
 
     Attributes:
@@ -107,9 +107,9 @@ def compare(
     Args:
         rules: The name of each row to its update rule r.
         game: The game.
-        equilibrium: z*, a tuple of one pytree a player.
+        equilibrium: z*, a tuple of one pytree per player.
         max_step_size: Where the search ends.
-        step_ratios: Factors of the common step, one a player, as in :func:`critical_step_size`.
+        step_ratios: Factors of the common step, one per player, as in :func:`critical_step_size`.
 
     Returns:
         :class:`Comparison`, with the names in the order given. Its ``str`` says "never" for a step

@@ -63,9 +63,9 @@ def critical_step_size(
     Args:
         game: The game.
         rule: Φ, the update rule.
-        equilibrium: z*, a tuple of one pytree a player.
+        equilibrium: z*, a tuple of one pytree per player.
         max_step_size: Where the search ends. A positive number.
-        step_ratios: Factors rᵢ of the common step, one a player: player i moves with rᵢ·η.
+        step_ratios: Factors rᵢ of the common step, one per player: player i moves with rᵢ·η.
             Default: 1 for everybody.
         num_evaluations: How many spectra are taken, rounded up to a multiple of 16, ≥ 32.
         method: ``"dense"``, ``"matrix_free"``, or ``"auto"``: dense up to 2048 unknowns of

@@ -19,7 +19,7 @@ from equipoise.games._spectrum.algebra import (
 )
 from equipoise.games._spectrum.spectrum import leading, rounding_level
 
-# From step sizes to matrices, their derivatives by the step size, and residuals, one a step size.
+# From step sizes to matrices, their derivatives by the step size, and residuals, one per step size.
 Measure: TypeAlias = Callable[[Array], tuple[Array, Array, Array]]
 BATCH = 16
 

@@ -78,11 +78,11 @@ def simulated_critical_step_size(
     Args:
         game: The game.
         rule: The update rule.
-        players: The start, a tuple of one pytree a player.
+        players: The start, a tuple of one pytree per player.
         max_step_size: η_max, where the search ends. A positive number.
         num_steps: T, the steps of a run at most, ≥ 16 and static.
         equilibrium: Where distances are measured from; see ``sweep``.
-        step_ratios: Factors of the common step, one a player. Default: 1 for everybody.
+        step_ratios: Factors of the common step, one per player. Default: 1 for everybody.
         num_rounds: How often the brackets shrink by m, ≥ 1 and static.
         lanes: m, ≥ 2.
         tolerance: See ``sweep``.

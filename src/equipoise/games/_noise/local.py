@@ -16,7 +16,7 @@ from equipoise.games._sampled.drawn import Rows
 
 @record
 class LocalGame:
-    """Losses to second order in the distance from a point, one a player or one in all.
+    """Losses to second order in the distance from a point, one per player or one in all.
 
     They are linear in gradients and Hessians, so that a mean of such games is that of their leaves.
 

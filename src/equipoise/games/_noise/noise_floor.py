@@ -21,7 +21,7 @@ class NoiseFloor:
 
     Attributes:
         excess_loss: How much each player's expected loss lies above that at the equilibrium, one
-            entry a player, a scalar for one player. Infinite where the variance grows.
+            entry per player, a scalar for one player. Infinite where the variance grows.
         distance: √(E‖z − z*‖²), the root mean square distance of the players from z*.
         covariance: Of the players' coordinates, in the order of ``ravel_pytree``.
         shift: E[z] − z*, in that order: not zero where a step uses a batch twice.
@@ -76,8 +76,8 @@ def noise_floor(game: Game, rule: Rule, equilibrium: Players, *, step_size: Step
     Args:
         game: A sampled game.
         rule: The update rule.
-        equilibrium: z*, of the full-data game, a tuple of one pytree a player.
-        step_size: η, one number or one a player.
+        equilibrium: z*, of the full-data game, a tuple of one pytree per player.
+        step_size: η, one number or one per player.
 
     Returns:
         The floor; see ``NoiseFloor``. From ``mean_square_critical_step_size`` on there is none:

@@ -37,7 +37,7 @@ class Anatomy(NamedTuple):
     """What an optimizer is made of, all of it static.
 
     Attributes:
-        moves: Whether a leaf of the state moves with the players, one entry a leaf.
+        moves: Whether a leaf of the state moves with the players, one entry per leaf.
         period: How many updates bring the step counts that turn in a circle back.
         is_fed: Whether a slow leaf is fed by gradients, as a second moment is.
         is_diagonal: Whether each coordinate answers its own gradient alone, and downhill.

@@ -73,7 +73,7 @@ def from_optax(
         extrapolate: Whether to take gradients at the half-point. Not with an order.
         projections: Πᵢ, as in ``simultaneous``; the half-point is projected too.
         state: Where play begins and where the spectrum is taken: the optimizer's state of one
-            player, or a tuple of one a player. Step counts of 0 stand for their limit in the
+            player, or a tuple of one per player. Step counts of 0 stand for their limit in the
             spectrum. Default: what the optimizers' ``init`` makes.
         frozen: What is held, where the rule is not to find out: booleans in the structure of
             ``state``, or of the upper part of it.
@@ -127,7 +127,7 @@ def from_optax(
         return chosen
 
     def given(name: str, value: PyTree, z: Players) -> tuple[PyTree, ...]:
-        """One entry a player, also where a single player's stands alone."""
+        """One entry per player, also where a single player's stands alone."""
         if value is None:
             return (None,) * len(z)
         if len(z) == 1 and not (isinstance(value, tuple | list) and len(value) == 1):

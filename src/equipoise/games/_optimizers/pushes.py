@@ -141,7 +141,7 @@ def _tangents_at(
 class Answers(NamedTuple):
     """What an optimizer answers, over some updates, to one gradient that is not nothing.
 
-    One row an update, one column a coordinate that is looked at.
+    One row per update, one column per coordinate that is looked at.
 
     Attributes:
         up: The updates after a small push by the signs.
@@ -151,7 +151,7 @@ class Answers(NamedTuple):
         shifted: Their derivative by the parameters, along the signs.
         all_shifted: That by all parameters at once.
         signs: One for each coordinate.
-        is_fed: Whether gradients feed a leaf of slow memory, one entry a leaf.
+        is_fed: Whether gradients feed a leaf of slow memory, one entry per leaf.
     """
 
     up: Array

@@ -33,9 +33,9 @@ def simulate(
         game: The game.
         rule: Φ, the update rule.
         players: z₀, a tuple of one pytree of real arrays a player.
-        step_size: η, one number or one a player.
+        step_size: η, one number or one per player.
         num_steps: T, the number of steps, ≥ 0 and static.
-        key: Draws the batches of a sampled game, one a step. Without one every game is
+        key: Draws the batches of a sampled game, one per step. Without one every game is
             deterministic, and a sampled game is played on all of its data.
 
     Returns:

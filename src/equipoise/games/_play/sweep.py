@@ -63,11 +63,11 @@ def sweep(
     Args:
         game: The game.
         rule: The update rule.
-        players: The start z₀, a tuple of one pytree a player.
+        players: The start z₀, a tuple of one pytree per player.
         step_sizes: η, an array of any shape. A concrete array that is sharded over a device mesh
             is swept where it lies, each device with its own loop.
         num_steps: T, the steps of a run at most, ≥ 16 and static.
-        step_ratios: Factors rᵢ of the common step, one a player. Default: 1 for everybody.
+        step_ratios: Factors rᵢ of the common step, one per player. Default: 1 for everybody.
         equilibrium: z*, where the distance is measured from. Default: none.
         tolerance: The relative change between the two spans that counts as none. The verdict then
             resolves rates that differ from 1 by about 4·tolerance/T.

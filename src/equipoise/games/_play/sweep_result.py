@@ -16,7 +16,7 @@ _Integers: TypeAlias = Int[Array, "*shape"]
 
 @result
 class Sweep:
-    """What play does at each of many step sizes, one entry a step size.
+    """What play does at each of many step sizes, one entry per step size.
 
     Attributes:
         step_sizes: η.

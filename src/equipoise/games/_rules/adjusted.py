@@ -121,7 +121,7 @@ def _corrected(
 
 @at("games.lola")
 def lola(lookahead: float | jax.Array, *, projections: Projections = None) -> Rule:
-    r"""Gradient play of players who see through the next step of their opponents.
+    r"""Gradient play of players who anticipate the next step of their opponents.
 
     .. math::
 

@@ -38,7 +38,7 @@ class Dynamics:
     project: Traced | None
 
     def begin(self, players: Players, eta: Steps) -> State:
-        """The state before the first step, with one step size a player."""
+        """The state before the first step, with one step size per player."""
         return self.first(self.game, players, eta)
 
     def step(self, state: State, eta: Steps) -> State:
@@ -135,5 +135,5 @@ def checked_ratios(ratios: Ratios | None, players: Players) -> Factors:
 
 
 def each_player(eta: Array, factors: Factors) -> Steps:
-    """From a common step size to one a player, each its own multiple."""
+    """From a common step size to one per player, each its own multiple."""
     return tuple(eta if factor is None else eta * factor for factor in factors)

@@ -131,7 +131,7 @@ def general_sum(*losses: Callable[..., Scalar]) -> Game:
             "losses",
             "must hold at least one loss",
             "none",
-            "Pass one a player.",
+            "Pass one per player.",
         )
     for loss in losses:
         _check_callable("losses", loss)
@@ -219,7 +219,7 @@ def checked_players(game: Game, players: Players, argument: str = "players") -> 
     if not isinstance(players, tuple | list):
         raise type_error(
             argument,
-            "must be a tuple of one pytree a player",
+            "must be a tuple of one pytree per player",
             players,
             "Wrap a single player: (x,).",
         )

@@ -33,7 +33,7 @@ def simultaneous(*, projections: Projections = None) -> Rule:
     converges exactly for η < 2/λ_max.
 
     Args:
-        projections: Π, one function a player (None for a player without constraint) that maps its
+        projections: Π, one function per player (None for a player without constraint) that maps its
             position back into its set, such as those of ``optax.projections``. Default: none.
 
     Returns:
@@ -220,7 +220,7 @@ def momentum(
     simultaneous.
 
     Args:
-        beta: β, the momentum of every player, or a tuple of one a player. Negative is allowed.
+        beta: β, the momentum of every player, or a tuple of one per player. Negative is allowed.
         order: The players in their order of play, each once; None moves all at once.
         projections: Π, as in ``simultaneous``; the velocity is not projected.
 

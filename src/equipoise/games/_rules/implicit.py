@@ -21,7 +21,7 @@ from equipoise.games._rules.rule import (
 
 @at("games.proximal_point")
 def proximal_point(*, max_newton: int = 20, projections: Projections = None) -> Rule:
-    r"""The implicit step: down the gradient of the place it leads to.
+    r"""The implicit step: along the gradient at the point where the step ends.
 
     .. math::
 
@@ -70,7 +70,7 @@ def proximal_point(*, max_newton: int = 20, projections: Projections = None) -> 
 
 @at("games.competitive")
 def competitive(*, projections: Projections = None) -> Rule:
-    r"""Each player answers the other's answer, in the local bilinear game.
+    r"""Both players step to the equilibrium of the local bilinear game.
 
     .. math::
 

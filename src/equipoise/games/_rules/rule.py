@@ -25,7 +25,7 @@ class State:
     """Where the players are, and what their update rule remembers.
 
     Attributes:
-        players: The positions, a tuple of one pytree a player.
+        players: The positions, a tuple of one pytree per player.
         memory: What else the next step depends on: momentum, past gradients, optimizer states. An
             empty tuple for a rule without memory.
     """
@@ -43,8 +43,8 @@ class Rule:
     Attributes:
         name: What it is called in tables and figures.
         init: ``init(game, players, step_size)`` gives the ``State`` before the first step.
-        step: ``step(game, state, step_size)`` gives the next ``State``. The step size is one number
-            or one a player.
+        step: ``step(game, state, step_size)`` gives the next ``State``. Everything in this area
+            passes the step size as a tuple, one number per player.
         project: ``project(players)`` gives the nearest players that the rule allows. Default: all
             are allowed.
         held: ``held(game, players)`` gives the rule whose step is linearized at these players, one
@@ -73,7 +73,7 @@ def make_rule(
     held: Callable[[Game, Players], Rule] | None = None,
     project: Callable[[Players], Players] | None = None,
 ) -> Rule:
-    """A rule from ``advance(game, players, memory, eta) -> players, memory``, eta one a player."""
+    """A rule from ``advance(game, players, memory, eta) -> players, memory``, eta of each."""
 
     @at(f"games.{name}")
     def init(game: Game, players: Players, step_size: StepSize) -> State:

@@ -1,4 +1,4 @@
-"""Games whose payoffs are means over data, of which play sees a batch a step."""
+"""Games whose payoffs are means over data, of which play sees a batch per step."""
 
 import inspect
 from collections.abc import Callable, Sequence
@@ -145,6 +145,6 @@ def _payoffs(payoff: _Payoff | Sequence[_Payoff]) -> tuple[tuple[_Payoff, ...], 
             "payoff",
             "must take one or two players and a datum",
             f"the parameters {inspect.signature(payoff)}",
-            "For another number of players pass a tuple of losses, one a player.",
+            "For another number of players pass a tuple of losses, one per player.",
         )
     return (payoff,), num_players == 2

@@ -58,7 +58,7 @@ def find_equilibrium(
 
     Args:
         game: The game.
-        players: The start, a tuple of one pytree a player.
+        players: The start, a tuple of one pytree per player.
         max_steps: Newton steps at most, ≥ 1.
         tolerance: The largest coordinate of F that counts as 0. Default: √ε of the dtype.
 

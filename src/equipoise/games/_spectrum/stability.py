@@ -98,8 +98,8 @@ def stability(
     Args:
         game: The game.
         rule: Φ, the update rule.
-        equilibrium: z*, a tuple of one pytree a player.
-        step_size: η, one number or one a player.
+        equilibrium: z*, a tuple of one pytree per player.
+        step_size: η, one number or one per player.
         tolerance: Distance of a modulus from 1 that counts as none. Default: what rounding makes of
             each eigenvalue, from its condition number, at most ε^0.4; matrix-free, the residual r
             of the eigenvalue, rounding included, times its condition number, at most r^0.4.
@@ -191,8 +191,8 @@ def spectral_radius(
     Args:
         game: The game.
         rule: Φ, the update rule.
-        equilibrium: z*, a tuple of one pytree a player.
-        step_size: η, one number or one a player.
+        equilibrium: z*, a tuple of one pytree per player.
+        step_size: η, one number or one per player.
         method: ``"dense"``, ``"arnoldi"`` (matrix-free), or ``"auto"``: dense up to 512 unknowns.
         key: Of Arnoldi's random start vector. Default: a fixed one.
 

@@ -47,9 +47,9 @@ def update_map(
     Args:
         game: The game.
         rule: Φ, the update rule.
-        step_size: η, one number or one a player.
+        step_size: η, one number or one per player.
         players: An example that gives the players' structure and shapes; its values do not matter
-            unless the rule's flags depend on them. Default: one scalar a player.
+            unless the rule's flags depend on them. Default: one scalar per player.
 
     Returns:
         The ``UpdateMap(step, ravel, unravel)``: ``step`` maps a vector of length N to the next,

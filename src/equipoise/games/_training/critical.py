@@ -146,8 +146,8 @@ def critical_learning_rate(
     limit = checked_step_size("max_step_size", np.inf if max_step_size is None else max_step_size)
     limit = typed(limit, found.top.value.dtype)
     update, top, limit = jax.lax.stop_gradient((found.update, found.top, limit))
-    lost = first_loss(update, top.value, limit)
-    rate = jnp.asarray(lost.learning_rate)
+    lost = jax.device_put(first_loss(update, top.value, limit))
+    rate = lost.learning_rate
     if is_traced(found.slope):  # the rate goes like 1/κ
         kappa = jnp.where(top.value > 0, found.slope, 1)
         rate = rate * jax.lax.stop_gradient(kappa) / kappa
@@ -155,8 +155,8 @@ def critical_learning_rate(
         learning_rate=rate,
         sharpness=found.sharpness,
         direction=found.direction,
-        kind=jnp.asarray(lost.kind),
-        eigenvalue=jnp.asarray(lost.eigenvalue),
+        kind=lost.kind,
+        eigenvalue=lost.eigenvalue,
         error=top.error,
         converged=found.converged,
         num_flat=found.counts[0],

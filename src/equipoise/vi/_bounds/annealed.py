@@ -5,7 +5,7 @@ import functools
 import jax
 import jax.numpy as jnp
 
-from equipoise._check import at, positive_integer, value_error
+from equipoise._check import at, positive_integer, random_key, value_error
 from equipoise._jax.traced import Traced
 from equipoise._types import Array, PRNGKeyArray, Scalar
 from equipoise.vi._bounds.density import LogDensity, density_of, dtype_of
@@ -80,6 +80,7 @@ def annealed_bound(
     """
     positive_integer("num_temperatures", num_temperatures)
     positive_integer("num_samples", num_samples)
+    random_key("key", key)
     family = completed(family)
     if family.transform_flat is None:
         raise value_error(

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from equipoise._check import value_error
+from equipoise._check import describe, type_error, value_error
 from equipoise._jax.traced import Traced, traced
 from equipoise._types import Array, PyTree, Scalar
 from equipoise.vi._families.family import Family, Params
@@ -25,14 +25,17 @@ def density_of(argument: str, log_density: LogDensity, family: Family, *others: 
     What it captured are leaves, so that compiled functions that it is an argument of are compiled
     once for its equations.
     """
+    if not callable(log_density):
+        raise type_error(argument, "must be a function of a position", log_density)
 
     def density(position: PyTree, *others: PyTree) -> Scalar:
-        value = jnp.asarray(log_density(position, *others))
+        found = log_density(position, *others)
+        value = jnp.asarray(found) if jax.tree_util.all_leaves([found]) else np.zeros(0)
         if value.shape != () or not jnp.issubdtype(value.dtype, jnp.floating):
             raise value_error(
                 argument,
                 "must return one floating-point number for one position",
-                value,
+                describe(found),
                 "Sum over the data inside it; positions are mapped for you.",
             )
         return value

@@ -8,7 +8,7 @@ from typing import NamedTuple, TypeAlias
 import jax
 import jax.numpy as jnp
 
-from equipoise._check import at, choice, positive_integer, value_error
+from equipoise._check import at, choice, positive_integer, random_key, value_error
 from equipoise._jax.traced import Traced
 from equipoise._types import Array, PRNGKeyArray, Scalar
 from equipoise.vi._bounds.density import LogDensity, density_of, dtype_of
@@ -182,6 +182,7 @@ def _bound(
     positive_integer("num_importance_samples", importance)
     positive_integer("num_samples", copies)
     choice("gradient", gradient, _GRADIENTS)
+    random_key("key", key)
     family = completed(family)
     if family.transform_flat is None:
         raise value_error(

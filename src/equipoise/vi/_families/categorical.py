@@ -1,11 +1,13 @@
 """A distribution over finitely many options, whose draws have no derivative."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 
-from equipoise._check import at, positive_integer, type_error
+from equipoise._check import at, positive_integer, random_key, type_error
 from equipoise._types import Array, PRNGKeyArray, Scalar
-from equipoise.vi._families.family import Family, remembered
+from equipoise.vi._families.family import Family, one_program, remembered
 
 
 @at("vi.categorical")
@@ -55,15 +57,21 @@ def _categorical(num_categories: int) -> Family:
 
     def sample(params: dict[str, Array], key: PRNGKeyArray, num_samples: int) -> Array:
         with at("vi.categorical"):
-            positive_integer("num_samples", num_samples)
+            random_key("key", key)
+            return drawn(params, key, positive_integer("num_samples", num_samples))
+
+    @functools.partial(one_program, static_argnums=2)
+    def drawn(params: dict[str, Array], key: PRNGKeyArray, num_samples: int) -> Array:
         return jax.random.categorical(key, params["logits"], shape=(num_samples,))
 
+    @one_program
     def log_prob(params: dict[str, Array], position: Array) -> Scalar:
         if not jnp.issubdtype(jnp.result_type(position), jnp.integer):
             with at("vi.categorical"):
                 raise type_error("position", "must be an integer", position)
         return jax.nn.log_softmax(params["logits"])[position]
 
+    @one_program
     def entropy(params: dict[str, Array]) -> Scalar:
         log_q = jax.nn.log_softmax(params["logits"])
         q = jnp.exp(log_q)

@@ -10,7 +10,7 @@ from typing import NamedTuple, TypeAlias
 import jax
 import jax.numpy as jnp
 
-from equipoise._check import at, positive_integer, type_error, value_error
+from equipoise._check import at, positive_integer, random_key, type_error, value_error
 from equipoise._types import Array, PRNGKeyArray, PyTree, Scalar, record, static_field
 from equipoise.vi._families.draws import independent
 from equipoise.vi._families.layout import Layout, layout
@@ -78,7 +78,7 @@ class Family:
             natural-gradient steps; else None.
         natural: Which precisions those steps go through, or None.
         init_at_modes: ``init_at_modes(key, means, sds)`` gives params that cover several normals,
-            one a row, of flat vectors; None where there is one center.
+            one per row, of flat vectors; None where there is one center.
         placed: Whether ``init`` takes a position and a scale.
         recipe: A function and its arguments that make the same family, for pickle; else None.
     """
@@ -122,6 +122,10 @@ class Family:
     __repr__ = __str__
 
 
+# One program where it is called by itself; inside of a program it leaves no trace.
+one_program = functools.partial(jax.jit, inline=True)
+
+
 def check_params(family: Family, params: Params) -> None:
     """Raises where the params do not have the structure and shapes that ``init`` gives."""
     expected = jax.eval_shape(lambda: family.init(jax.random.key(0)))
@@ -153,7 +157,7 @@ def remembered(make: Callable[..., Family]) -> Callable[..., Family]:
 def check_family(argument: str, family: Family) -> None:
     """Raises where something else comes, such as the function that makes a family."""
     if not isinstance(family, Family):
-        name = getattr(family, "__name__", "full_rank")
+        name = getattr(family, "__name__", "full_rank").replace("<lambda>", "full_rank")
         raise type_error(
             argument, "must be a Family", family, f"Make it of an example: vi.{name}(example)."
         )
@@ -210,9 +214,9 @@ def _completed(family: Family, wide: bool) -> Family:  # noqa: FBT001
         noise_size=family.noise_size or shape.size,
         dimension=shape.size,
         positions=shape,
-        ravel=shape.ravel,
-        unravel=shape.unravel,
-        log_volume=shape.log_volume,
+        ravel=one_program(shape.ravel),
+        unravel=one_program(shape.unravel),
+        log_volume=one_program(shape.log_volume),
         transform_flat=transform_flat if path else _ABSENT,
         log_prob_flat=log_prob_flat,
         entropy_term=entropy_term if path else _ABSENT,
@@ -245,24 +249,33 @@ def assemble(core: Core, shape: Layout) -> Family:
     """The family of positions whose flat vectors have the distribution ``core``."""
     where = f"vi.{core.name}"
 
+    @one_program
     def init(
         key: PRNGKeyArray | None = None, *, position: PyTree = None, scale: PyTree = 1.0
     ) -> Params:
         with at(where):
+            if key is not None:
+                random_key("key", key)
             zero = jnp.zeros(core.dimension, shape.dtype)
             center = zero if position is None else shape.ravel(position)
             return core.init(key, center, jnp.asarray(scale, shape.dtype))
 
+    @one_program
     def transform(params: Params, noise: Array) -> PyTree:
         return shape.unravel(core.transform(params, noise))
 
     def sample(params: Params, key: PRNGKeyArray, num_samples: int) -> PyTree:
         with at(where):
-            check_params(family, params)
-            positive_integer("num_samples", num_samples)
+            random_key("key", key)
+            return drawn(params, key, positive_integer("num_samples", num_samples))
+
+    @functools.partial(one_program, static_argnums=2)
+    def drawn(params: Params, key: PRNGKeyArray, num_samples: int) -> PyTree:
+        check_params(family, params)
         noise = independent(key, num_samples, core.noise_size, shape.dtype)
         return jax.vmap(transform, in_axes=(None, 0))(params, noise)
 
+    @one_program
     def log_prob(params: Params, position: PyTree) -> Scalar:
         with at(where):
             check_params(family, params)
@@ -270,6 +283,7 @@ def assemble(core: Core, shape: Layout) -> Family:
         log_q = core.log_prob(params, flat) - shape.log_volume(flat)
         return jnp.where(inside, log_q, -jnp.inf)
 
+    @one_program
     def entropy(params: Params) -> Scalar:
         bent = [s.name for s in shape.supports if s is not REAL]
         if core.entropy is None or bent:
@@ -286,6 +300,7 @@ def assemble(core: Core, shape: Layout) -> Family:
         closed: PyTree = core.entropy
         return closed(params)
 
+    @one_program
     def ravel(position: PyTree) -> Array:
         with at(where):
             return shape.ravel(position)
@@ -302,8 +317,8 @@ def assemble(core: Core, shape: Layout) -> Family:
         dimension=core.dimension,
         positions=shape,
         ravel=ravel,
-        unravel=shape.unravel,
-        log_volume=shape.log_volume,
+        unravel=one_program(shape.unravel),
+        log_volume=one_program(shape.log_volume),
         transform_flat=core.transform,
         log_prob_flat=core.log_prob,
         entropy_term=core.entropy_term or closed_term,

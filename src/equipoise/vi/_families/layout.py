@@ -53,9 +53,13 @@ class Layout(NamedTuple):
 
     def unravel(self, flat: Array) -> PyTree:
         """The position of a flat vector."""
+        return self.position(self.free(flat))
+
+    def position(self, parts: list[Array]) -> PyTree:
+        """The position of the free numbers of every leaf."""
         leaves = [
             support.forward(u).astype(_available(dtype))
-            for support, u, dtype in zip(self.supports, self.free(flat), self.dtypes, strict=True)
+            for support, u, dtype in zip(self.supports, parts, self.dtypes, strict=True)
         ]
         return jax.tree.unflatten(self.structure, leaves)
 
@@ -91,8 +95,12 @@ class Layout(NamedTuple):
 
     def log_volume(self, flat: Array) -> Scalar:
         """Log of the volume factor of ``unravel``."""
-        parts = zip(self.supports, self.free(flat), strict=True)
-        return sum((support.log_volume(u) for support, u in parts), jnp.zeros((), flat.dtype))
+        return self.volume(self.free(flat))
+
+    def volume(self, parts: list[Array]) -> Scalar:
+        """The same of the free numbers of every leaf."""
+        pairs = zip(self.supports, parts, strict=True)
+        return sum((support.log_volume(u) for support, u in pairs), jnp.zeros((), self.dtype))
 
     def free(self, flat: Array) -> list[Array]:
         """The free numbers of every leaf."""

@@ -26,7 +26,8 @@ from equipoise.vi._fit.gradient import (
     fit_gradient,
     plan,
 )
-from equipoise.vi._fit.judge import judge, judging
+from equipoise.vi._fit.judge import judge
+from equipoise.vi._fit.judging import judging
 from equipoise.vi._fit.loop import Progress, check_choices, check_numbers, shown
 from equipoise.vi._fit.natural import NORMAL_STEPS, NormalState, fit_normal
 from equipoise.vi._fit.result import Fit

@@ -31,7 +31,7 @@ _NUM_SAMPLES, _NUM_SCORED, _NUM_FIXED = (
     16,
     64,
     64,
-)  # draws a step: of a path, of none, and for L-BFGS
+)  # draws per step: of a path, of none, and for L-BFGS
 _APART = 1.0  # sds between local normals that get a component of a mixture each
 
 

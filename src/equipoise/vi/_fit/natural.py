@@ -8,7 +8,6 @@ import numpy as np
 
 from equipoise._types import Array
 from equipoise.vi._bounds.estimate import Estimate
-from equipoise.vi._families.draws import AnyArray
 from equipoise.vi._families.family import Family, Natural, Params
 from equipoise.vi._fit.loop import Found, Report, advance
 from equipoise.vi._fit.start import Local, best_of, conditional_scales, lower_factor, normal_elbo
@@ -27,6 +26,7 @@ class NormalState(NamedTuple):
     """Everything a fit of a normal continues from, on the host in float64.
 
     In coordinates where q is N(0, I): ``slope`` is E ∇log p and ``curvature`` is E ∇²log p.
+    ``difference`` is how far off the ELBO is by the last column of weights.
     """
 
     step: int
@@ -39,10 +39,14 @@ class NormalState(NamedTuple):
     decrement: float
     history: np.ndarray
     failed: bool
+    difference: float
 
 
 class _Ascent(NamedTuple):
-    """What stays the same in all steps: points and weights for expectations under N(0, I)."""
+    """What stays the same in all steps: points and weights for expectations under N(0, I).
+
+    Weights are columns, of which the first counts.
+    """
 
     target: Target
     noise: np.ndarray
@@ -72,7 +76,7 @@ def fit_normal(
 ) -> Found:
     """Variational Newton steps for a full-rank or mean-field normal."""
     diagonal, dtype = family.natural is Natural.DIAGONAL, target.dtype
-    weights = np.full(len(noise), 1 / len(noise))
+    weights = np.full((len(noise), 1), 1 / len(noise))
     ascent = _Ascent(target, noise.astype(dtype), weights, diagonal)
     state = _first_state(starts, diagonal=diagonal) if state is None else state
     state = advance(functools.partial(_ascend, ascent), state, num_steps, report)
@@ -98,7 +102,7 @@ def ascended(
     target: Target, noise: np.ndarray, mean: np.ndarray, factor: np.ndarray
 ) -> tuple[float, NormalState]:
     """What a step from a full-rank normal is expected to gain, and where such steps end."""
-    weights = np.full(len(noise), 1 / len(noise))
+    weights = np.full((len(noise), 1), 1 / len(noise))
     ascent = _Ascent(target, noise.astype(target.dtype), weights, diagonal=False)
     here = _ascend(ascent, _state_at(mean, factor), 1)  # which evaluates where it is
     return here.decrement, _ascend(ascent, here, NORMAL_STEPS)
@@ -119,14 +123,12 @@ def _polished(ascent: _Ascent, state: NormalState) -> tuple[NormalState, Estimat
     if grid is None:
         return state, None
     noise, weights = grid
-    fine = ascent._replace(noise=noise, weights=weights[:, 0])
+    fine = ascent._replace(noise=noise, weights=weights)
     refined = _ascend(fine, _state_at(state.mean, state.factor), _POLISHING_STEPS)
-    log_p = ascent.target.values(transported(refined.mean, refined.factor, noise))
-    values: AnyArray = normal_elbo(weights.T @ log_p, refined.factor)
-    difference = abs(values[0] - values[1])
-    if not (refined.decrement <= ascent.tolerance and difference < _MAX_DIFFERENCE):
+    if not (refined.decrement <= ascent.tolerance and refined.difference < _MAX_DIFFERENCE):
         return state, None
-    return refined, Estimate(values[0], 0 * difference, error_bound=difference)
+    value, error, bound = np.array([refined.elbo, 0.0, refined.difference])
+    return refined, Estimate(value, error, error_bound=bound)
 
 
 def _first_state(starts: Local, *, diagonal: bool) -> NormalState:
@@ -150,6 +152,7 @@ def _state_at(mean: np.ndarray, factor: np.ndarray) -> NormalState:
         decrement=np.inf,
         history=np.zeros(0),
         failed=False,
+        difference=0.0,
     )
 
 
@@ -168,7 +171,8 @@ def _ascend(ascent: _Ascent, state: NormalState, limit: int) -> NormalState:
 def _step(ascent: _Ascent, state: NormalState) -> NormalState:
     """One step; where it lowers the ELBO, or anything is not finite, it is undone and shortened."""
     mean, factor = (_diagonal_proposal if ascent.diagonal else _proposal)(state)
-    elbo, slope, curvature = _expectations(ascent, mean, factor)
+    elbos, slope, curvature = _expectations(ascent, mean, factor)
+    elbo = elbos[0]
     finite = bool(np.isfinite(elbo) and np.all(np.isfinite(slope)))
     finite = finite and bool(np.all(np.isfinite(curvature)))
     if finite and elbo >= state.elbo - 8 * ascent.eps * abs(elbo):
@@ -180,6 +184,7 @@ def _step(ascent: _Ascent, state: NormalState) -> NormalState:
             curvature=curvature,
             rate=min(_GROW * state.rate, 1.0),
             decrement=_decrement(slope, curvature, diagonal=ascent.diagonal),
+            difference=abs(elbo - elbos[-1]),
         )
     else:
         new = state._replace(rate=_SHRINK * state.rate)
@@ -209,20 +214,21 @@ def _positive_axes(curvature: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 def _expectations(
     ascent: _Ascent, mean: np.ndarray, factor: np.ndarray
-) -> tuple[float, np.ndarray, np.ndarray]:
-    """ELBO, slope and curvature of N(mean, factor factorᵀ) over the points.
+) -> tuple[list[float], np.ndarray, np.ndarray]:
+    """ELBOs, slope and curvature of N(mean, factor factorᵀ) over the points.
 
     Stein's identity gives the curvature from gradients alone, and makes it the exact derivative
     of the same average that the ELBO is, along symmetric changes of the factor.
     """
-    target, noise, weights, _ = ascent
+    target, noise, columns, _ = ascent
+    weights = columns[:, 0]
     dtype = target.dtype  # of all that has a row for each point
     stretch = factor.astype(dtype)
     values, gradients = target.gradients(transported(mean.astype(dtype), stretch, noise))
     pulled = rows_times(gradients, stretch)
     curvature = gram(pulled, weights.astype(dtype)[:, None] * noise).astype(float)
     return (
-        float(normal_elbo(weights @ values, factor)),
+        normal_elbo(columns.T @ values, factor).tolist(),
         (weights.astype(dtype) @ pulled).astype(float),
         0.5 * (curvature + curvature.T),
     )

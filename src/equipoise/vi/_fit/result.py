@@ -6,7 +6,7 @@ import functools
 import jax
 import jax.numpy as jnp
 
-from equipoise._check import at, positive_integer, random_key
+from equipoise._check import at, positive_integer, random_key, type_error
 from equipoise._types import Array, PRNGKeyArray, PyTree, aligned, result, static_field
 from equipoise.vi._bounds.estimate import Estimate
 from equipoise.vi._families.draws import affine, independent
@@ -102,6 +102,12 @@ class Fit:
         return f"Fit\n{aligned(rows)}"
 
 
+def check_fit(fit: Fit) -> None:
+    """Raises where something else comes, such as a family or its params."""
+    if not isinstance(fit, Fit):
+        raise type_error("fit", "must be a Fit", fit, "Give what vi.fit returned.")
+
+
 @at("vi.posterior_draws")
 def posterior_draws(fit: Fit, key: PRNGKeyArray, num_samples: int) -> PyTree:
     r"""Best draws of the posterior that a fit can give.
@@ -127,7 +133,7 @@ def posterior_draws(fit: Fit, key: PRNGKeyArray, num_samples: int) -> PyTree:
 
     Raises:
         ValueError: If ``num_samples`` is below 1.
-        TypeError: If ``key`` is no key.
+        TypeError: If ``fit`` is none, or ``key`` is no key.
 
     Cost: O(d · ``num_samples``); the log density is not evaluated.
 
@@ -140,6 +146,7 @@ def posterior_draws(fit: Fit, key: PRNGKeyArray, num_samples: int) -> PyTree:
     References:
         :cite:t:`vehtari2024`; :cite:t:`giordano2018`.
     """
+    check_fit(fit)
     random_key("key", key)
     positive_integer("num_samples", num_samples)
     if fit.source is Source.VARIATIONAL:

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from equipoise._check import value_error
+from equipoise._check import same_structure, value_error
 from equipoise._types import Array, PyTree
 from equipoise.vi._families.family import Family
 from equipoise.vi._families.layout import Layout
@@ -20,7 +20,7 @@ from equipoise.vi._weights.products import transported
 _NUM_STEPS = 80
 _NUM_FIRST_DRAWS = 64
 _NUM_POINTS = 64  # of the ELBO of a local normal
-_DISTINCT = 5.0  # sds between modes that one normal does not cover
+DISTINCT = 5.0  # sds between modes that one normal does not cover
 _NEGLIGIBLE = 7.0  # nats of ELBO: a mode with less than a thousandth of the mass
 
 
@@ -47,6 +47,7 @@ class Begun(NamedTuple):
 def starting_point(target: Target, family: Family, start: PyTree) -> np.ndarray:
     """The flat vector to begin at, where the log density and its gradient are finite."""
     if start is not None:
+        same_structure("start", start, family.positions.abstract, "example")
         center = _flat_vector(family.positions, start)
     elif family.placed:
         center = np.zeros(family.dimension)
@@ -76,7 +77,6 @@ def _mean_of_first_draws(family: Family) -> Array:
     return jnp.mean(jax.vmap(family.ravel)(drawn), axis=0)
 
 
-@np.errstate(all="ignore")  # a path ends where something is not finite
 def find_starts(
     target: Target,
     center: np.ndarray,
@@ -87,18 +87,26 @@ def find_starts(
     """The best local normals from the center and ``num_restarts`` − 1 points around it.
 
     They are around it as ``factor`` says, or by 1.
+    """
+    around = rng.standard_normal((num_restarts - 1, len(center)))
+    around = around if factor is None else around @ factor.T
+    return climbed(target, np.concatenate([center[None], center + around]), rng)
+
+
+@np.errstate(all="ignore")  # a path ends where something is not finite
+def climbed(
+    target: Target, starts: np.ndarray, rng: np.random.Generator, num_steps: int = _NUM_STEPS
+) -> Local:
+    """The best local normals along Newton paths from given points.
 
     Newton ascent from each of them keeps the point whose local normal has the largest ELBO. Where
     a mode exists the path ends there, and the normal is Laplace's. Where none does (a funnel
     climbs for ever) an earlier point wins, as in :cite:t:`zhang2022`.
     """
-    d = len(center)
+    number, d = starts.shape
     noise = balanced(rng, _NUM_POINTS, d).astype(target.dtype)
-    around = rng.standard_normal((num_restarts - 1, d))
-    around = around if factor is None else around @ factor.T
-    starts = np.concatenate([center[None], center + around])
-    best = Local(starts, np.tile(np.eye(d), (num_restarts, 1, 1)), np.full(num_restarts, -np.inf))
-    places = [*_newton_paths(target, starts)]
+    best = Local(starts, np.tile(np.eye(d), (number, 1, 1)), np.full(number, -np.inf))
+    places = [*_newton_paths(target, starts, num_steps)]
     path, mean, factor = map(np.concatenate, zip(*places, strict=True))
     if not len(path):
         return best
@@ -131,7 +139,7 @@ class _Known(NamedTuple):
 
 
 class _Paths(NamedTuple):
-    """Newton paths, one a row: which they are, how damped, where, and what is known there."""
+    """Newton paths, one per row: which they are, how damped, where, and what is known there."""
 
     path: np.ndarray
     damping: np.ndarray
@@ -145,7 +153,7 @@ class _Paths(NamedTuple):
 
 
 def _newton_paths(
-    target: Target, starts: np.ndarray
+    target: Target, starts: np.ndarray, num_steps: int
 ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
     """Which paths moved, where to, and factors of the covariances of the curvature there.
 
@@ -156,7 +164,7 @@ def _newton_paths(
     arrived, sound = _arrive(target, np.arange(n), np.zeros(n), starts)
     here = arrived.rows(sound)
     yield here.path, here.point, here.known.factor
-    for _ in range(_NUM_STEPS):
+    for _ in range(num_steps):
         if not len(here.path):
             return
         now = here.known
@@ -213,22 +221,35 @@ def lower_factor(factor: np.ndarray) -> np.ndarray:
     return (upper * np.sign(np.diagonal(upper))[:, None]).T
 
 
+def joined(one: Local, other: Local) -> Local:
+    """All of both."""
+    return Local(*map(np.concatenate, zip(one, other, strict=True)))
+
+
 def other_modes(
-    starts: Local, mean: np.ndarray, factor: np.ndarray, distinct: float = _DISTINCT
+    starts: Local, mean: np.ndarray, factor: np.ndarray, behind_valleys: Local | None = None
 ) -> Local:
     """Local normals that q does not cover, each mode once.
+
+    It covers none behind a valley that is ``DISTINCT`` sds away, and none so much farther away
+    than its own draws.
 
     They are in coordinates where q is N(0, I), with Cholesky factors, and ELBOs relative to the
     best one.
     """
-    best = np.max(starts.elbo)
+    behind_valleys = behind_valleys or no_modes(len(mean))
+    everywhere = joined(behind_valleys, starts)
+    least = DISTINCT + np.where(
+        np.arange(len(everywhere.elbo)) < len(behind_valleys.elbo), 0, len(mean) ** 0.5
+    )
+    best = np.max(everywhere.elbo)
     modes: list[Local] = []
     whiten = functools.partial(np.linalg.solve, factor)
-    for center, spread, elbo in zip(*starts, strict=True):
+    for center, spread, elbo, distance in zip(*everywhere, least, strict=True):
         z, root = whiten(center - mean), whiten(spread)
-        near = [np.linalg.norm(np.linalg.solve(m.factor, z - m.mean)) < distinct for m in modes]
+        near = [np.linalg.norm(np.linalg.solve(m.factor, z - m.mean)) < DISTINCT for m in modes]
         far = min(np.linalg.norm(z), np.linalg.norm(np.linalg.solve(root, z)))
-        if elbo > best - _NEGLIGIBLE and far > distinct + len(z) ** 0.5 and not any(near):
+        if elbo > best - _NEGLIGIBLE and far > distance and not any(near):
             modes.append(Local(z, np.linalg.cholesky(root @ root.T), elbo - best))
     if not modes:
         return no_modes(len(mean))

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from equipoise._check import at, positive_integer, random_key, type_error
@@ -38,7 +39,7 @@ class Calibration:
         names: Where each number is in the position, as in ``['theta'][3]``.
         ranks: How many draws lie below the true number, a row a simulation, from 0 to
             ``num_draws``.
-        counts: How many ranks are in each bin of the histogram, a row a number.
+        counts: How many ranks are in each bin of the histogram, a row per number.
         expected: How many there should be in each bin.
         chi_square: Σ (count − expected)²/expected of each number.
         p_value: Probability of as large a sum where ranks are uniform.
@@ -137,13 +138,16 @@ def calibrate(
     def simulated(key: PRNGKeyArray) -> PyTree:
         of_prior, of_data, *others = jax.random.split(key, 4)
         position = prior(of_prior)
-        return position, simulate(position, of_data), others
+        words = jnp.stack([jax.random.key_data(other) for other in others])
+        return (position, simulate(position, of_data)), words
 
-    keys = jax.random.split(key, num_simulations)
-    found = _simulated(traced(simulated, key), keys)
+    made, keys = _simulated(traced(simulated, key), key, num_simulations)
+    made, keys = jax.device_get((made, keys))  # whose rows are no programs
+    kind = jax.random.key_impl(key)
     ranks, trusted = [], []
     for index in range(num_simulations):
-        truth, data, (of_fit, of_draws) = jax.tree.map(operator.itemgetter(index), found)
+        truth, data = jax.device_put(jax.tree.map(operator.itemgetter(index), made))
+        of_fit, of_draws = (jax.random.wrap_key_data(words, impl=kind) for words in keys[index])
         fitted = fit(functools.partial(_at, log_density, data), truth, of_fit)
         drawn = posterior_draws(fitted, of_draws, num_draws)
         pairs = zip(jax.tree.leaves(drawn), jax.tree.leaves(truth), strict=True)
@@ -157,9 +161,11 @@ def _at(log_density: Callable[[PyTree, PyTree], Scalar], data: PyTree, position:
     return log_density(position, data)
 
 
-@jax.jit
-def _simulated(one: Traced, keys: PRNGKeyArray) -> PyTree:
-    return jax.vmap(one)(keys)
+@functools.partial(jax.jit, static_argnames="number")
+def _simulated(one: Traced, key: PRNGKeyArray, number: int) -> tuple[PyTree, Array]:
+    """Positions with their data, and the words of two keys each."""
+    made: tuple[PyTree, Array] = jax.vmap(one)(jax.random.split(key, number))
+    return made
 
 
 def _told(ranks: AnyArray, trusted: AnyArray, names: Sequence[str], num_draws: int) -> Calibration:

@@ -1,4 +1,4 @@
-"""Means, sds and quantiles of a posterior, a row a number, with intervals for their errors."""
+"""Means, sds and quantiles of a posterior, a row per number, with intervals for their errors."""
 
 import functools
 import statistics
@@ -8,11 +8,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from equipoise._check import at, value_error
+from equipoise._check import at, type_error, value_error
 from equipoise._types import Array, aligned, field_by_field, result, static_field
 from equipoise.vi._families.draws import AnyArray
 from equipoise.vi._families.family import Family
-from equipoise.vi._fit.result import Fit
+from equipoise.vi._fit.result import Fit, check_fit
 from equipoise.vi._weights.verdict import Verdict
 from equipoise.vi._weights.weighted import moments
 
@@ -23,13 +23,13 @@ _MOST_ROWS = 60  # that are printed
 
 @result
 class Summary:
-    """Moments of a posterior, a row a number of the example, and how exact they are.
+    """Moments of a posterior, a row per number of the example, and how exact they are.
 
     Attributes:
         names: Where each number is in the example, as in ``['theta'][3]``.
         mean: Posterior means.
         sd: Posterior standard deviations.
-        quantiles: Posterior quantiles, a column a level.
+        quantiles: Posterior quantiles, a column per level.
         mean_error: Monte Carlo standard errors of the means.
         sd_error: Monte Carlo standard errors of the sds.
         mean_interval: Ends of an interval for each true mean, two columns.
@@ -63,7 +63,7 @@ class Summary:
             _intervals(self.mean_interval),
             _texts(self.sd),
             _intervals(self.sd_interval),
-            *map(_texts, self.quantiles.T),
+            *map(_texts, np.asarray(self.quantiles).T),
         ]
         cells = [list(row) for row in zip(*columns, strict=True)]
         left_out = len(cells) - _MOST_ROWS
@@ -79,7 +79,7 @@ def _texts(values: Array) -> list[str]:
 
 
 def _intervals(ends: Array) -> list[str]:
-    return [f"[{low}, {high}]" for low, high in zip(*map(_texts, ends.T), strict=True)]
+    return [f"[{low}, {high}]" for low, high in zip(*map(_texts, np.asarray(ends).T), strict=True)]
 
 
 @at("vi.summary")
@@ -109,6 +109,7 @@ def summary(
         the intervals are all numbers, and for sds all positive ones.
 
     Raises:
+        TypeError: If ``fit`` is none, or ``levels`` is no sequence.
         ValueError: If a level or ``coverage`` is not between 0 and 1.
 
     Cost: O(n d log n) for n weighted draws; the log density is not evaluated.
@@ -123,6 +124,9 @@ def summary(
     References:
         :cite:t:`vehtari2024`, section 2; :cite:t:`owen2013`, section 9.2.
     """
+    check_fit(fit)
+    if np.ndim(levels) != 1:
+        raise type_error("levels", "must be a sequence of numbers", levels, "Try (0.05, 0.95).")
     for name, values in (("levels", levels), ("coverage", (coverage,))):
         if not all(0 < value < 1 for value in values):
             raise value_error(name, "must lie between 0 and 1", str(values))
@@ -155,7 +159,7 @@ def summary(
 
 @functools.partial(jax.jit, static_argnames="family")
 def _numbers(family: Family, draws: Array) -> Array:
-    """The numbers of the positions of flat draws, a row a draw."""
+    """The numbers of the positions of flat draws, a row per draw."""
     leaves = jax.tree.leaves(jax.vmap(family.unravel)(draws))
     return jnp.concatenate([x.reshape(len(draws), -1).astype(draws.dtype) for x in leaves], axis=1)
 

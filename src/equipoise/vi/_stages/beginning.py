@@ -8,8 +8,11 @@ import numpy as np
 from equipoise._jax.traced import Traced
 from equipoise.vi._families.layout import Layout
 from equipoise.vi._weights.diagnose import Diagnostics
-from equipoise.vi._weights.verdict import Doubt
+from equipoise.vi._weights.verdict import NO_DOUBT, Doubt
 from equipoise.vi._weights.weighted import Weighted
+
+_NEAR = 5.0  # sds from a mode, over √coordinates, within which its draws are
+_LEAST_SEEN = 0.25  # of the share that a mode must have
 
 
 class Beginning(NamedTuple):
@@ -23,7 +26,7 @@ class Beginning(NamedTuple):
         factor: Of its covariance, a Cholesky factor.
         modes: Means, factors and relative ELBOs of local normals that it leaves out, in coordinates
             where it is standard.
-        values: Log densities of flat vectors, one a row, with the volume factors of supports.
+        values: Log densities of flat vectors, one per row, with the volume factors of supports.
         curvatures: Those with gradients and second derivatives.
         most_curved: Coordinates up to which there are second derivatives.
         rng: Randomness of the stage.
@@ -56,6 +59,19 @@ class Beginning(NamedTuple):
         parts = np.concatenate([spreads, (centers - center)[:, :, None]], axis=2)
         whole = np.einsum("kis,kjs->ij", parts, parts) / len(parts)
         return self.mean + self.factor @ center, self.factor @ np.linalg.cholesky(whole)
+
+    def unseen(self, weighted: Weighted) -> Doubt:
+        """Where draws have far less mass near one of the modes than its ELBO proves."""
+        draws = np.linalg.solve(self.factor, (np.asarray(weighted.draws) - self.mean).T)
+        weights = np.exp(np.asarray(weighted.log_weights))
+        shares = np.exp(self.modes[2]) / (1 + np.sum(np.exp(self.modes[2])))
+        for mode, factor, share in zip(*self.modes[:2], shares, strict=True):
+            away = np.linalg.solve(factor, draws - mode[:, None])
+            near = np.linalg.norm(away, axis=0) < _NEAR + len(mode) ** 0.5
+            if np.sum(weights[near]) < _LEAST_SEEN * share:
+                sds = np.abs(self.factor @ mode) / self.sds
+                return Doubt(float(np.max(sds)), 0.0, int(np.argmax(sds)))
+        return NO_DOUBT
 
     def affordable(self, most: int) -> int:
         """Draws that a stage may make."""

@@ -6,15 +6,14 @@ non-centered by as much as its data ask for, each group by itself and anew at ea
 """
 
 import functools
-import math
 from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
 
 from equipoise.vi._stages.beginning import Beginning, Drawn
-from equipoise.vi._stages.drivers import find_drivers
-from equipoise.vi._stages.modes import local_normals
+from equipoise.vi._stages.drivers import curvatures, find_drivers
+from equipoise.vi._stages.modes import Following, following
 from equipoise.vi._weights.adapt import adapt, defended, first_mixture, propose
 from equipoise.vi._weights.diagnose import MIN_DRAWS, summarize
 from equipoise.vi._weights.growth import Draws, grown
@@ -23,16 +22,36 @@ from equipoise.vi._weights.psis import threshold
 from equipoise.vi._weights.verdict import NO_DOUBT
 from equipoise.vi._weights.weighted import weigh
 
-_NUM_POINTS = 64  # at which a density's bends are looked for
+_NUM_POINTS, _LEAST_POINTS = 64, 4  # at which a density's bends are looked for
+_MAX_NUMBERS = 2**22  # of the second derivatives there
+_MAX_SIZE = 1000  # coordinates
 _NUM_CHECKED = 256  # that are asked whether other modes are near
 _MOST_DRIVERS = 12
+_REACH, _BROADER = 3.0, 1.5  # sds as far as a guide knows, and of the drivers that it learns from
 _COMPONENTS, _NUM_ADAPTED = 12, 512  # of the drivers' mixture, and draws of a round
 _ROUNDS, _MORE, _BUDGETED = 8, 4, 32  # of the first time; draws of the second; rounds of a budget
 _LEAST_EFFECTIVE = 20  # draws for each driver, to tell their covariance
 _NUM_DRAWS, _MOST_DRAWS = 2048, 2**15  # of a round, and of all of them
 _ENOUGH = 0.25  # share of effective draws: no smaller set of drivers is tried
-_SHARE, _WIDER = 0.25, 1.0  # of draws from wider normals, and how much: over √coordinates
 _APART, _SMALLEST, _MOST_SPLIT = 0.25, 7.0, 0.01  # spreads and nats between modes; share of draws
+
+
+class _Guide(NamedTuple):
+    """Where modes are expected: a quadratic function of the drivers, in units of a normal."""
+
+    mean: np.ndarray
+    root: np.ndarray
+    coefficients: np.ndarray
+
+    def __call__(self, drivers: np.ndarray) -> np.ndarray:
+        return _quadratic(self.mean, self.root, drivers) @ self.coefficients
+
+
+def _quadratic(mean: np.ndarray, root: np.ndarray, drivers: np.ndarray) -> np.ndarray:
+    """Constant, linear and quadratic terms, held where they are beyond some sds."""
+    z = np.clip(np.linalg.solve(root, (drivers - mean).T).T, -_REACH, _REACH)
+    one, other = np.triu_indices(z.shape[1])
+    return np.concatenate([np.ones((len(z), 1)), z, z[:, one] * z[:, other]], axis=1)
 
 
 class _Conditional(NamedTuple):
@@ -40,42 +59,43 @@ class _Conditional(NamedTuple):
 
     start: Beginning
     drivers: np.ndarray
-
-    @property
-    def free(self) -> np.ndarray:
-        """Which coordinates follow."""
-        return ~np.isin(np.arange(len(self.start.mean)), self.drivers)
+    how: Following
+    guide: _Guide
 
     def draw(self, drivers: np.ndarray) -> Draws:
         """Flat vectors, one for each row of drivers, log p, and log q of the others given them."""
-        n, free = len(drivers), self.free
-        noise, log_q = _wide_noise(self.start.rng, n, int(free.sum()))
-        points, log_p, log_volume = local_normals(self.start, free, self.expected(drivers), noise)
-        return points, log_p, log_q + log_volume
+        found = self.how.normals(self.expected(drivers), self.start.rng)
+        log_q = found.log_p.astype(float) - found.log_weight
+        return found.drawn, found.log_p, log_q
 
     def expected(self, drivers: np.ndarray) -> np.ndarray:
-        """Where the others are in the mean of the normal that the stage begins with."""
-        mean, free = self.start.mean, self.free
-        covariance = self.start.factor @ self.start.factor.T
-        slope = np.linalg.solve(covariance[np.ix_(~free, ~free)], covariance[np.ix_(~free, free)])
-        points = np.tile(mean, (len(drivers), 1))
-        points[:, ~free] = drivers
-        points[:, free] += (drivers - mean[~free]) @ slope
+        """Those drivers, and the others where the guide expects them."""
+        points = np.empty((len(drivers), len(self.start.mean)))
+        points[:, self.drivers], points[:, self.how.order] = drivers, self.guide(drivers)
         return points
+
+    def guided(self, mean: np.ndarray, root: np.ndarray) -> "_Conditional":
+        """The same with a guide that learned from modes around a normal of the drivers."""
+        rng, terms = self.start.rng, len(self.guide.coefficients)
+        noise = rng.standard_normal((max(_NUM_CHECKED, 2 * terms), len(mean)))
+        drivers = transported(mean, _BROADER * root, noise)
+        modes = self.how.normals(self.expected(drivers), rng).modes
+        sound = np.all(np.isfinite(modes), axis=1)
+        fitted = np.linalg.lstsq(_quadratic(mean, root, drivers)[sound], modes[sound])[0]
+        return self._replace(guide=_Guide(mean, root, fitted))
 
     def is_split(self, drivers: np.ndarray) -> bool:
         """Whether the others have several modes, of which Newton's method finds one."""
-        free, sds, first = self.free, self.start.sds, self.expected(drivers)
-        rng, shape = self.start.rng, (len(first), int(free.sum()))
+        order, sds, first = self.how.order, self.start.sds, self.expected(drivers)
         other = first.copy()
-        other[:, free] += 2 * sds[free] * rng.standard_normal(shape)
-        none, some = np.zeros(shape), rng.standard_normal(shape)
-        (here, *found), (there, *again), (drawn, *_) = (
-            local_normals(self.start, free, begin, noise)
-            for begin, noise in ((first, none), (other, none), (first, some))
+        noise = self.start.rng.standard_normal((len(first), len(order)))
+        other[:, order] += 2 * sds[order] * noise
+        here, there = (self.how.normals(begin, self.start.rng) for begin in (first, other))
+        gain = there.log_mass - here.log_mass
+        gap, spread = (
+            np.linalg.norm((x - here.modes) / sds[order], axis=1)
+            for x in (there.modes, here.drawn[:, order])
         )
-        gain = (again[0] - again[1]) - (found[0] - found[1])
-        gap, spread = (np.linalg.norm((x - here) / sds, axis=1) for x in (there, drawn))
         apart = (gap > _APART * spread) & (gain > -_SMALLEST)
         return bool(np.mean(apart) > _MOST_SPLIT)
 
@@ -85,9 +105,7 @@ class _Conditional(NamedTuple):
         It learns twice: the second time in coordinates where they are standard, and with more
         draws, as by then they are where the drivers are.
         """
-        start, chosen = self.start, self.drivers
-        rows = start.factor[chosen]
-        mean, root = start.mean[chosen], np.linalg.cholesky(rows @ rows.T)
+        chosen, (mean, root, _) = self.drivers, self.guide
         draw = self._learned(mean, root, num_samples, _ROUNDS)
         found = weigh(*draw(_MORE * num_samples))
         if found.effective_sample_size > _LEAST_EFFECTIVE * len(chosen):
@@ -95,7 +113,8 @@ class _Conditional(NamedTuple):
             mean = weights @ drivers
             away = drivers - mean
             root = np.linalg.cholesky((weights[:, None] * away).T @ away)
-        return self._learned(mean, root, _MORE * num_samples, _ROUNDS // 2)
+        again = self.guided(mean, root)
+        return again._learned(mean, root, _MORE * num_samples, _ROUNDS // 2)
 
     def _learned(
         self, mean: np.ndarray, root: np.ndarray, num_samples: int, num_rounds: int
@@ -109,9 +128,10 @@ class _Conditional(NamedTuple):
         factors = np.linalg.cholesky(spreads @ np.swapaxes(spreads, 1, 2))
 
         def log_p(noise: np.ndarray) -> np.ndarray:
-            _, log_p, log_q = self.draw(transported(mean, root, noise))
+            points = self.expected(transported(mean, root, noise))
+            log_mass = self.how.normals(points, start.rng).log_mass
             # Tails decide the errors of sds, so more draws are wanted there than p has.
-            return log_p - log_q + np.log1p(np.mean(noise**2, axis=1))
+            return log_mass + np.log1p(np.mean(noise**2, axis=1))
 
         mixture, _ = adapt(
             log_p,
@@ -130,14 +150,28 @@ class _Conditional(NamedTuple):
         return draw
 
 
-def _wide_noise(rng: np.random.Generator, n: int, size: int) -> tuple[np.ndarray, np.ndarray]:
-    """Draws of a standard normal, some of them wider so that tails are covered, and log q."""
-    wide = 1 + _WIDER / math.sqrt(size)
-    noise = np.where(rng.random((n, 1)) < _SHARE, wide, 1.0) * rng.standard_normal((n, size))
-    square = 0.5 * np.sum(noise**2, axis=1)
-    narrow = math.log1p(-_SHARE) - square
-    broad = math.log(_SHARE) - size * math.log(wide) - square / wide**2
-    return noise, np.logaddexp(narrow, broad) - 0.5 * size * math.log(2 * math.pi)
+def _sizes(number: int, strengths: list[float]) -> list[int]:
+    """How many drivers to try: those before the widest gap, then all of them, then fewer."""
+    halves = [number >> k for k in range(number.bit_length())]
+    if len(strengths) < 2:
+        return halves
+    gap = int(np.argmin(np.divide(strengths[1:], strengths[:-1]))) + 1
+    return list(dict.fromkeys([gap, *halves]))
+
+
+def _conditional(start: Beginning, drivers: np.ndarray, curved: np.ndarray) -> _Conditional | None:
+    """The normals given these drivers, which are near those that the start expects first."""
+    found = following(start, drivers, curved)
+    if found is None:
+        return None
+    drivers, how = found
+    order, rows = np.asarray(how.order), start.factor[drivers]
+    mean, root = start.mean[drivers], np.linalg.cholesky(rows @ rows.T)
+    terms = _quadratic(mean, root, mean[None]).shape[1]
+    linear = np.zeros((terms, len(order)))
+    linear[0] = start.mean[order]
+    linear[1 : 1 + len(drivers)] = np.linalg.solve(root, rows @ start.factor[order].T)
+    return _Conditional(start, drivers, how, _Guide(mean, root, linear)).guided(mean, root)
 
 
 @np.errstate(all="ignore")  # what is not finite has no weight
@@ -151,21 +185,20 @@ def draw_conditionally(start: Beginning) -> Drawn | None:
     budget = start.affordable(_MOST_DRAWS)
     number = min(_NUM_DRAWS, budget)
     num_adapted = min(_NUM_ADAPTED, budget // _BUDGETED)
-    if num_adapted < MIN_DRAWS or d > start.most_curved:
+    if num_adapted < MIN_DRAWS or d > _MAX_SIZE:
         return None
-    points = transported(start.mean, start.factor, rng.standard_normal((_NUM_POINTS, d)))
-    drivers = find_drivers(
-        start.density,
-        start.positions,
-        points.astype(start.dtype),
-        start.sds,
-        rng,
-        most=_MOST_DRIVERS,
+    held = max(_MAX_NUMBERS // d**2, _LEAST_POINTS)
+    noise = rng.standard_normal((min(_NUM_POINTS, held), d))
+    points = transported(start.mean, start.factor, noise).astype(start.dtype)
+    curved = np.asarray(curvatures(start.density, points, start.positions))
+    drivers, strengths = find_drivers(
+        start.density, start.positions, points, curved, start.sds, rng, most=_MOST_DRIVERS
     )
     best, choice = -1.0, None
-    while drivers:
-        tried = _Conditional(start, np.sort(drivers))
-        drivers = drivers[: len(drivers) // 2]
+    for most in _sizes(len(drivers), strengths):
+        tried = _conditional(start, np.array(drivers[:most]), curved)
+        if tried is None:
+            continue
         make = tried.adapted(num_adapted)
         made = make(number)
         found = weigh(*made)

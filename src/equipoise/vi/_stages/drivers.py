@@ -18,54 +18,69 @@ from equipoise._types import Array
 from equipoise.vi._bounds.density import flat_log_density
 from equipoise.vi._families.layout import Layout
 
-_NEGLIGIBLE = 0.01  # of the largest: third derivatives that leave a normal where it is
+_NEGLIGIBLE = 0.1  # of the largest: third derivatives that leave a normal where it is
 
 
 def find_drivers(
     density: Traced,
     positions: Layout,
     points: np.ndarray,
+    curved: np.ndarray,
     sds: np.ndarray,
     rng: np.random.Generator,
     *,
     most: int,
-) -> list[int]:
-    """Coordinates that bend the density at the points, the strongest first, up to ``most``."""
+) -> tuple[list[int], list[float]]:
+    """Coordinates that bend the density at the points, and how much, up to ``most``.
+
+    Each is the strongest of those that are left, of which one more has its strength told where it
+    is negligible. ``curved`` are the second derivatives there.
+    """
     free = np.ones(points.shape[1], bool)
     signs = rng.choice([-1.0, 1.0], (2, *points.shape)).astype(points.dtype)
+    # Conditional sds at the point, so that a funnel bends as much in its neck as at its mouth.
+    scales = (np.abs(np.diagonal(curved, axis1=1, axis2=2)) + sds**-2) ** -0.5
+    scales = scales.astype(points.dtype)
     chosen: list[int] = []
-    largest = 0.0
+    strengths: list[float] = []
     while len(chosen) < min(most, len(free) - 1):
-        bends = np.asarray(_bends(density, points, sds, *(signs * free), positions)) * free
+        bends = np.asarray(_bends(density, points, scales, *(signs * free), positions)) * free
         strongest = int(np.argmax(bends))
-        largest = max(largest, bends[strongest])
-        if not bends[strongest] > _NEGLIGIBLE * largest:
+        strengths.append(float(bends[strongest]))
+        if not strengths[-1] > _NEGLIGIBLE * max(strengths):
             break
         free[strongest] = False
         chosen.append(strongest)
-    return chosen
+    return chosen, strengths
+
+
+@functools.partial(jax.jit, static_argnames="positions")
+def curvatures(density: Traced, points: Array, positions: Layout) -> Array:
+    """Second derivatives at the points, one after the other."""
+    log_p = flat_log_density(density.prepared(), positions)
+    eye = jnp.eye(points.shape[1], dtype=points.dtype)
+
+    def one(z: Array) -> Array:
+        return jax.vmap(jax.linearize(jax.grad(log_p), z)[1])(eye)
+
+    return jax.lax.map(one, points)
 
 
 @functools.partial(jax.jit, static_argnames="positions")
 def _bends(
-    density: Traced, points: Array, sds: Array, u: Array, v: Array, positions: Layout
+    density: Traced, points: Array, scales: Array, u: Array, v: Array, positions: Layout
 ) -> Array:
-    """Mean squares of third derivatives along each coordinate and two random directions.
+    """Mean sizes of third derivatives along each coordinate and two random directions.
 
-    Their expectation over signs is the sum of squares over all pairs of coordinates. Lengths are
-    conditional sds at the point, so that a funnel bends as much in its neck as at its mouth.
+    Their mean square over signs is the sum of squares over all pairs of coordinates.
     """
     log_p = flat_log_density(density.prepared(), positions)
 
     def along(function: Callable[[Array], Array], direction: Array) -> Callable[[Array], Array]:
         return lambda z: jax.jvp(function, (z,), (direction,))[1]
 
-    def bend(z: Array, u: Array, v: Array) -> Array:
-        slope = jax.grad(log_p)
-        axes = jnp.eye(len(z), dtype=z.dtype)
-        bent = jax.lax.map(lambda e: jnp.vdot(e, along(slope, e)(z)), axes)
-        scale = (jnp.abs(bent) + sds**-2) ** -0.5
-        return (scale * jax.grad(along(along(log_p, scale * u), scale * v))(z)) ** 2
+    def bend(z: Array, scale: Array, u: Array, v: Array) -> Array:
+        return jnp.abs(scale * jax.grad(along(along(log_p, scale * u), scale * v))(z))
 
-    found = jax.vmap(bend)(points, u, v)
+    found = jax.vmap(bend)(points, scales, u, v)
     return jnp.mean(jnp.where(jnp.isfinite(found), found, 0), axis=0)

@@ -21,7 +21,12 @@ _STAGES: dict[str, Callable[[Beginning], Drawn | None]] = {
     "conditional": draw_conditionally,
     "annealed": draw_annealed,
 }
-_FINAL = Verdict.TRUSTED, Verdict.IMPROPER, Verdict.NOT_FINITE  # other draws would change nothing
+_FINAL = (
+    Verdict.TRUSTED,
+    Verdict.IMPROPER,
+    Verdict.NOT_FINITE,
+    Verdict.RARE,
+)  # other draws would change nothing
 
 
 class Stage(NamedTuple):
@@ -68,6 +73,8 @@ def escalated(
             doubt = disagreement(before.weighted, weighted)
         if said is Verdict.TRUSTED and doubt:
             said = Verdict.DISAGREEMENT
+        elif said is Verdict.TRUSTED and (unseen := start.unseen(weighted)):
+            said, doubt = Verdict.ELSEWHERE, unseen
         elif said is Verdict.TRUSTED and (doubt := rarity(weighted)):
             said = Verdict.RARE
         case = before._replace(verdict=said, found=found, weighted=weighted, doubt=doubt)

@@ -1,85 +1,226 @@
 """The normals of some coordinates given the others: modes by Newton's method, many at a time."""
 
+import dataclasses
+import math
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
 import numpy as np
 
+from equipoise._jax.traced import Traced
+from equipoise._types import Array, Scalar, record, static_field
+from equipoise.vi._families.layout import Layout
+from equipoise.vi._stages import banded
 from equipoise.vi._stages.beginning import Beginning
 
-_MAX_NUMBERS = 2**21  # of the curvatures that are held together
-_NUM_STEPS = 16
-_TOLERANCE = 1e-3  # nats to the mode: a hundredth of an sd off, which weights make good
-_DAMPED = 1e-4  # relative, below which a step is Newton's
+_NUM_STEPS = 20
+_TOLERANCE = 0.02  # nats that the last step gains: what it leaves is of third order
+_DAMPED, _FIRST = 1e-4, 1e-3  # relative, below which a step is Newton's; and where damping begins
+_NUMBERS = 2**15  # of the full second derivatives that are found together
+_CHUNK, _DRAWS = 512, 16  # points of a call, and draws of each normal
+_SHARE = 0.25  # of draws that are wider, by 1/√coordinates
+_ZERO = 1e-10  # of the diagonal: entries that are rounding
+_MANY, _MOST_SHARED = 16, 4  # neighbours, and drivers that only have many of them
+_MAX_FULL = 512  # coordinates up to which full matrices are factorized
 
 
-def local_normals(
-    start: Beginning, free: np.ndarray, points: np.ndarray, noise: np.ndarray
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Draws of the normal of the free coordinates near each point, their log p, and log volumes.
+class Normals(NamedTuple):
+    """What is found near points.
 
-    A draw is m + L⁻ᵀ ε, for the mode m and the Cholesky factor L of minus the curvature there;
-    the log volume is log |L|.
+    Attributes:
+        drawn: One of the draws of each local normal, chosen by their weights.
+        log_p: Of it.
+        log_weight: Log of the mean over the draws of p over their density.
+        modes: Of the coordinates that follow.
+        log_mass: Laplace's approximation of the integral of p over them.
     """
-    size = max(_MAX_NUMBERS // points.shape[1] ** 2, 1)
-    drawn, volumes = points.copy(), []
-    for first in range(0, len(points), size):
-        rows = slice(first, first + size)
-        modes, roots = _modes(start, free, points[rows])
-        away = np.linalg.solve(np.swapaxes(roots, 1, 2), noise[rows, :, None])[..., 0]
-        drawn[rows, free] = modes + away
-        volumes.append(np.sum(np.log(np.diagonal(roots, axis1=1, axis2=2)), axis=1))
-    return drawn, start.values(drawn), np.concatenate(volumes)
+
+    drawn: np.ndarray
+    log_p: np.ndarray
+    log_weight: np.ndarray
+    modes: np.ndarray
+    log_mass: np.ndarray
 
 
-def _modes(start: Beginning, free: np.ndarray, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Modes of the free coordinates, and Cholesky factors of minus the curvature there.
+@record
+class Following:
+    """Coordinates that follow the others, in an order that keeps neighbours together.
+
+    Attributes:
+        density: Log p of one position.
+        order: Their flat indices.
+        scales: Lengths that damping is relative to.
+        positions: How positions are made of flat vectors.
+        still: Leaves that have none of them. What a density computes from those alone, the factor
+            of a covariance say, it computes once for a point, as they are no part of derivatives.
+        width: Diagonals of their second derivatives below the main one; None where full.
+    """
+
+    density: Traced
+    order: Array
+    scales: Array
+    positions: Layout = static_field()
+    still: tuple[bool, ...] = static_field()
+    width: int | None = static_field()
+
+    def normals(self, points: np.ndarray, rng: np.random.Generator) -> Normals:
+        """Draws of the normals near each point, around modes, of the curvature there.
+
+        Several draws share a normal, which costs far more than they do, and one of them is chosen.
+        """
+        dtype, parts = self.scales.dtype, []
+        for first in range(0, len(points), _CHUNK):
+            here = points[first : first + _CHUNK]
+            shape = _CHUNK, _DRAWS, len(self.order)
+            noise, luck = rng.standard_normal(shape), rng.random(shape[:2])
+            # Some are wider, so that tails are covered.
+            noise *= np.where(luck < _SHARE, _wide(shape[2]), 1.0)[..., None]
+            found = _normals(
+                self, *(x.astype(dtype) for x in (_filled(here), noise, rng.random(_CHUNK)))
+            )
+            parts.append([np.asarray(x)[: len(here)] for x in found])
+        return Normals(*map(np.concatenate, zip(*parts, strict=True)))
+
+
+def _wide(size: int) -> float:
+    """How wide the wide draws are."""
+    return 1 + 1 / math.sqrt(size)
+
+
+def _filled(rows: np.ndarray) -> np.ndarray:
+    """The rows, and the first again until there are as many as a call takes."""
+    return np.concatenate([rows, np.tile(rows[:1], (_CHUNK - len(rows), 1))])
+
+
+def following(
+    start: Beginning, drivers: np.ndarray, curved: np.ndarray
+) -> tuple[np.ndarray, Following] | None:
+    """The drivers, and how the others follow; None where too many bend together.
+
+    Others that are neighbours of very many are made drivers where the rest are then neighbours of
+    few, as a level that a whole series shares. ``curved`` are second derivatives at some points.
+    """
+    bent = np.abs(curved)
+    size = np.sqrt(np.diagonal(bent, axis1=1, axis2=2))
+    near = np.any(bent > _ZERO * size[:, :, None] * size[:, None, :], axis=0)
+    free = ~np.isin(np.arange(len(near)), drivers)
+    shared = free & (near[:, free].sum(axis=1) > max(_MANY, free.sum() // 2))
+    places = np.flatnonzero(free & ~shared)
+    order, width = banded.order_of(near[np.ix_(places, places)])
+    if width is None or shared.sum() > _MOST_SHARED:
+        places, shared[:] = np.flatnonzero(free), False
+        order, width = banded.order_of(near[np.ix_(places, places)])
+    if width is None and len(order) > _MAX_FULL:
+        return None
+    inside = places[order]
+    scales = start.sds[inside].astype(start.dtype)
+    ends = np.cumsum([math.prod(shape) for shape in start.positions.flat_shapes])
+    moved = set(np.searchsorted(ends, inside, side="right").tolist())
+    still = tuple(leaf not in moved for leaf in range(len(ends)))
+    placed: Following = jax.device_put(
+        Following(start.density, inside, scales, start.positions, still, width)
+    )
+    return np.sort(np.append(drivers, np.flatnonzero(shared))), placed
+
+
+class _State(NamedTuple):
+    """Where a path is, what is known there, and the step that it tries next."""
+
+    point: Array
+    value: Scalar
+    slope: Array
+    precision: Array
+    damping: Scalar
+    step: Array
+    gain: Scalar
+    count: Scalar
+
+
+@jax.jit
+def _normals(how: Following, points: Array, noise: Array, luck: Array) -> tuple[Array, ...]:
+    """The fields of :class:`Normals`."""
+    how = dataclasses.replace(how, density=how.density.prepared())
+    # Few diagonals are long loops of small steps, the cheaper the more points share them.
+    full = how.width is None
+    size = int(np.clip(_NUMBERS // len(how.order) ** 2, 1, _CHUNK)) if full else _CHUNK
+    found: tuple[Array, ...] = jax.lax.map(
+        lambda x: _normal(how, *x), (points, noise, luck), batch_size=size
+    )
+    return found
+
+
+def _normal(how: Following, point: Array, noise: Array, luck: Scalar) -> tuple[Array, ...]:
+    """What is found near one point.
 
     A step that lowers the density is undone, and the next one is damped.
     """
-    n, k = len(points), int(np.sum(free))
-    at, inside = points.copy(), np.flatnonzero(free)
-    value, slope, precision = np.full(n, -np.inf), np.zeros((n, k)), np.zeros((n, k, k))
-    damping, step, going = np.zeros(n), np.zeros((n, k)), np.arange(n)
-    for _ in range(_NUM_STEPS):
-        there = at[going]
-        there[:, inside] += step[going]
-        new_value, gradient, curvature = start.curvatures(there)
-        bent = -curvature[:, inside[:, None], inside]
-        sound = np.isfinite(new_value) & np.all(np.isfinite(bent), axis=(1, 2))
-        better = sound & (new_value >= value[going])
-        up, down = going[better], going[~better]
-        at[up], value[up], slope[up], precision[up] = (
-            x[better] for x in (there, new_value, gradient[:, inside], bent)
+    order, scales, width = how.order, how.scales, how.width
+    n, dtype = len(order), point.dtype
+    along = jnp.asarray(banded.directions(n, width), dtype)
+
+    def log_p(x: Array) -> Scalar:
+        pairs = zip(
+            *map(how.positions.free, (point, point.at[order].set(x))), how.still, strict=True
         )
-        damping[up] = np.where(damping[up] > _DAMPED, damping[up] / 8, 0)
-        damping[down] = np.maximum(8 * damping[down], 10 * _DAMPED)
-        root = _roots(_damped(precision, damping, start.sds[inside])[going])
-        half = np.linalg.solve(root, slope[going, :, None])
-        step[going] = np.linalg.solve(np.swapaxes(root, 1, 2), half)[..., 0]
-        far = np.sum(half**2, axis=(1, 2)) * (1 + damping[going]) >= _TOLERANCE
-        going = going[far | np.isnan(half[:, 0, 0])]
-        if not len(going):
-            break
+        parts = [fixed if still else moving for fixed, moving, still in pairs]
+        value = jnp.asarray(how.density(how.positions.position(parts)))
+        return value.astype(dtype) + how.positions.volume(parts)
+
+    def damped(precision: Array, damping: Scalar) -> Array:
+        size = jnp.abs(banded.diagonal(precision, width)) + scales**-2
+        return banded.factor(banded.with_diagonal(precision, damping * size, width), width)
+
+    def look(now: _State) -> _State:
+        x = now.point + now.step
+        (value, slope), push = jax.linearize(jax.value_and_grad(log_p), x)
+        precision = -banded.stored(jax.vmap(push)(along)[1], width)
+        sound = jnp.isfinite(value) & jnp.all(jnp.isfinite(precision))
+        better = sound & (value >= now.value)
+        point, value, slope, precision = (
+            jnp.where(better, new, old)
+            for new, old in zip((x, value, slope, precision), now[:4], strict=True)
+        )
+        eased = jnp.where(now.damping > _DAMPED, now.damping / 8, 0)
+        damping = jnp.where(better, eased, jnp.maximum(8 * now.damping, _FIRST))
+        root = damped(precision, damping)
+        half = banded.forward(root, slope, width)
+        step = banded.backward(root, half, width)
+        gain = jnp.sum(half**2) * (1 + damping)
+        return _State(point, value, slope, precision, damping, step, gain, now.count + 1)
+
+    def busy(now: _State) -> Array:
+        return (now.count < _NUM_STEPS) & ~(now.gain < _TOLERANCE)
+
+    zero, empty = jnp.zeros((), dtype), jnp.zeros(n, dtype)
+    first = _State(
+        point[order],
+        zero - jnp.inf,
+        empty,
+        banded.stored(jnp.zeros_like(along), width),
+        zero,
+        empty,
+        zero + jnp.inf,
+        zero,
+    )
+    last = jax.lax.while_loop(busy, look, first)
+    mode = last.point + jnp.where(last.gain < _TOLERANCE, last.step, 0)
     # Without damping where that is possible, with it where not, and in the worst case by axes.
-    roots = _roots(precision)
-    for extra in (damping, np.full(n, np.inf)):
-        lost = np.isnan(roots[:, 0, 0])
-        roots[lost] = _roots(_damped(precision, extra, start.sds[inside])[lost])
-    return at[:, inside], roots
-
-
-def _damped(precision: np.ndarray, damping: np.ndarray, sds: np.ndarray) -> np.ndarray:
-    """The matrices with so much more on their diagonals; alone what is added, where it is ∞."""
-    size = np.abs(np.diagonal(precision, axis1=1, axis2=2)) + sds**-2
-    alone = np.isinf(damping)[:, None]
-    added = np.where(alone, 1.0, damping[:, None]) * size
-    return np.where(alone[..., None], 0.0, precision) + added[:, None] * np.eye(len(sds))
-
-
-def _roots(matrices: np.ndarray) -> np.ndarray:
-    """Cholesky factors; nan for those that are not positive definite."""
-    try:
-        return np.linalg.cholesky(matrices)
-    except np.linalg.LinAlgError:
-        if len(matrices) == 1:
-            return np.full_like(matrices, np.nan)
-        half = len(matrices) // 2
-        return np.concatenate([_roots(matrices[:half]), _roots(matrices[half:])])
+    root = damped(last.precision, zero)
+    axes = banded.with_diagonal(jnp.zeros_like(last.precision), scales**-2, width)
+    for other in (damped(last.precision, last.damping), axes**0.5):
+        root = jnp.where(jnp.all(jnp.isfinite(root)), root, other)
+    log_volume = jnp.sum(jnp.log(banded.diagonal(root, width)))
+    log_normal = -0.5 * n * math.log(2 * math.pi)
+    drawn = mode + jax.vmap(lambda e: banded.backward(root, e, width))(noise)
+    square = 0.5 * jnp.sum(noise**2, axis=1)
+    wide = _wide(n)
+    broad = math.log(_SHARE) - n * math.log(wide) - square / wide**2
+    log_q = jnp.logaddexp(math.log1p(-_SHARE) - square, broad) + log_normal + log_volume
+    log_ps = jax.vmap(log_p)(drawn)
+    log_w = jnp.where(jnp.isfinite(log_ps), log_ps - log_q, -jnp.inf)
+    share = jnp.cumsum(jax.nn.softmax(log_w))
+    one = jnp.minimum(jnp.searchsorted(share, luck * share[-1]), len(log_w) - 1)
+    log_weight = jax.nn.logsumexp(log_w) - math.log(len(log_w))
+    log_mass = log_p(mode) - log_normal - log_volume
+    return point.at[order].set(drawn[one]), log_ps[one], log_weight, mode, log_mass

@@ -6,7 +6,7 @@ import math
 import jax
 import jax.numpy as jnp
 
-from equipoise._check import at, value_error
+from equipoise._check import at, type_error, value_error
 from equipoise._types import Array
 from equipoise.vi._supports.support import REAL, Support, same_shape
 
@@ -82,6 +82,7 @@ def interval(low: float, high: float) -> Support:
         with two it is all reals. Far out, x rounds to a bound, where the density of a family is 0.
 
     Raises:
+        TypeError: If a bound is no number.
         ValueError: If ``low`` is not below ``high``, or either is nan.
 
     Cost: one exponential for each entry.
@@ -94,6 +95,9 @@ def interval(low: float, high: float) -> Support:
     References:
         :cite:t:`kucukelbir2017`, section 2.3.
     """
+    for name, bound in (("low", low), ("high", high)):
+        if not hasattr(bound, "__float__"):
+            raise type_error(name, "must be a number", bound)
     if not float(low) < float(high):
         raise value_error("low", "must be below `high`", f"low={low}, high={high}", "Swap them.")
     return _interval(float(low), float(high))

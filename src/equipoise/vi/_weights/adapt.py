@@ -1,4 +1,8 @@
-"""Adaptive importance sampling: a mixture of Student t that learns the target from its draws."""
+"""Adaptive importance sampling: a mixture of Student t that learns the target from its draws.
+
+Round components have the same tails in all directions. Where coordinates have heavy tails of their
+own, these are longest along the axes, and one component of independent coordinates has them too.
+"""
 
 import math
 from collections.abc import Callable
@@ -19,27 +23,40 @@ _Proposed: TypeAlias = tuple[np.ndarray, np.ndarray]  # draws and their log dens
 
 
 class _Mixture(NamedTuple):
-    """Student t components: weights, means, Cholesky factors of the scale matrices."""
+    """Student t components: weights, means, Cholesky factors of the scale matrices.
+
+    The last weight is that of independent coordinates with their own ``centers`` and ``scales``.
+    """
 
     weights: np.ndarray
     means: np.ndarray
     factors: np.ndarray
+    centers: np.ndarray
+    scales: np.ndarray
+
+
+def _log_constant(d: int) -> float:
+    """Of a Student t density in d dimensions."""
+    gammas = math.lgamma((_DEGREES + d) / 2) - math.lgamma(_DEGREES / 2)
+    return gammas - 0.5 * d * math.log(_DEGREES * math.pi)
 
 
 def _component_log_probs(mixture: _Mixture, draws: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Log of weight times density, and Mahalanobis distance, each (components, draws)."""
+    """Log of weight times density for each component, and Mahalanobis distances of round ones.
+
+    Both have a row for each of them and a column for each draw.
+    """
     d = draws.shape[1]
-    constant = (
-        math.lgamma((_DEGREES + d) / 2)
-        - math.lgamma(_DEGREES / 2)
-        - 0.5 * d * math.log(_DEGREES * math.pi)
-    )
     pairs = zip(mixture.means, np.linalg.inv(mixture.factors), strict=True)
-    whitened = np.stack([transported(-(inverse @ mean), inverse, draws) for mean, inverse in pairs])
-    distance = np.einsum("kni,kni->kn", whitened, whitened)
+    whitened = [transported(-(inverse @ mean), inverse, draws) for mean, inverse in pairs]
+    distance = np.stack([np.einsum("ni,ni->n", white, white) for white in whitened])
     volume = np.sum(np.log(np.diagonal(mixture.factors, axis1=1, axis2=2)), axis=1)
     tail = -0.5 * (_DEGREES + d) * np.log1p(distance / _DEGREES)
-    return (np.log(mixture.weights) + constant - volume)[:, None] + tail, distance
+    square = ((draws - mixture.centers) / mixture.scales) ** 2
+    apart = -0.5 * (_DEGREES + 1) * np.sum(np.log1p(square / _DEGREES), axis=1)
+    apart += d * _log_constant(1) - np.sum(np.log(mixture.scales))
+    round_ones = _log_constant(d) - volume[:, None] + tail
+    return np.log(mixture.weights)[:, None] + np.concatenate([round_ones, apart[None]]), distance
 
 
 def _log_sums(log_terms: np.ndarray) -> np.ndarray:
@@ -54,16 +71,20 @@ def _sample(rng: np.random.Generator, mixture: _Mixture, num_samples: int) -> np
     levels = (np.arange(num_samples) + 0.5) / num_samples
     component = np.searchsorted(np.cumsum(mixture.weights), levels)
     component = np.minimum(component, len(mixture.weights) - 1)
-    spread = np.sqrt(_DEGREES / rng.chisquare(_DEGREES, (num_samples, 1)))
-    noise = rng.standard_normal((num_samples, d)) * spread
-    # Components come one after the other.
-    parts = np.split(noise, np.searchsorted(component, np.arange(1, len(mixture.weights))))
-    return np.concatenate(
-        [
-            transported(m, w, e)
-            for m, w, e in zip(mixture.means, mixture.factors, parts, strict=True)
-        ]
-    )
+    noise = rng.standard_normal((num_samples, d))
+    # Components come one after the other, that of independent coordinates last.
+    *parts, apart = np.split(noise, np.searchsorted(component, np.arange(1, len(mixture.weights))))
+    drawn = [
+        transported(mean, factor, part * _spread(rng, (len(part), 1)))
+        for mean, factor, part in zip(mixture.means, mixture.factors, parts, strict=True)
+    ]
+    drawn.append(mixture.centers + mixture.scales * apart * _spread(rng, apart.shape))
+    return np.concatenate(drawn)
+
+
+def _spread(rng: np.random.Generator, shape: tuple[int, int]) -> np.ndarray:
+    """What makes a normal a Student t."""
+    return np.sqrt(_DEGREES / rng.chisquare(_DEGREES, shape))
 
 
 def _temper(log_ratios: np.ndarray, wanted: float) -> np.ndarray:
@@ -90,7 +111,7 @@ def _improve(mixture: _Mixture, draws: AnyArray, log_ratios: AnyArray) -> _Mixtu
     log_weights = _temper(log_ratios - np.max(log_ratios), min(30.0 * d, n / 4))
     joint, distance = _component_log_probs(mixture, draws)
     share = np.exp(joint + (log_weights - _log_sums(joint)))
-    pull = share * (_DEGREES + d) / (_DEGREES + distance)
+    pull = share[:-1] * (_DEGREES + d) / (_DEGREES + distance)
     weights = np.sum(share, axis=1)
     tiny = np.finfo(float).tiny ** 0.5
     total = np.maximum(np.sum(pull, axis=1), tiny)[:, None]
@@ -99,9 +120,15 @@ def _improve(mixture: _Mixture, draws: AnyArray, log_ratios: AnyArray) -> _Mixtu
     scatter = squares - total[:, None] * means[:, :, None] * means[:, None]
     # A component with little weight leans on the identity, the shape of the first proposal.
     prior = 10.0 * (d + 1) / n
-    scatter = (scatter + prior * np.eye(d)) / (weights + prior)[:, None, None]
+    scatter = (scatter + prior * np.eye(d)) / (weights[:-1] + prior)[:, None, None]
+    square = ((draws - mixture.centers) / mixture.scales) ** 2
+    pulls = share[-1][:, None] * (_DEGREES + 1) / (_DEGREES + square)
+    centers = np.sum(pulls * draws, axis=0) / (np.sum(pulls, axis=0) + prior)
+    scales = (np.sum(pulls * (draws - centers) ** 2, axis=0) + prior) / (weights[-1] + prior)
     weights = np.maximum(weights, _SMALLEST_WEIGHT)
-    return _Mixture(weights / np.sum(weights), means, np.linalg.cholesky(scatter))
+    return _Mixture(
+        weights / np.sum(weights), means, np.linalg.cholesky(scatter), centers, scales**0.5
+    )
 
 
 def first_mixture(
@@ -111,15 +138,22 @@ def first_mixture(
     factors: np.ndarray,
     elbos: np.ndarray,
 ) -> _Mixture:
-    """Equal parts of unit components scattered around 0, and other modes by their ELBOs."""
+    """Equal parts of unit components scattered around 0, and other modes by their ELBOs.
+
+    The component of independent coordinates has another such part.
+    """
     d = means.shape[1]
     scattered = 0.7 * rng.standard_normal((components, d))
     scattered[0] = 0
     eye = np.tile(np.eye(d), (components, 1, 1))
     ours = np.full(components, 1.0 / components)
-    total = np.concatenate([ours, np.maximum(np.exp(elbos), _SMALLEST_WEIGHT)])
+    total = np.concatenate([ours, np.maximum(np.exp(elbos), _SMALLEST_WEIGHT), ours[:1]])
     return _Mixture(
-        total / np.sum(total), np.concatenate([scattered, means]), np.concatenate([eye, factors])
+        total / np.sum(total),
+        np.concatenate([scattered, means]),
+        np.concatenate([eye, factors]),
+        np.zeros(d),
+        np.ones(d),
     )
 
 
@@ -131,17 +165,20 @@ def propose(rng: np.random.Generator, mixture: _Mixture, number: int) -> _Propos
 
 def defended(mixture: _Mixture) -> _Mixture:
     """The same with one wide component over all, for what the others have not met."""
-    weights, means, factors = mixture
-    mean = weights @ means
+    weights, means, factors, centers, scales = mixture
+    round_ones = weights[:-1] / np.sum(weights[:-1])
+    mean = round_ones @ means
     parts = (
         np.concatenate([factors, (means - mean)[:, :, None]], axis=2)
-        * weights[:, None, None] ** 0.5
+        * round_ones[:, None, None] ** 0.5
     )
     whole = np.linalg.cholesky(np.einsum("kis,kjs->ij", parts, parts))
     return _Mixture(
-        np.append((1 - _DEFENCE) * weights, _DEFENCE),
+        np.r_[(1 - _DEFENCE) * weights[:-1], _DEFENCE, (1 - _DEFENCE) * weights[-1]],
         np.concatenate([means, mean[None]]),
         np.concatenate([factors, _WIDER * whole[None]]),
+        centers,
+        scales,
     )
 
 
@@ -156,7 +193,7 @@ def adapt(
 ) -> tuple[_Mixture, int]:
     """Rounds of sampling and EM: the best mixture, and how many rounds it took.
 
-    ``log_p`` takes the draws of a round, one a row. Adapts until the effective sample size has not
+    ``log_p`` takes the draws of a round, a row each. Adapts until the effective sample size has not
     grown by a tenth for ``patience`` rounds. Draws to use are fresh ones, independent of those
     that the mixture was chosen by.
     """

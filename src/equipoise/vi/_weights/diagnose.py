@@ -75,9 +75,9 @@ def summarize(weighted: Weighted) -> Diagnostics:
 def flat_draws(
     family: Family, params: Params, variates: Array, num_samples: int
 ) -> tuple[Array, Array]:
-    """Flat draws of q, one a row, and their log densities.
+    """Flat draws of q, one per row, and their log densities.
 
-    The variates are standard normal ones, one row a draw, or a key where draws have no path.
+    The variates are standard normal ones, one row per draw, or a key where draws have no path.
     """
     if family.transform_flat is None:
         positions = family.sample(params, variates, num_samples)

@@ -64,7 +64,7 @@ def explained(
             )
         elif said is Verdict.HEAVY_TAIL:
             place, remedy = path(_missed(case.of_q)), _ANOTHER
-    elif said is Verdict.DISAGREEMENT:
+    elif said in (Verdict.DISAGREEMENT, Verdict.ELSEWHERE):
         place, remedy = path(doubt.place), _ANOTHER
     elif said is Verdict.RARE:
         place, remedy = path(doubt.place), "The weights of `fit.weighted` show it."

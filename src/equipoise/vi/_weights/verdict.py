@@ -50,6 +50,7 @@ class Verdict(enum.StrEnum):
         "Not trusted: draws made another way have other moments: "
         "a mean {mean:.2f} sd away, an sd off by {sd:.0%}{place}."
     )
+    ELSEWHERE = "Not trusted: there is mass that the draws do not reach, {mean:.0f} sd away{place}."
     RARE = (
         f"Not trusted: of {_EQUAL_DRAWS} draws with equal weights "
         "an sd is off by {sd:.0%}{place}, as rare ones make it."

@@ -15,7 +15,7 @@ class Weighted:
     """Draws of a proposal with Pareto-smoothed weights towards the target.
 
     Attributes:
-        draws: Flat vectors, one a row.
+        draws: Flat vectors, one per row.
         log_ratios: Log target minus log proposal, as they came.
         log_weights: Smoothed log weights; the weights sum to 1.
         khat: Shape of the Pareto tail of the weights.
