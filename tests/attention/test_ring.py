@@ -44,7 +44,7 @@ def test_ring_attention_on_one_device_is_attention():
 @pytest.mark.parametrize("layout", ["contiguous", "zigzag"])
 def test_ring_attention_is_a_program_of_one_size_for_any_number_of_devices(layout):
     """Value, gradient and Hessian-vector product: one loop around the devices each."""
-    split = jax.sharding.PartitionSpec(None, "ring")
+    split, auto = jax.sharding.PartitionSpec(None, "ring"), (jax.sharding.AxisType.Auto,)
 
     def lines(devices):
         ring = jax.shard_map(
@@ -55,7 +55,7 @@ def test_ring_attention_is_a_program_of_one_size_for_any_number_of_devices(layou
                 layout=layout,
                 block_size=4,
             ),
-            mesh=jax.sharding.AbstractMesh((devices,), ("ring",)),
+            mesh=jax.sharding.AbstractMesh((devices,), ("ring",), axis_types=auto),
             in_specs=(split,) * 3,
             out_specs=split,
         )

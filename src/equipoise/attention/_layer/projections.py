@@ -42,7 +42,7 @@ def expanded(params: _Parameters, kept: Array) -> tuple[Array, Array]:
     turned, latent = _parted(params, kept)
     k = jnp.einsum("...tc,cnh->...tnh", latent[..., 0, :], params["key"])
     every = jnp.broadcast_to(turned, (*k.shape[:-1], turned.shape[-1]))
-    v = jnp.einsum("...tc,cne->...tne", latent[..., 0, :], params["value"])
+    v = jnp.einsum("...tc,cnv->...tnv", latent[..., 0, :], params["value"])
     return jnp.concatenate([every, k], axis=-1), v
 
 
@@ -65,7 +65,7 @@ def output(params: _Parameters, y: Array, *, of_kept: bool = False) -> Array:
     """The heads' values as features of the model; ``of_kept``, from means of what is kept."""
     if of_kept:
         _, latent = _parted(params, y)
-        y = jnp.einsum("...tnc,cne->...tne", latent, params["value"])
+        y = jnp.einsum("...tnc,cnv->...tnv", latent, params["value"])
     out = jnp.einsum("...tnv,nvd->...td", y, params["output"])
     bias = params.get("output_bias")
     return out if bias is None else out + bias.reshape((1,) * (out.ndim - 1) + bias.shape)
