@@ -46,7 +46,7 @@ _GOOD_EFFICIENCY = 0.25
 _CLOSE_MEAN, _CLOSE_SD = 0.05, 0.03
 _MORE_STARTS = 8  # for each of several modes
 _SEARCHES = 4  # at most, each for what those before have not found
-_SHORT = 20  # Newton steps from a place behind a valley, near a mode or of no use
+_SHORT = 12  # Newton steps from a place behind a valley, near a mode or of no use
 
 
 def _is_good(found: Diagnostics) -> bool:

@@ -65,9 +65,7 @@ class _Conditional(NamedTuple):
 
     def draw(self, drivers: np.ndarray) -> Draws:
         """Flat vectors, one for each row of drivers, log p, and log q of the others given them."""
-        found = self.how.normals(self.expected(drivers), self.start.rng)
-        log_q = found.log_p.astype(float) - found.log_weight
-        return found.drawn, found.log_p, log_q
+        return self.how.normals(self.expected(drivers), self.start.rng).draws
 
     def expected(self, drivers: np.ndarray) -> np.ndarray:
         """Those drivers, and the others where the guide expects them."""
@@ -95,7 +93,7 @@ class _Conditional(NamedTuple):
         gain = there.log_mass - here.log_mass
         gap, spread = (
             np.linalg.norm((x - here.modes) / sds[order], axis=1)
-            for x in (there.modes, here.drawn[:, order])
+            for x in (there.modes, here.draws[0][:, order])
         )
         apart = (gap > _APART * spread) & (gain > -_SMALLEST)
         return bool(np.mean(apart) > _MOST_SPLIT)
