@@ -92,14 +92,14 @@ def _other_modes(with_: Judging, normal: Normal, starts: Local, center: np.ndarr
         places = places_elsewhere(here, center, starts.mean, DISTINCT)
         if len(places):
             behind = joined(behind, climbed(target, places.astype(target.dtype), rng, _SHORT))
-        before, modes = len(modes.elbo), other_modes(starts, *normal, behind)
+        before, modes = len(modes.elbo), other_modes(starts, *normal, behind=behind)
         if len(modes.elbo) == before:
             break
         mean, factor = start(normal, modes).over_all_modes()
         number = _MORE_STARTS * (1 + len(modes.elbo))
         wider = find_starts(target, mean.astype(starts.mean.dtype), rng, number, 2 * factor)
         starts = joined(starts, wider)
-        modes = other_modes(starts, *normal, behind)
+        modes = other_modes(starts, *normal, behind=behind)
     return modes
 
 

@@ -132,7 +132,7 @@ class _State(NamedTuple):
     damping: Scalar
     step: Array
     gain: Scalar
-    count: Scalar
+    steps: Scalar
 
 
 @jax.jit
@@ -185,10 +185,10 @@ def _normal(how: Following, point: Array, noise: Array, luck: Scalar) -> tuple[A
         half = banded.forward(root, slope, width)
         step = banded.backward(root, half, width)
         gain = jnp.sum(half**2) * (1 + damping)
-        return _State(point, value, slope, precision, damping, step, gain, now.count + 1)
+        return _State(point, value, slope, precision, damping, step, gain, now.steps + 1)
 
     def busy(now: _State) -> Array:
-        return (now.count < _NUM_STEPS) & ~(now.gain < _TOLERANCE)
+        return (now.steps < _NUM_STEPS) & ~(now.gain < _TOLERANCE)
 
     zero, empty = jnp.zeros((), dtype), jnp.zeros(n, dtype)
     first = _State(
