@@ -116,7 +116,7 @@ def fit(
             k̂ ≤ ½, as errors of weights without a variance prove nothing. Default: ten seconds of
             work for one core, at 10⁹ elementary operations a second as the density's equations
             count them; but 163 840 at least, and no more draws than have 2²⁵ numbers. Of each later
-            stage it is the largest number of draws to keep, by default 32 768 and 16 384; one that
+            stage it is the largest number of draws to keep, by default 65 536 and 16 384; one that
             could not begin with it is left out.
         escalate: How far to go where draws are not trusted: the name of the last stage, all of them
             by default, or none. Nothing follows a fit on ``data``, nor one that has not converged
