@@ -3,6 +3,8 @@
 They are written as people write them first. `hard_references.json` has the moments of long chains
 of NUTS with its sampler, seed and least effective number of draws: on non-centered coordinates
 where a model is centered, with other labels or signs added where they leave the density alone.
+Scales of a horseshoe have no sd, and chains do not settle that of the level of a volatility, whose
+kurtosis is 13: they are left out.
 """
 
 import json
@@ -70,72 +72,6 @@ def volatility(days=300):
     return Model(
         log_density, example, {"persistence": vi.interval(-1.0, 1.0), "scale": vi.positive()}
     )
-
-
-def cox(side=8):
-    """Counts on a grid whose log intensities are a Gaussian process: Møller et al. (1998)."""
-    rng = np.random.default_rng(5)
-    place = np.stack(np.meshgrid(*2 * [np.arange(side) / side]), axis=-1).reshape(-1, 2)
-    gap = jnp.asarray(np.linalg.norm(place[:, None] - place, axis=-1))
-    eye = jnp.eye(side**2)
-    f = np.linalg.cholesky(np.exp(-np.asarray(gap) / 0.2)) @ rng.standard_normal(side**2)
-    counts = jnp.asarray(rng.poisson(np.exp(1.0 + f)), float)
-
-    def log_density(z):
-        mean, scale, length, f = z["mean"], z["scale"], z["length"], z["f"]
-        prior = norm.logpdf(mean, 0, 2) + norm.logpdf(scale, 0, 1) + norm.logpdf(length, 0, 0.5)
-        root = jnp.linalg.cholesky(scale**2 * (jnp.exp(-gap / length) + 1e-6 * eye))
-        white = jax.scipy.linalg.solve_triangular(root, f - mean, lower=True)
-        prior += jnp.sum(norm.logpdf(white)) - jnp.sum(jnp.log(jnp.diagonal(root)))
-        return prior + jnp.sum(counts * f - jnp.exp(f))
-
-    example = {"mean": 0.0, "scale": 1.0, "length": 0.3, "f": np.zeros(side**2)}
-    return Model(log_density, example, {"scale": vi.positive(), "length": vi.positive()})
-
-
-def responses(people=80, items=15):
-    """Answers of people of some ability to items of some difficulty and discrimination."""
-    rng = np.random.default_rng(6)
-    ability, hard = rng.standard_normal(people), rng.standard_normal(items)
-    sharp = np.exp(0.4 * rng.standard_normal(items))
-    right = rng.random((people, items)) < 1 / (1 + np.exp(-sharp * (ability[:, None] - hard)))
-    sign = jnp.asarray(2.0 * right - 1)
-
-    def log_density(z):
-        scale = z["scale"]
-        prior = jnp.sum(norm.logpdf(z["ability"])) + norm.logpdf(scale, 0, 1)
-        prior += jnp.sum(norm.logpdf(z["hard"], 0, scale))
-        prior += jnp.sum(norm.logpdf(jnp.log(z["sharp"]), 0, 0.5) - jnp.log(z["sharp"]))
-        logits = z["sharp"] * (z["ability"][:, None] - z["hard"])
-        return prior - jnp.sum(jnp.logaddexp(0, -sign * logits))
-
-    example = {
-        "ability": np.zeros(people),
-        "hard": np.zeros(items),
-        "sharp": np.ones(items),
-        "scale": 1.0,
-    }
-    return Model(log_density, example, {"sharp": vi.positive(), "scale": vi.positive()})
-
-
-def classifier(size=60):
-    """Labels whose log odds are a Gaussian process on a line."""
-    rng = np.random.default_rng(7)
-    x = np.sort(rng.uniform(-2, 2, size))
-    odds = 3 * np.sin(3 * x)
-    sign = jnp.asarray(2.0 * (rng.random(size) < 1 / (1 + np.exp(-odds))) - 1)
-    square, eye = jnp.asarray((x[:, None] - x) ** 2), jnp.eye(size)
-
-    def log_density(z):
-        scale, length, f = z["scale"], z["length"], z["f"]
-        prior = norm.logpdf(scale, 0, 3) + norm.logpdf(jnp.log(length), -0.5, 0.5)
-        prior -= jnp.log(length)
-        cover = jnp.exp(-0.5 * square / length**2) + 1e-6 * eye
-        root = scale * jnp.linalg.cholesky(cover)
-        return prior + jnp.sum(norm.logpdf(f)) - jnp.sum(jnp.logaddexp(0, -sign * (root @ f)))
-
-    example = {"scale": 1.0, "length": 1.0, "f": np.zeros(size)}
-    return Model(log_density, example, {"scale": vi.positive(), "length": vi.positive()})
 
 
 def horseshoe(rows=60, size=12):

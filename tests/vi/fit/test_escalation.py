@@ -106,14 +106,16 @@ def test_fit_finds_a_mode_that_no_start_reaches(key):
         assert sd < 0.1
 
 
-def test_fit_finds_the_other_labels_and_signs(key):
-    """Each half of the mass is the image of the other, so a mean is 0 or that of its twin."""
-    log_density, example, support = hard_models.clusters()
-    fit = vi.fit(log_density, example, key, support=support, escalate=False)
-    draws = vi.posterior_draws(fit, key, 20_000)
-    assert abs(draws["share"].mean() - 0.5) < 0.2 * draws["share"].std()
-    means = draws["center"].mean(axis=0)
-    assert abs(means[0] - means[1]) < 0.4 * draws["center"][:, 0].std()
+def test_fit_finds_the_image_under_other_signs(key):
+    """One path, begun at one of two modes in 12 dimensions: chance would not meet the other."""
+    center = 3 * np.random.default_rng(2).standard_normal(12)
+    target = hard.modes([center, -center], [0.5, 0.5], [1, 1])
+    options = {"start": center, "num_restarts": 1, "escalate": False}
+    fit = vi.fit(target.log_density, target.example, key, **options)
+    assert fit.trusted, fit.reason
+    mean, sd = errors(target, fit, key)
+    assert mean < 0.2
+    assert sd < 0.1
 
 
 def test_fit_says_that_there_is_mass_elsewhere_where_it_may_not_draw_there(key):
@@ -135,8 +137,8 @@ TARGETS = {
     "modes of two widths": hard.modes([[-3] * 5, [3] * 5], [1, 0.3], [1, 1]),
 }
 # No number of draws at hand has the sds of a funnel of scale 3, whose mean fourth power is 24 000
-# times the square of the mean square.
-REFUSED = ("funnel",)
+# times the square of the mean square. A horseshoe bends along more coordinates than are drivers.
+REFUSED = ("funnel", "horseshoe")
 SEEDS = 3
 
 

@@ -71,7 +71,9 @@ def fit(
     Newton paths from several points find the local normal with the largest ELBO. A full-rank or
     mean-field normal then takes the natural-gradient steps above on fixed points that integrate
     quadratics exactly; any other family, or any with an ``optimizer``, starts at that normal and
-    follows gradients of the ELBO. Last, importance weights judge q; where they are uneven, an
+    follows gradients of the ELBO. Last, the density is asked at points of all distances, and at
+    images of the mean with other signs and labels, for mass that no path reached, and importance
+    weights judge q; where they are uneven, or there are other modes, an
     adapted mixture of Student t gives better draws, and the verdict is about those. Where standard
     errors alone are too large, more draws are made. Where they are not trusted, two stages follow,
     dearer ones, each from the same normal and judged alike. ``"conditional"`` finds the few
@@ -114,7 +116,7 @@ def fit(
             k̂ ≤ ½, as errors of weights without a variance prove nothing. Default: ten seconds of
             work for one core, at 10⁹ elementary operations a second as the density's equations
             count them; but 163 840 at least, and no more draws than have 2²⁵ numbers. Of each later
-            stage it is the largest number of draws to keep, by default 32 768 and 16 384; one that
+            stage it is the largest number of draws to keep, by default 65 536 and 16 384; one that
             could not begin with it is left out.
         escalate: How far to go where draws are not trusted: the name of the last stage, all of them
             by default, or none. Nothing follows a fit on ``data``, nor one that has not converged
@@ -156,12 +158,12 @@ def fit(
             nor a function.
 
     Cost: a few dozen gradients and Newton paths for each of ``num_samples`` points, then 8192
-        evaluations of ``log_density``; where q is poor or its draws are too few, up to
-        ``max_evaluations``. A verdict of no trust takes a few thousand more for its reason. A draw
-        of the conditional stage takes about six Hessians and their factors; the annealed stage
-        takes a million gradients. With ``data``, three to ten passes for derivatives at one point,
-        and one for every 512 evaluations of the verdict; memory of 512 times ``batch_size`` terms
-        beside the data.
+        evaluations of ``log_density`` and 4544 to look for other modes, 1472 above 50 coordinates;
+        where q is poor or its draws are too few, up to ``max_evaluations``. A verdict of no trust
+        takes a few thousand more for its reason. A draw of the conditional stage takes about three
+        Hessians and their factors; the annealed stage takes a million gradients. With ``data``,
+        three to ten passes for derivatives at one point, and one for every 512 evaluations of the
+        verdict; memory of 512 times ``batch_size`` terms beside the data.
 
     Examples:
         >>> fit = vi.fit(lambda z: -0.5 * (z - 8) ** 2 / 0.04, jnp.zeros(()), jax.random.key(0))

@@ -46,7 +46,7 @@ _GOOD_EFFICIENCY = 0.25
 _CLOSE_MEAN, _CLOSE_SD = 0.05, 0.03
 _MORE_STARTS = 8  # for each of several modes
 _SEARCHES = 4  # at most, each for what those before have not found
-_SHORT = 20  # Newton steps from a place behind a valley, near a mode or of no use
+_SHORT = 12  # Newton steps from a place behind a valley, near a mode or of no use
 
 
 def _is_good(found: Diagnostics) -> bool:
@@ -92,14 +92,14 @@ def _other_modes(with_: Judging, normal: Normal, starts: Local, center: np.ndarr
         places = places_elsewhere(here, center, starts.mean, DISTINCT)
         if len(places):
             behind = joined(behind, climbed(target, places.astype(target.dtype), rng, _SHORT))
-        before, modes = len(modes.elbo), other_modes(starts, *normal, behind)
+        before, modes = len(modes.elbo), other_modes(starts, *normal, behind=behind)
         if len(modes.elbo) == before:
             break
         mean, factor = start(normal, modes).over_all_modes()
         number = _MORE_STARTS * (1 + len(modes.elbo))
         wider = find_starts(target, mean.astype(starts.mean.dtype), rng, number, 2 * factor)
         starts = joined(starts, wider)
-        modes = other_modes(starts, *normal, behind)
+        modes = other_modes(starts, *normal, behind=behind)
     return modes
 
 

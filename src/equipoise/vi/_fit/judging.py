@@ -19,9 +19,9 @@ from equipoise.vi._weights.growth import Draws
 
 MAX_ADAPTED = 50  # coordinates above which a mixture of Student t wastes nearly all draws
 COMPONENTS = 6
-NUM_DRAWS = 8192
+_NUM_DRAWS = 8192
 _LEAST_ROUNDS = 8
-_LEAST = 20 * NUM_DRAWS  # evaluations that a budget of ours has, however long one takes
+_LEAST = 20 * _NUM_DRAWS  # evaluations that a budget of ours has, however long one takes
 _SECONDS, _SPEED = 10.0, 1e9  # of work in it, at elementary operations a second
 _MAX_NUMBERS = 2**25  # of the draws that are held
 
@@ -96,7 +96,7 @@ def judging(
     stages: tuple[str, ...],
 ) -> Judging:
     """The rounds of draws that a budget of evaluations allows, or some seconds of work."""
-    size, number = family.dimension, NUM_DRAWS
+    size, number = family.dimension, _NUM_DRAWS
     limit = max_evaluations
     if max_evaluations is None:
         of_mixture = COMPONENTS * size**2 if size <= MAX_ADAPTED else size

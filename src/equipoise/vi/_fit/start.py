@@ -230,23 +230,18 @@ def other_modes(
     starts: Local,
     mean: np.ndarray,
     factor: np.ndarray,
-    behind_valleys: Local | None = None,
-    *,
     distinct: float = DISTINCT,
+    behind: Local | None = None,
 ) -> Local:
     """Local normals that q does not cover, each mode once.
 
-    It covers none behind a valley that is ``distinct`` sds away, and none so much farther away
-    than its own draws.
-
-    They are in coordinates where q is N(0, I), with Cholesky factors, and ELBOs relative to the
-    best one.
+    It covers none ``behind`` a valley that is ``distinct`` sds away, and none so much farther away
+    than its own draws. They are in coordinates where q is N(0, I), with Cholesky factors, and ELBOs
+    relative to the best one.
     """
-    behind_valleys = behind_valleys or no_modes(len(mean))
-    everywhere = joined(behind_valleys, starts)
-    least = distinct + np.where(
-        np.arange(len(everywhere.elbo)) < len(behind_valleys.elbo), 0, len(mean) ** 0.5
-    )
+    d, everywhere = len(mean), starts if behind is None else joined(starts, behind)
+    least = np.full(len(everywhere.elbo), distinct)
+    least[: len(starts.elbo)] += d**0.5
     best = np.max(everywhere.elbo)
     modes: list[Local] = []
     whiten = functools.partial(np.linalg.solve, factor)
@@ -257,7 +252,7 @@ def other_modes(
         if elbo > best - _NEGLIGIBLE and far > distance and not any(near):
             modes.append(Local(z, np.linalg.cholesky(root @ root.T), elbo - best))
     if not modes:
-        return no_modes(len(mean))
+        return no_modes(d)
     return Local(*map(np.stack, zip(*modes, strict=True)))
 
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from equipoise._types import Array
 
-MAX_WIDTH = 8  # diagonals below the main one; beyond them a matrix counts as full
+_MAX_WIDTH = 8  # diagonals below the main one; beyond them a matrix counts as full
 
 
 def order_of(near: np.ndarray) -> tuple[np.ndarray, int | None]:
@@ -35,7 +35,7 @@ def order_of(near: np.ndarray) -> tuple[np.ndarray, int | None]:
     place = np.argsort(order)
     rows, columns = np.nonzero(near)
     width = int(np.max(np.abs(place[rows] - place[columns]), initial=0))
-    return (np.array(order), width) if width <= min(MAX_WIDTH, n // 4) else (np.arange(n), None)
+    return (np.array(order), width) if width <= min(_MAX_WIDTH, n // 4) else (np.arange(n), None)
 
 
 def _farthest(near: np.ndarray, left: np.ndarray, first: int) -> int:

@@ -32,7 +32,7 @@ _COMPONENTS, _NUM_ADAPTED = 12, 512  # of the drivers' mixture, and draws of a r
 _ROUNDS, _MORE, _BUDGETED = 20, 4, 40  # of the first time; draws of the second; rounds of a budget
 _JOURNEYS, _STRIDE = 4, 2.0  # to where the drivers are, each with so much wider steps
 _LEAST_EFFECTIVE = 20  # draws for each driver, to tell their covariance
-_NUM_DRAWS, _MOST_DRAWS = 2048, 2**15  # of a round, and of all of them
+_NUM_DRAWS, _MOST_DRAWS = 2048, 2**16  # of a round, and of all of them
 _ENOUGH = 0.25  # share of effective draws: no smaller set of drivers is tried
 _APART, _SMALLEST, _MOST_SPLIT = 0.25, 7.0, 0.01  # spreads and nats between modes; share of draws
 
@@ -65,9 +65,7 @@ class _Conditional(NamedTuple):
 
     def draw(self, drivers: np.ndarray) -> Draws:
         """Flat vectors, one for each row of drivers, log p, and log q of the others given them."""
-        found = self.how.normals(self.expected(drivers), self.start.rng)
-        log_q = found.log_p.astype(float) - found.log_weight
-        return found.drawn, found.log_p, log_q
+        return self.how.normals(self.expected(drivers), self.start.rng).draws
 
     def expected(self, drivers: np.ndarray) -> np.ndarray:
         """Those drivers, and the others where the guide expects them."""
@@ -95,7 +93,7 @@ class _Conditional(NamedTuple):
         gain = there.log_mass - here.log_mass
         gap, spread = (
             np.linalg.norm((x - here.modes) / sds[order], axis=1)
-            for x in (there.modes, here.drawn[:, order])
+            for x in (there.modes, here.draws[0][:, order])
         )
         apart = (gap > _APART * spread) & (gain > -_SMALLEST)
         return bool(np.mean(apart) > _MOST_SPLIT)

@@ -23,13 +23,13 @@ _SHELLS, _EACH = 8, 8  # of equal numbers of points, and how many of each are as
 _INSIDE = np.arange(1, 8) / 8  # of the way to the mean
 _DEPTH = 1.0  # nats of a valley
 _OF_A_KIND = 12  # signs or pairs of labels along an axis
-_MOST = 6  # places
+_MOST = 4  # places
 
 
 def places_elsewhere(
     start: Beginning, center: np.ndarray, known: np.ndarray, least: float
 ) -> np.ndarray:
-    """Points behind a valley, at least ``least`` sds from q; up to six, those of the deepest.
+    """Points behind a valley, at least ``least`` sds from q; up to four, those of the deepest.
 
     Points of modes that are known are left out. ``known`` are others to ask too, one a row.
     """

@@ -22,13 +22,14 @@ _FIRST_STEP = 0.3
 def draw_annealed(start: Beginning) -> Drawn | None:
     """Draws of all islands at temperature 1, in blocks until their errors suffice.
 
-    The first block is no part of them: draws must not have moved since. None where the budget does
-    not allow for one block more.
+    The first half of the blocks is no part of them: draws must not have moved since. None where the
+    budget does not allow for one block.
     """
     each = SNAPSHOTS * ISLANDS * PARTICLES
     most = start.affordable(_MOST_DRAWS) // each
     if not most:
         return None
+    most = 1 << most.bit_length() - 1
     rng, d, dtype = start.rng, len(start.mean), start.dtype
     widths = np.linspace(1, 1 + _WIDEST / math.sqrt(d), ISLANDS)
     points = widths[:, None, None] * rng.standard_normal((ISLANDS, PARTICLES, d))
@@ -44,16 +45,19 @@ def draw_annealed(start: Beginning) -> Drawn | None:
             start.density, normal, widths.astype(dtype), islands, key, start.positions
         )
         blocks.append(np.swapaxes(np.asarray(shots, float), 0, 1).reshape(ISLANDS, -1, d))
-        if len(blocks) == 1:
+        kept = len(blocks) // 2
+        if len(blocks) & (len(blocks) - 1) or not kept:  # no power of 2
             continue
-        drawn = _compared(islands, [mean + block @ factor.T for block in blocks])
-        if min(math.ceil(draws_needed(drawn.found) / each), most) < len(blocks):
+        away = mean + np.stack(blocks) @ factor.T
+        drawn = _compared(islands, *(np.concatenate(x, axis=1) for x in (away[:kept], away[kept:])))
+        wanted = math.ceil(draws_needed(drawn.found) / each)
+        settled = not drawn.doubt or not drawn.found.khat <= drawn.found.threshold
+        if (wanted <= kept and settled) or kept == most:
             return drawn
 
 
-def _compared(islands: Islands, blocks: list[np.ndarray]) -> Drawn:
-    """All draws but those of the first block, with errors from the differences of islands."""
-    before, kept = blocks[0], np.concatenate(blocks[1:], axis=1)
+def _compared(islands: Islands, before: np.ndarray, kept: np.ndarray) -> Drawn:
+    """The draws that are kept, with errors from the differences of islands."""
     evidence = np.asarray(islands.log_evidence, float)
     largest = np.max(evidence)
     masses = np.exp(evidence - largest)

@@ -13,33 +13,29 @@ from equipoise._types import Array, Scalar, record, static_field
 from equipoise.vi._families.layout import Layout
 from equipoise.vi._stages import banded
 from equipoise.vi._stages.beginning import Beginning
+from equipoise.vi._weights.growth import Draws
 
-_NUM_STEPS = 20
-_TOLERANCE = 0.02  # nats that the last step gains: what it leaves is of third order
+_NUM_STEPS, _TOLERANCE = 20, 0.02  # nats that the last step gains: the rest is of third order
 _DAMPED, _FIRST = 1e-4, 1e-3  # relative, below which a step is Newton's; and where damping begins
-_NUMBERS = 2**15  # of the full second derivatives that are found together
 _CHUNK, _DRAWS = 512, 16  # points of a call, and draws of each normal
+_NUMBERS, _MAX_FULL = 2**15, 512  # of full matrices that are found together; rows of one
 _SHARE = 0.25  # of draws that are wider, by 1/√coordinates
-_ZERO = 1e-10  # of the diagonal: entries that are rounding
-_MANY, _MOST_SHARED = 16, 4  # neighbors, and drivers that only have many of them
-_MAX_FULL = 512  # coordinates up to which full matrices are factorized
+_ZERO, _MANY = 1e-10, 16  # of the diagonal: entries that are rounding; and more than neighbors
+_MOST_SHARED = 4  # drivers that only have many of them
 
 
-class Normals(NamedTuple):
+class _Normals(NamedTuple):
     """What is found near points.
 
     Attributes:
-        drawn: One of the draws of each local normal, chosen by their weights.
-        log_p: Of it.
-        log_weight: Log of the mean over the draws of p over their density.
         modes: Of the coordinates that follow.
+        draws: One draw of each local normal, chosen among several by their weights, log p, and the
+            log density that makes up for the choice.
         log_mass: Laplace's approximation of the integral of p over them.
     """
 
-    drawn: np.ndarray
-    log_p: np.ndarray
-    log_weight: np.ndarray
     modes: np.ndarray
+    draws: Draws
     log_mass: np.ndarray
 
 
@@ -64,7 +60,7 @@ class Following:
     still: tuple[bool, ...] = static_field()
     width: int | None = static_field()
 
-    def normals(self, points: np.ndarray, rng: np.random.Generator) -> Normals:
+    def normals(self, points: np.ndarray, rng: np.random.Generator) -> _Normals:
         """Draws of the normals near each point, around modes, of the curvature there.
 
         Several draws share a normal, which costs far more than they do, and one of them is chosen.
@@ -80,7 +76,9 @@ class Following:
                 self, *(x.astype(dtype) for x in (_filled(here), noise, rng.random(_CHUNK)))
             )
             parts.append([np.asarray(x)[: len(here)] for x in found])
-        return Normals(*map(np.concatenate, zip(*parts, strict=True)))
+        modes, drawn, *logs = map(np.concatenate, zip(*parts, strict=True))
+        log_p, log_weight, log_mass = (x.astype(float) for x in logs)
+        return _Normals(modes, (drawn, log_p, log_p - log_weight), log_mass)
 
 
 def _wide(size: int) -> float:
@@ -134,12 +132,12 @@ class _State(NamedTuple):
     damping: Scalar
     step: Array
     gain: Scalar
-    count: Scalar
+    steps: Scalar
 
 
 @jax.jit
 def _normals(how: Following, points: Array, noise: Array, luck: Array) -> tuple[Array, ...]:
-    """The fields of :class:`Normals`."""
+    """Modes, draws, log p, log of the mean of p over their density, and log masses."""
     how = dataclasses.replace(how, density=how.density.prepared())
     # Few diagonals are long loops of small steps, the cheaper the more points share them.
     full = how.width is None
@@ -187,10 +185,10 @@ def _normal(how: Following, point: Array, noise: Array, luck: Scalar) -> tuple[A
         half = banded.forward(root, slope, width)
         step = banded.backward(root, half, width)
         gain = jnp.sum(half**2) * (1 + damping)
-        return _State(point, value, slope, precision, damping, step, gain, now.count + 1)
+        return _State(point, value, slope, precision, damping, step, gain, now.steps + 1)
 
     def busy(now: _State) -> Array:
-        return (now.count < _NUM_STEPS) & ~(now.gain < _TOLERANCE)
+        return (now.steps < _NUM_STEPS) & ~(now.gain < _TOLERANCE)
 
     zero, empty = jnp.zeros((), dtype), jnp.zeros(n, dtype)
     first = _State(
@@ -223,4 +221,4 @@ def _normal(how: Following, point: Array, noise: Array, luck: Scalar) -> tuple[A
     one = jnp.minimum(jnp.searchsorted(share, luck * share[-1]), len(log_w) - 1)
     log_weight = jax.nn.logsumexp(log_w) - math.log(len(log_w))
     log_mass = log_p(mode) - log_normal - log_volume
-    return point.at[order].set(drawn[one]), log_ps[one], log_weight, mode, log_mass
+    return mode, point.at[order].set(drawn[one]), log_ps[one], log_weight, log_mass

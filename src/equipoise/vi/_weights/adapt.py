@@ -16,8 +16,8 @@ from equipoise.vi._weights.weighted import weigh
 
 _DEGREES = 6  # tails heavier than those of most targets, with four moments
 _SMALLEST_WEIGHT = 0.01
-_FAR = 0.05  # share of effective draws of a proposal that is not yet where the target is
-_EXCELLENT = 0.9  # share of effective draws that ends the adaptation
+# Shares of effective draws: of a proposal that is not where the target is, and of an ideal one.
+_FAR, _EXCELLENT = 0.05, 0.9
 _DEFENCE, _WIDER = 0.1, 2.0  # share of the wide component, and how much wider it is
 
 _Proposed: TypeAlias = tuple[np.ndarray, np.ndarray]  # draws and their log densities
