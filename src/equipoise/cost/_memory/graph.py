@@ -21,6 +21,7 @@ from equipoise._jax.programs import (
     is_array,
     is_literal,
     opened,
+    rank,
 )
 from equipoise.cost._count.rules import ELEMENTWISE, RENAMED, RULES
 from equipoise.cost._count.scope import is_small
@@ -39,7 +40,7 @@ from equipoise.cost._memory.kinds import (
     reordered,
     written_over,
 )
-from equipoise.cost._program.sizes import as_text, total_bytes
+from equipoise.cost._program.sizes import as_text, count, total_bytes
 
 
 class Node(NamedTuple):
@@ -60,6 +61,7 @@ class Node(NamedTuple):
     in_library: bool = False
 
 
+_INDEX = 4  # bytes of a place in an axis
 _FLAT = "flat"  # the shape of products that are computed as matrices
 _ELEMENTWISE = frozenset(ELEMENTWISE.split())
 _Shape: TypeAlias = tuple[str, ...]  # sizes, then the type of numbers
@@ -213,6 +215,8 @@ class Graph:
             operands = [self._lying.get(v, v) for v in operands]
         for i in reordered(equation):
             operands[i] = self.copy(operands[i])
+        if name == "select_and_scatter_add":
+            return [self._select_and_scatter(equation, *operands)]
         makes = tuple(self.value(v) for v in equation.outvars)
         if makes and is_flat(equation):
             self.shapes[makes[0]] = (_FLAT, self.shapes[makes[0]][-1])
@@ -221,6 +225,21 @@ class Graph:
         elif not self._scatters(name, operands, makes):
             self.nodes.append(self._node(equation, operands, makes))
         return makes
+
+    def _select_and_scatter(self, equation: Equation, source: int, operand: int) -> int:
+        """What was largest in its window takes the source: found with its place in each axis."""
+        places, picked = ([self._new(_INDEX * count(aval(v).shape)) for _ in range(rank(v))] for v in equation.invars[::-1])
+        zero, made = self._new(ZERO, owned=True), self.value(equation.outvars[0])
+        filled = self._own(self._fill(zero, "0.0", equation.outvars[0]))
+        indices = self._new(sum((self.bytes[v] for v in picked), ZERO))
+        best = self._new(self.bytes[source])
+        self.nodes += [
+            *(Node(Kind.OPAQUE, (zero,), (v,)) for v in places),
+            Node(Kind.OPAQUE, (operand, *places), (best, *picked)),
+            Node(Kind.CHEAP, tuple(picked), (indices,)),
+            Node(Kind.OPAQUE, (filled, indices, source), (made,), (), ((filled, made),)),
+        ]
+        return made
 
     def _scatters(self, name: str, operands: Sequence[int], makes: Sequence[int]) -> bool:
         """Whether this adds a sum onto zeros to something, which is a sum onto that."""
