@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from equipoise._jax.programs import (
     SCAN,
     SHARD_MAP,
+    WHILE,
     Atom,
     Equation,
     Program,
@@ -62,6 +63,7 @@ class Node(NamedTuple):
 
 
 _INDEX = 4  # bytes of a place in an axis
+_WORDS = 3  # beside random bits, while they are mixed: theirs, and two that are next
 _FLAT = "flat"  # the shape of products that are computed as matrices
 _ELEMENTWISE = frozenset(ELEMENTWISE.split())
 _Shape: TypeAlias = tuple[str, ...]  # sizes, then the type of numbers
@@ -86,6 +88,7 @@ class Graph:
         self._zeros: set[int] = set()  # the number 0, and arrays of it
         self._scattered: dict[int, tuple[int, ...]] = {}  # sums onto zeros: indices and updates
         self._lying: dict[int, int] = {}  # transposed matrices, and what lies there
+        self._turned: dict[int, int] = {}  # all that is transposed, and of what
         self._masks: set[int] = set()  # ones and zeros that were Booleans
         self._spreads: dict[tuple[int, tuple[int, ...], _Shape], int] = {}  # by where axes go
         self.swapped: set[int] = set()  # products that are computed transposed
@@ -165,7 +168,7 @@ class Graph:
                 self.swapped.add(operand)
                 return operand
         made = self.value(equation.outvars[0])
-        self._lying[made] = operand
+        self._lying[made] = self._turned[made] = operand
         self.nodes.append(Node(Kind.CHEAP, (operand,), (made,)))
         return made
 
@@ -271,17 +274,32 @@ class Graph:
             for v, made in list(zip(equation.outvars, makes, strict=True))[len(over) :]:
                 over.append((self._own(self._fill(zero, "0.0", v)), made))
                 operands.append(over[-1][0])
+        if name in (SCAN, WHILE):
+            operands = [self._straightened(v) for v in operands]
         inside = tuple(
             extra * times
             for program, constants, times in held(equation)
             for extra in self._inner(program, constants)
         )
+        if name == "random_bits":
+            inside = (self.bytes[makes[0]] * _WORDS,)
         views = self._views(equation, operands, makes)
+        if name == "transpose":
+            self._turned[makes[0]] = operands[0]
         if name == "convert_element_type" and aval(equation.invars[0]).dtype == jnp.bool_:
             self._masks.update(makes)
         selects = name == "mul" and self._masks.intersection(operands)
         known = in_library(equation) and not selects
         return Node(kind, tuple(operands), makes, inside, tuple(over), *views, known)
+
+    def _straightened(self, value: int) -> int:
+        """The value as a loop reads it: copied where it is written in another order of axes."""
+        source = self._turned.get(value)
+        if source is None or source in self.owned:
+            return value
+        made = self._new(self.bytes[value], self.shapes[value])
+        self.nodes.append(Node(Kind.OPAQUE, (value,), (made,)))
+        return made
 
     def _views(
         self, equation: Equation, operands: Sequence[int], makes: Sequence[int]
