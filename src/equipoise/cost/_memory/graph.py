@@ -23,6 +23,7 @@ from equipoise._jax.programs import (
     is_literal,
     opened,
     rank,
+    recomputes,
 )
 from equipoise.cost._count.rules import ELEMENTWISE, RENAMED, RULES
 from equipoise.cost._count.scope import is_small
@@ -74,9 +75,11 @@ class Graph:
     """Values by number, with their bytes, and the operations on them in the order of the program.
 
     ``owned`` are the values that belong to the caller: arguments, and what programs closed over.
+    With barriers, what a checkpoint computes again waits for all that it reads.
     """
 
-    def __init__(self, inner: _Inner) -> None:
+    def __init__(self, inner: _Inner, *, barriers: bool = False) -> None:
+        self._barriers = barriers
         self.bytes: list[Expression] = []
         self.shapes: list[_Shape] = []  # as each value is made; those of no array are empty
         self.nodes: list[Node] = []
@@ -163,10 +166,10 @@ class Graph:
 
     def _turn(self, equation: Equation, operand: int, *, alone: bool) -> int:
         """A transposed matrix: products read it as it lies, all others as it is."""
-        if alone and self.nodes and self.nodes[-1].makes == (operand,):
-            if self.nodes[-1].kind is Kind.PRODUCT:
-                self.swapped.add(operand)
-                return operand
+        before = self.nodes[-1] if self.nodes else None
+        if alone and before and before.kind is Kind.PRODUCT and before.makes == (operand,):
+            self.swapped.add(operand)
+            return operand
         made = self.value(equation.outvars[0])
         self._lying[made] = self._turned[made] = operand
         self.nodes.append(Node(Kind.CHEAP, (operand,), (made,)))
@@ -183,12 +186,22 @@ class Graph:
                 self._zeros.add(self._filled[key])
         return self._filled[key]
 
+    def _wait(self, first: int, operands: Sequence[int]) -> None:
+        """Put a barrier before these operations, so that none runs until all operands are there."""
+        gate = self._new(ZERO)
+        for i, node in enumerate(self.nodes[first:], first):
+            if not set(operands).isdisjoint(node.reads):
+                self.nodes[i] = node._replace(reads=(*node.reads, gate))
+        self.nodes.insert(first, Node(Kind.OPAQUE, tuple(operands), (gate,)))
+
     def _own(self, value: int) -> int:
         """The value, or where it is one number everywhere an array that is written over once."""
         operand = self._number_of.get(value)
         if operand is None:
             return value
-        made = value if value not in self._given else self._new(self.bytes[value], self.shapes[value])
+        made = (
+            value if value not in self._given else self._new(self.bytes[value], self.shapes[value])
+        )
         if made != value:
             self._spread_out(Kind.FILLED, operand, made)
         self._given.add(made)
@@ -203,7 +216,10 @@ class Graph:
         if body is None and name not in RULES and name not in HOLDING:
             body = implementation(equation)
         if body is not None:
-            return self.run(body, operands)
+            first, results = len(self.nodes), self.run(body, operands)
+            if self._barriers and recomputes(equation):
+                self._wait(first, operands)
+            return results
         small = all(is_array(v) and is_small(v) for v in equation.outvars)
         if small and all(self.bytes[v] == 0 for v in operands):
             return [self._number(v) for v in equation.outvars]
@@ -231,7 +247,10 @@ class Graph:
 
     def _select_and_scatter(self, equation: Equation, source: int, operand: int) -> int:
         """What was largest in its window takes the source: found with its place in each axis."""
-        places, picked = ([self._new(_INDEX * count(aval(v).shape)) for _ in range(rank(v))] for v in equation.invars[::-1])
+        places, picked = (
+            [self._new(_INDEX * count(aval(v).shape)) for _ in range(rank(v))]
+            for v in equation.invars[::-1]
+        )
         zero, made = self._new(ZERO, owned=True), self.value(equation.outvars[0])
         filled = self._own(self._fill(zero, "0.0", equation.outvars[0]))
         indices = self._new(sum((self.bytes[v] for v in picked), ZERO))

@@ -12,7 +12,9 @@ def schedule(graph: Graph, reads: Mapping[int, frozenset[int]]) -> list[int]:
     maker = makers(graph, reads)
     readers: dict[int, list[int]] = {}
     missing: dict[int, int] = {}
-    for index in sorted(reads, key=lambda i: (not graph.swapped.isdisjoint(graph.nodes[i].makes), i)):
+    for index in sorted(
+        reads, key=lambda i: (not graph.swapped.isdisjoint(graph.nodes[i].makes), i)
+    ):
         before = {maker.get(v, ~v) for v in reads[index]}  # ~v stands for a value that is there
         missing[index] = len(before)
         for other in before:
