@@ -145,24 +145,14 @@ def test_analyze_refuses_meshes_that_it_cannot_follow():
         cost.analyze(spread, "f32[b]", mesh={name: name for name in "tuvwxyz"})
 
 
-def run(process):
+PROCESSES = ["partition_process", "parallel_process", "moves_process"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("process", PROCESSES)
+def test_per_device_is_what_the_compiler_makes(process):
     root = pathlib.Path(__file__).parents[2]
     subprocess.run([sys.executable, "-m", f"tests.cost.{process}"], check=True, cwd=root)
-
-
-@pytest.mark.slow
-def test_per_device_is_what_the_compiler_makes_for_twenty_one_shardings():
-    run("partition_process")
-
-
-@pytest.mark.slow
-def test_per_device_is_what_the_compiler_makes_for_eighteen_ways_to_train_and_serve():
-    run("parallel_process")
-
-
-@pytest.mark.slow
-def test_communication_of_a_change_of_sharding_is_that_of_the_compiler_or_more():
-    run("moves_process")
 
 
 def predict(w1, w2, x):

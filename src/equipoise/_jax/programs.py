@@ -169,6 +169,12 @@ def own_rules(equation: Equation) -> bool:
     return equation.primitive.name.startswith(("custom_jvp_call", "custom_vjp_call"))
 
 
+def recomputes(equation: Equation) -> bool:
+    """Whether it computes again what a checkpoint did not keep, not to be merged with the first."""
+    p = equation.params
+    return bool(p.get("differentiated")) and bool(p.get("prevent_cse"))
+
+
 def held(equation: Equation) -> Iterator[Program]:
     """Every program that an equation runs, however often; of a solve the one that solves."""
     for name in _HELD:

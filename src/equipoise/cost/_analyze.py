@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from typing import Protocol
 
 from equipoise._check import at, type_error
 from equipoise._jax.meshes.collectives import meshes_in
@@ -48,7 +49,8 @@ class Cost:
         bytes_written: Bytes that all operations write, none fused.
         peak_bytes: Most bytes alive at once, arguments and results included, where chains of
             elementwise operations are computed in the loops that read them, and loops run in the
-            order of XLA on the CPU, which undoes checkpoints outside of loops.
+            order of XLA on the CPU, which undoes checkpoints outside of loops
+            (:attr:`checkpointed_peak_bytes` keeps them).
         unfused_peak_bytes: The same where every operation writes its result to memory.
         input_bytes: Bytes of all arguments.
         output_bytes: Bytes of the results.
@@ -57,6 +59,7 @@ class Cost:
         parts: Work by place in the code; :meth:`by` sums it.
         notes: What was assumed while counting.
         residuals: Of the function's derivative, found when it is asked for.
+        checkpointed: The peak with checkpoints kept, found when it is asked for.
         per_device: What one device of a mesh computes, holds and sends, its shapes those of its
             parts; None where there is no mesh.
     """
@@ -80,6 +83,7 @@ class Cost:
     parts: tuple[tuple[Place, Work], ...] = dataclasses.field(repr=False)
     notes: tuple[str, ...] = dataclasses.field(repr=False)
     residuals: Later[Kept] = dataclasses.field(repr=False, compare=False)
+    checkpointed: Later[Expression] = dataclasses.field(repr=False, compare=False)
     per_device: "Cost | None" = dataclasses.field(default=None, repr=False)
 
     @property
@@ -90,6 +94,14 @@ class Cost:
         ``analyze`` returned, this traces the derivative when it is first asked for.
         """
         return self.residuals.found[0]
+
+    @property
+    def checkpointed_peak_bytes(self) -> Expression:
+        """``peak_bytes`` where checkpoints are kept, as compilers for GPU and TPU keep them.
+
+        What :func:`jax.checkpoint` computes again then waits for the backward pass to ask for it.
+        """
+        return self.checkpointed.found
 
     @property
     def assumptions(self) -> tuple[str, ...]:
@@ -225,11 +237,21 @@ def _counted(
     body = opened(program)
     walked = walk_whole(program, ledger, [i in over for i in range(len(body.invars))])
     walked = walked._replace(parts=with_boundary(walked.parts, program))
-    graph = new_graph()
-    inputs = graph.arguments(body.invars)
-    results = graph.run(program, inputs)
-    peak = peak_bytes(graph, results, {inputs[i]: results[j] for i, j in over.items()})
+
+    def peak(*, barriers: bool) -> Expression:
+        graph = new_graph(barriers=barriers)
+        inputs = graph.arguments(body.invars)
+        results = graph.run(program, inputs)
+        return peak_bytes(graph, results, {inputs[i]: results[j] for i, j in over.items()})
+
     return summary(walked, ledger, program, body.outvars, peak, residuals)
+
+
+class Peak(Protocol):
+    """Bytes at the worst moment of a program."""
+
+    def __call__(self, *, barriers: bool) -> Expression:
+        """With or without barriers at checkpoints."""
 
 
 def trip_counts(trips: Sequence[int | str | Expression]) -> list[Expression]:
@@ -245,12 +267,15 @@ def summary(
     ledger: Ledger,
     program: Program,
     results: Sequence[Atom],
-    peak: Expression,
+    peak: Peak,
     residuals: Later[Kept],
     *,
     start: int = START,
 ) -> Cost:
-    """The cost of a walk that began with the inputs of a program and ended with these results."""
+    """The cost of a walk that began with the inputs of a program and ended with these results.
+
+    ``peak`` finds the bytes at the worst moment, with or without barriers at checkpoints.
+    """
     work, body = walked.work, opened(program)
     inputs, parameters = total_bytes(body.invars), total_bytes(body.constvars)
     ends = [depth[start] for depth in walked.depths if start in depth] or [EMPTY]
@@ -265,7 +290,7 @@ def summary(
         log_depth=largest(length for end in ends for length in end.log),
         bytes_read=work.read,
         bytes_written=work.written,
-        peak_bytes=peak,
+        peak_bytes=peak(barriers=False),
         unfused_peak_bytes=inputs + parameters + largest(walked.extra),
         input_bytes=inputs,
         output_bytes=total_bytes(results),
@@ -274,6 +299,7 @@ def summary(
         parts=tuple(walked.parts.items()),
         notes=tuple(ledger.notes),
         residuals=residuals,
+        checkpointed=Later(lambda: from_terms(peak(barriers=True).coefficients, names)),
     )
     names = size_names(body.invars).union(work.flops.names)
     scoped: dict[str, PyTree] = {

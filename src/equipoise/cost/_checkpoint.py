@@ -24,7 +24,8 @@ class Checkpoints:
         best: The policy that fits at the least work; None where none fits.
         policies: Their names, in :data:`jax.checkpoint_policies`.
         costs: Both passes of training under each.
-        peak_bytes: Bytes alive at the worst moment under each, at the given sizes.
+        peak_bytes: Bytes alive at the worst moment under each, at the given sizes, checkpoints
+            kept as compilers for GPU and TPU keep them (``Cost.checkpointed_peak_bytes``).
         residual_bytes: Bytes kept between the passes under each.
         flops: Operations under each.
     """
@@ -102,7 +103,7 @@ def best_checkpoint(
         raise value_error(missing[0], "must be given a size", f"sizes for {', '.join(sizes)}")
     found = under_policies(fn, shapes, (), ())
     policies, costs = tuple(found), tuple(found.values())
-    peaks = [c.peak_bytes.evaluate(**sizes) for c in costs]
+    peaks = [c.checkpointed_peak_bytes.evaluate(**sizes) for c in costs]
     kept = [c.residual_bytes.evaluate(**sizes) for c in costs if c.residual_bytes is not None]
     work = [c.flops.evaluate(**sizes) for c in costs]
     fitting = [i for i in range(len(costs)) if peaks[i] <= bound]

@@ -1,6 +1,7 @@
 """The cost of training: the forward pass, the backward pass, and what is kept between them."""
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping, Sequence
 
 import jax
@@ -8,7 +9,7 @@ import jax
 from equipoise._check import at
 from equipoise._jax.programs import OpenProgram, is_literal, opened
 from equipoise._types import PyTree, aligned, static_result
-from equipoise.cost._analyze import Cost, summary, trip_counts
+from equipoise.cost._analyze import Cost, Peak, summary, trip_counts
 from equipoise.cost._count.control import ledger_of
 from equipoise.cost._count.depth import AT_START, EMPTY
 from equipoise.cost._count.place import together
@@ -201,19 +202,23 @@ def _passes(
 
 def _peaks(
     ahead: OpenProgram, back: OpenProgram, results: int, over: Mapping[int, int]
-) -> list[Expression]:
+) -> tuple[Peak, Peak, Peak]:
     """Bytes at the worst moment of the forward pass, of the backward pass, and of both in one."""
-    alone = []
-    for program in (ahead, back):
-        graph = new_graph()
-        alone.append(peak_bytes(graph, graph.run(program, graph.arguments(program.invars))))
-    graph = new_graph()
-    inputs = graph.arguments(ahead.invars)
-    made = graph.run(ahead, inputs)
-    kept = made[results:]
-    cotangents = graph.arguments(back.invars[len(kept) :])
-    ends = [*made[:results], *graph.run(back, [*kept, *cotangents])]
-    return [*alone, peak_bytes(graph, ends, {inputs[i]: ends[j] for i, j in over.items()})]
+
+    def alone(program: OpenProgram, *, barriers: bool) -> Expression:
+        graph = new_graph(barriers=barriers)
+        return peak_bytes(graph, graph.run(program, graph.arguments(program.invars)))
+
+    def both(*, barriers: bool) -> Expression:
+        graph = new_graph(barriers=barriers)
+        inputs = graph.arguments(ahead.invars)
+        made = graph.run(ahead, inputs)
+        kept = made[results:]
+        cotangents = graph.arguments(back.invars[len(kept) :])
+        ends = [*made[:results], *graph.run(back, [*kept, *cotangents])]
+        return peak_bytes(graph, ends, {inputs[i]: ends[j] for i, j in over.items()})
+
+    return functools.partial(alone, ahead), functools.partial(alone, back), both
 
 
 def _continued(first: Walked, results: int, back: OpenProgram, ledger: Ledger) -> Walked:

@@ -102,13 +102,13 @@ class _Fates:
 
     def _decide(self, index: int, around: set[int]) -> None:
         """The fate of an operation with these readers."""
-        takers = self._able(index, around)
-        everywhere = takers == around and not self._results.intersection(
-            self._graph.nodes[index].makes
-        )
-        if not self._worth(index, takers, everywhere=everywhere):
+        makes, takers = self._graph.nodes[index].makes, self._able(index, around)
+        # A reshape for an operation that takes nothing in is a loop that does.
+        bent = {r for r in around if not self._graph.nodes[r].reshaped.isdisjoint(makes)}
+        everywhere = takers | bent == around and not self._results.intersection(makes)
+        if not self._worth(index, takers, around, everywhere=everywhere):
             takers = frozenset()
-        fate = _Fate(takers, is_loop=not (takers and everywhere))
+        fate = _Fate(takers, is_loop=not (everywhere and takers == around))
         if takers & self._repeated:
             self._repeated.add(index)
         ends = self._joined(takers) | ({index} if fate.is_loop else set())
@@ -125,11 +125,13 @@ class _Fates:
             return frozenset()
         return frozenset(r for r in around if self._graph.nodes[r].kind in _FUSING)
 
-    def _worth(self, index: int, takers: frozenset[int], *, everywhere: bool) -> bool:
+    def _worth(
+        self, index: int, takers: frozenset[int], around: set[int], *, everywhere: bool
+    ) -> bool:
         """Whether it may be computed where it is read, for every reader that takes it in."""
         if self._graph.nodes[index].kind is Kind.DEAR:
-            return everywhere and len(self._joined(takers)) == 1
-        if (everywhere and len(takers) == 1) or not self._is_wide(index):
+            return takers == around and everywhere and len(self._joined(takers)) == 1
+        if (everywhere and len(around) == 1) or not self._is_wide(index):
             return True
         return everywhere and not any(self._meets(index, r) for r in takers)
 

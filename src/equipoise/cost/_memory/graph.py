@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from equipoise._jax.programs import (
     SCAN,
     SHARD_MAP,
+    WHILE,
     Atom,
     Equation,
     Program,
@@ -21,6 +22,8 @@ from equipoise._jax.programs import (
     is_array,
     is_literal,
     opened,
+    rank,
+    recomputes,
 )
 from equipoise.cost._count.rules import ELEMENTWISE, RENAMED, RULES
 from equipoise.cost._count.scope import is_small
@@ -40,7 +43,7 @@ from equipoise.cost._memory.kinds import (
     reordered,
     written_over,
 )
-from equipoise.cost._program.sizes import as_text, is_one, total_bytes
+from equipoise.cost._program.sizes import as_text, count, is_one, total_bytes
 
 
 class Node(NamedTuple):
@@ -63,6 +66,8 @@ class Node(NamedTuple):
     sums: object = None
 
 
+_INDEX = 4  # bytes of a place in an axis
+_WORDS = 3  # beside random bits, while they are mixed: theirs, and two that are next
 _FLAT = "flat"  # the shape of products that are computed as matrices
 _ELEMENTWISE = frozenset(ELEMENTWISE.split())
 _Shape: TypeAlias = tuple[str, ...]  # sizes, then the type of numbers
@@ -73,9 +78,11 @@ class Graph:
     """Values by number, with their bytes, and the operations on them in the order of the program.
 
     ``owned`` are the values that belong to the caller: arguments, and what programs closed over.
+    With barriers, what a checkpoint computes again waits for all that it reads.
     """
 
-    def __init__(self, inner: _Inner) -> None:
+    def __init__(self, inner: _Inner, *, barriers: bool = False) -> None:
+        self._barriers = barriers
         self.bytes: list[Expression] = []
         self.shapes: list[_Shape] = []  # as each value is made; those of no array are empty
         self.nodes: list[Node] = []
@@ -87,6 +94,7 @@ class Graph:
         self._zeros: set[int] = set()  # the number 0, and arrays of it
         self._scattered: dict[int, tuple[int, ...]] = {}  # sums onto zeros: indices and updates
         self._lying: dict[int, int] = {}  # transposed matrices, and what lies there
+        self._turned: dict[int, int] = {}  # all that is transposed, and of what
         self._masks: set[int] = set()  # ones and zeros that were Booleans
         self._spreads: dict[tuple[int, tuple[int, ...], _Shape], int] = {}  # by where axes go
         self._unread: set[Atom] = set()  # what loops build for nobody
@@ -164,12 +172,12 @@ class Graph:
 
     def _turn(self, equation: Equation, operand: int, *, alone: bool) -> int:
         """A transposed matrix: products read it as it lies, all others as it is."""
-        if alone and self.nodes and self.nodes[-1].makes == (operand,):
-            if self.nodes[-1].kind is Kind.PRODUCT:
-                self.swapped.add(operand)
-                return operand
+        before = self.nodes[-1] if self.nodes else None
+        if alone and before and before.kind is Kind.PRODUCT and before.makes == (operand,):
+            self.swapped.add(operand)
+            return operand
         made = self.value(equation.outvars[0])
-        self._lying[made] = operand
+        self._lying[made] = self._turned[made] = operand
         self.nodes.append(Node(Kind.CHEAP, (operand,), (made,)))
         return made
 
@@ -183,6 +191,14 @@ class Graph:
             if operand in self._zeros:
                 self._zeros.add(self._filled[key])
         return self._filled[key]
+
+    def _wait(self, first: int, operands: Sequence[int]) -> None:
+        """Put a barrier before these operations, so that none runs until all operands are there."""
+        gate = self._new(ZERO)
+        for i, node in enumerate(self.nodes[first:], first):
+            if not set(operands).isdisjoint(node.reads):
+                self.nodes[i] = node._replace(reads=(*node.reads, gate))
+        self.nodes.insert(first, Node(Kind.OPAQUE, tuple(operands), (gate,)))
 
     def _own(self, value: int) -> int:
         """The value, or where it is one number everywhere an array that is written over once."""
@@ -209,7 +225,10 @@ class Graph:
         if body is None and name not in RULES and name not in HOLDING:
             body = implementation(equation)
         if body is not None:
-            return self.run(body, operands)
+            first, results = len(self.nodes), self.run(body, operands)
+            if self._barriers and recomputes(equation):
+                self._wait(first, operands)
+            return results
         if name == "broadcast_in_dim" and is_literal(equation.invars[0]):
             number = str(equation.invars[0].val)
             return [self._fill(operands[0], number, equation.outvars[0])]
@@ -222,6 +241,8 @@ class Graph:
         apart = lies_apart(equation)
         for i in (0,) if apart else reordered(equation):
             operands[i] = self.copy(operands[i])
+        if name == "select_and_scatter_add":
+            return [self._select_and_scatter(equation, *operands)]
         makes = tuple(
             self._number(v) if v in self._unread else self.value(v) for v in equation.outvars
         )
@@ -237,6 +258,24 @@ class Graph:
         """The pieces of a value in their order, for all who read them."""
         made = self._new(self.bytes[value], self.shapes[value])
         self.nodes.append(Node(Kind.CHEAP, (value,), (made,)))
+        return made
+
+    def _select_and_scatter(self, equation: Equation, source: int, operand: int) -> int:
+        """What was largest in its window takes the source: found with its place in each axis."""
+        places, picked = (
+            [self._new(_INDEX * count(aval(v).shape)) for _ in range(rank(v))]
+            for v in equation.invars[::-1]
+        )
+        zero, made = self._new(ZERO, owned=True), self.value(equation.outvars[0])
+        filled = self._own(self._fill(zero, "0.0", equation.outvars[0]))
+        indices = self._new(sum((self.bytes[v] for v in picked), ZERO))
+        best = self._new(self.bytes[source])
+        self.nodes += [
+            *(Node(Kind.OPAQUE, (zero,), (v,)) for v in places),
+            Node(Kind.OPAQUE, (operand, *places), (best, *picked)),
+            Node(Kind.CHEAP, tuple(picked), (indices,)),
+            Node(Kind.OPAQUE, (filled, indices, source), (made,), (), ((filled, made),)),
+        ]
         return made
 
     def _scatters(self, name: str, operands: Sequence[int], makes: Sequence[int]) -> bool:
@@ -270,18 +309,33 @@ class Graph:
             for v, made in [pair for pair in built if pair[0] not in self._unread]:
                 over.append((self._own(self._fill(zero, "0.0", v)), made))
                 operands.append(over[-1][0])
+        if name in (SCAN, WHILE):
+            operands = [self._straightened(v) for v in operands]
         inside = tuple(
             extra * times
             for program, constants, times in held(equation)
             for extra in self._inner(program, constants)
         )
+        if name == "random_bits":
+            inside = (self.bytes[makes[0]] * _WORDS,)
         views = self._views(equation, operands, makes)
+        if name == "transpose":
+            self._turned[makes[0]] = operands[0]
         if name == "convert_element_type" and aval(equation.invars[0]).dtype == jnp.bool_:
             self._masks.update(makes)
         selects = name == "mul" and self._masks.intersection(operands)
         known = in_library(equation) and not selects
         sums = summed(equation)
         return Node(kind, tuple(operands), makes, inside, tuple(over), *views, known, sums)
+
+    def _straightened(self, value: int) -> int:
+        """The value as a loop reads it: copied where it is written in another order of axes."""
+        source = self._turned.get(value)
+        if source is None or source in self.owned:
+            return value
+        made = self._new(self.bytes[value], self.shapes[value])
+        self.nodes.append(Node(Kind.OPAQUE, (value,), (made,)))
+        return made
 
     def _views(
         self, equation: Equation, operands: Sequence[int], makes: Sequence[int]

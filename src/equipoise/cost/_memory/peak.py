@@ -24,9 +24,9 @@ from equipoise.cost._memory.schedule import save, schedule
 _NONE: Mapping[int, int] = types.MappingProxyType({})
 
 
-def new_graph() -> Graph:
-    """A graph without values yet."""
-    return Graph(_inside)
+def new_graph(*, barriers: bool = False) -> Graph:
+    """A graph without values yet; with barriers, checkpoints are kept."""
+    return Graph(_inside, barriers=barriers)
 
 
 def peak_bytes(graph: Graph, results: Sequence[int], over: Mapping[int, int] = _NONE) -> Expression:

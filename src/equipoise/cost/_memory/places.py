@@ -14,7 +14,7 @@ from equipoise.cost._memory.fusion import Loops
 from equipoise.cost._memory.graph import Graph
 
 
-class Span(NamedTuple):
+class _Span(NamedTuple):
     """One piece of memory: its bytes, and the places of the first and the last loop to use it."""
 
     bytes: Expression
@@ -24,7 +24,7 @@ class Span(NamedTuple):
 
 def spans(
     graph: Graph, found: Loops, order: Sequence[int], results: Mapping[int, bool], kept: set[int]
-) -> list[Span]:
+) -> list[_Span]:
     """The memory that a program needs beside the caller's and that of its results.
 
     ``results`` says of each whether it has memory of its own, and not that of a donated argument;
@@ -33,7 +33,7 @@ def spans(
     last = {v: place for place, index in enumerate(order) for v in found.reads[index]}
     last |= dict.fromkeys(kept, len(order))
     held: dict[int, int] = {}  # by each value the first one in its memory
-    pieces: dict[int, Span] = {}
+    pieces: dict[int, _Span] = {}
     free: dict[int, int] = {}  # up to which place the memory of a result is
     for place, index in enumerate(order):
         node, alike = graph.nodes[index], found.alike[index]
@@ -49,7 +49,7 @@ def spans(
             elif v not in graph.owned and v not in results:
                 held[v] = v if below is None else held[below]
                 first = place if below is None else pieces[held[v]].first
-                pieces[held[v]] = Span(graph.bytes[v], first, last.get(v, place))
+                pieces[held[v]] = _Span(graph.bytes[v], first, last.get(v, place))
     rooms = [_Room(graph.bytes[v], place, []) for v, place in free.items()]
     return list(_without_room(list(pieces.values()), rooms))
 
@@ -59,16 +59,16 @@ class _Room(NamedTuple):
 
     bytes: Expression
     until: int
-    taken: list[Span]
+    taken: list[_Span]
 
-    def takes(self, span: Span) -> bool:
+    def takes(self, span: _Span) -> bool:
         """Whether it is free all the while."""
         return span.last < self.until and not any(
             span.first <= other.last and other.first <= span.last for other in self.taken
         )
 
 
-def _without_room(pieces: list[Span], rooms: Sequence[_Room]) -> Iterator[Span]:
+def _without_room(pieces: list[_Span], rooms: Sequence[_Room]) -> Iterator[_Span]:
     """What finds no place in the memory of results."""
     sizes = list(dict.fromkeys(span.bytes for span in pieces))
     holds = {s: {t for t in sizes if t == s or is_nonnegative(s - t)} for s in sizes}

@@ -4,6 +4,7 @@ A device that holds some places of an axis leaves out what is for the others.
 """
 
 import itertools
+from collections.abc import Iterable, Sequence
 
 from equipoise._jax.programs import Equation, rank
 from equipoise.cost._partition.letters import Factors, Letters, shape_of, unlettered
@@ -25,11 +26,9 @@ def looked_up(equation: Equation) -> Factors:
             looked[i] = j
         else:
             result[j] = None
-    for i, letter in zip(numbers.collapsed_slice_dims, itertools.count(len(result)), strict=False):
-        looked[i] = letter
-    pairs = zip(numbers.operand_batching_dims, numbers.start_indices_batching_dims, strict=True)
-    for i, j in pairs:
-        looked[i] = taken[j]
+    shared = [taken[j] for j in numbers.start_indices_batching_dims]
+    _number(looked, numbers.collapsed_slice_dims, itertools.count(len(result)))
+    _number(looked, numbers.operand_batching_dims, shared)
     return Factors([looked, taken], [result])
 
 
@@ -54,9 +53,13 @@ def scattered(equation: Equation) -> Factors:
             target[i] = j
         else:
             placed[j] = None
-    for i, letter in zip(numbers.inserted_window_dims, itertools.count(len(placed)), strict=False):
-        target[i] = letter
-    pairs = zip(numbers.operand_batching_dims, numbers.scatter_indices_batching_dims, strict=True)
-    for i, j in pairs:
-        target[i] = where[j]
+    _number(target, numbers.inserted_window_dims, itertools.count(len(placed)))
+    both = [where[j] for j in numbers.scatter_indices_batching_dims]
+    _number(target, numbers.operand_batching_dims, both)
     return Factors([target, where, placed], [target])
+
+
+def _number(letters: Letters, axes: Sequence[int], those: Iterable[int | None]) -> None:
+    """Give these axes those letters."""
+    for i, letter in zip(axes, those, strict=False):
+        letters[i] = letter
