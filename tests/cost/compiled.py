@@ -5,9 +5,12 @@ import functools
 import jax
 
 from equipoise import cost
-from tests.cost import models, networks, programs
+from tests.cost import models, networks, programs, uses
 
-CASES = {name: case for name, *case in [*models.cases(), *models.cases(networks.NETWORKS)]}
+MODELS = models.MODELS | networks.NETWORKS | uses.USES
+CASES = {name: case for name, *case in models.cases(MODELS)}
+# What XLA on the CPU undoes checkpoints by.
+_UNDOING = "cse_barrier_expander,cse,optimization-barrier-expander"
 
 
 def lowered(name, batch):
@@ -24,9 +27,10 @@ def analyzed(name):
 
 @functools.cache
 @models.usual()
-def taken(name, batch):
-    """The bytes of arguments, results and temporaries that XLA sets aside."""
-    memory = lowered(name, batch).compile().memory_analysis()
+def taken(name, batch, *, checkpoints=False):
+    """The bytes of arguments, results and temporaries that XLA sets aside, checkpoints kept or not."""
+    options = {"xla_disable_hlo_passes": _UNDOING} if checkpoints else {}
+    memory = lowered(name, batch).compile(compiler_options=options).memory_analysis()
     kept = memory.argument_size_in_bytes + memory.output_size_in_bytes
     return kept - memory.alias_size_in_bytes + memory.temp_size_in_bytes
 

@@ -8,19 +8,17 @@ import pytest
 from equipoise import cost
 from tests.cost.compiled import CASES, analyzed, taken
 
-QUICK = [name for name in CASES if name.split(":")[0] in ("mlp", "nnx", "unet")]
-# Where XLA's figure follows from something else than the program. A chain goes to a library whole,
-# whose own memory XLA does not count, or which wants its constants written out;
-LIBRARY = {
-    "linen convolutions: inference": (1.0, 12.0),
-    "contrast: inference": (1.0, 1.5),
-    "diffused: inference": (1.0, 3.0),
-    "depthwise: inference": (0.4, 1.0),
+QUICK = [name for name in CASES if name.split(":")[0] in ("mlp", "nnx", "unet", "volumes")]
+# Below by more than a twentieth, as what is alive does not fill the memory that XLA sets aside: its
+# heap has gaps between values of unequal sizes that come and go.
+GAPS = {
+    "transformer: inference": (0.94, 1.0),
+    "checkpointed: inference": (0.94, 1.0),
+    "scanned: inference": (0.93, 1.0),
+    "scanned checkpointed: inference": (0.93, 1.0),
+    "top two: step": (0.93, 1.0),
+    "experts: donated step": (0.9, 1.0),
 }
-# what is alive does not fill the memory that XLA sets aside for it.
-GAPS = {"top two: step": (0.94, 1.0), "experts: donated step": (0.9, 1.0)}
-# Missed by less than a hundredth: more is alive in the body of its loop than XLA keeps there.
-OTHERWISE = LIBRARY | GAPS | {"scanned checkpointed: step": (1.0, 1.26)}
 
 
 def ratio(name):
@@ -44,10 +42,29 @@ def test_analyze_peak_bytes_are_near_those_of_xla(name):
 def test_analyze_peak_bytes_are_near_those_of_xla_for_all_models():
     ratios = {name: ratio(name) for name in CASES}
     for name, found in ratios.items():
-        low, high = OTHERWISE.get(name, (0.95, 1.25))
+        low, high = GAPS.get(name, (0.95, 1.25))
         assert low <= found <= high, name
-    usual = [found for name, found in ratios.items() if name not in OTHERWISE]
+    usual = [found for name, found in ratios.items() if name not in GAPS]
     assert statistics.median(abs(found - 1) for found in usual) <= 0.1
+
+
+@from_0_10
+@pytest.mark.parametrize("name", ["recomputed: gradient", "checkpointed: gradient"])
+def test_analyze_checkpointed_peak_bytes_are_those_of_xla_that_keeps_checkpoints(name):
+    batch = CASES[name][-1]
+    kept = analyzed(name).checkpointed_peak_bytes.evaluate(b=batch)
+    assert 0.95 <= kept / taken(name, batch, checkpoints=True) <= 1.25
+    assert kept < 0.5 * analyzed(name).peak_bytes.evaluate(b=batch)
+
+
+def test_analyze_peak_bytes_have_loops_write_over_what_they_read_last():
+    found = cost.analyze(lambda x, w: jax.numpy.tanh(x @ w) @ w.T, "f32[n,k]", "f32[k,m]")
+    assert str(found.peak_bytes) == "4*k*m + 8*k*n + 4*m*n"
+
+
+def test_analyze_peak_bytes_have_values_lie_where_results_come_later():
+    found = cost.analyze(lambda x: ((x @ x) @ x) @ x, "f32[n,n]")
+    assert str(found.peak_bytes) == "12*n^2"
 
 
 def test_analyze_peak_bytes_leave_out_what_is_fused():
