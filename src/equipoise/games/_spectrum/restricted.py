@@ -18,13 +18,11 @@ from jax.flatten_util import ravel_pytree
 
 from equipoise._types import Array, PyTree
 from equipoise.games._rules.dynamics import each_player
-from equipoise.games._rules.game import Players
 from equipoise.games._rules.numerics import rounding
 from equipoise.games._rules.rule import State
 from equipoise.games._spectrum.arnoldi import arnoldi
 from equipoise.games._spectrum.lanczos import largest_eigenvalue
 from equipoise.games._spectrum.spectrum import Family, linearization, step_residual
-from equipoise.games._spectrum.update_map import settled
 
 _NUM = 4
 _SUBSPACE = 24
