@@ -1,7 +1,7 @@
 """Matrices whose entries lie near the diagonal: their order, factors, and systems of equations.
 
-Latents of a time series, or of groups, bend the density with their neighbours alone. In an order
-that keeps neighbours together such a matrix is a few diagonals, and its factor too: work and memory
+Latents of a time series, or of groups, bend the density with their neighbors alone. In an order
+that keeps neighbors together such a matrix is a few diagonals, and its factor too: work and memory
 grow with its size and not with powers of it. A matrix is stored by rows: column o of row i is the
 entry (i, i − o). One that is full, or nearly, is stored as it is.
 """

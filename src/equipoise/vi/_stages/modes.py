@@ -20,7 +20,7 @@ _DAMPED, _FIRST = 1e-4, 1e-3  # relative, below which a step is Newton's; and wh
 _CHUNK, _DRAWS = 512, 16  # points of a call, and draws of each normal
 _NUMBERS, _MAX_FULL = 2**15, 512  # of full matrices that are found together; rows of one
 _SHARE = 0.25  # of draws that are wider, by 1/√coordinates
-_ZERO, _MANY = 1e-10, 16  # of the diagonal: entries that are rounding; and more than neighbours
+_ZERO, _MANY = 1e-10, 16  # of the diagonal: entries that are rounding; and more than neighbors
 _MOST_SHARED = 4  # drivers that only have many of them
 
 
@@ -41,7 +41,7 @@ class _Normals(NamedTuple):
 
 @record
 class Following:
-    """Coordinates that follow the others, in an order that keeps neighbours together.
+    """Coordinates that follow the others, in an order that keeps neighbors together.
 
     Attributes:
         density: Log p of one position.
@@ -96,7 +96,7 @@ def following(
 ) -> tuple[np.ndarray, Following] | None:
     """The drivers, and how the others follow; None where too many bend together.
 
-    Others that are neighbours of very many are made drivers where the rest are then neighbours of
+    Others that are neighbors of very many are made drivers where the rest are then neighbors of
     few, as a level that a whole series shares. ``curved`` are second derivatives at some points.
     """
     bent = np.abs(curved)
