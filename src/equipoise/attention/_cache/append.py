@@ -121,19 +121,14 @@ def appended(
         short, factor = quantized(new, old.dtype)
         return written(old, short), written(scale, factor)
 
-    new_key, key_scale = both(cache.key, cache.key_scale, key)
-    new_value, value_scale = both(cache.value, cache.value_scale, value)
+    k, key_scale = both(cache.key, cache.key_scale, key)
+    v, value_scale = both(cache.value, cache.value_scale, value)
     if entries is not None:
         length = cache.length.at[rows.entry].add(rows.count, mode="drop")
     else:
         length = cache.length + (rows.count.reshape(rows.batch) if cache.ragged else t)
     cache = dataclasses.replace(
-        cache,
-        key=new_key,
-        value=new_value,
-        length=length,
-        key_scale=key_scale,
-        value_scale=value_scale,
+        cache, key=k, value=v, length=length, key_scale=key_scale, value_scale=value_scale
     )
     return cache, rows, kept
 

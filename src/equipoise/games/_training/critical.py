@@ -152,9 +152,9 @@ def critical_learning_rate(
         kappa = jnp.where(top.value > 0, found.slope, 1)
         rate = rate * jax.lax.stop_gradient(kappa) / kappa
     return CriticalLearningRate(
-        learning_rate=rate,
         sharpness=found.sharpness,
         direction=found.direction,
+        learning_rate=rate,
         kind=lost.kind,
         eigenvalue=lost.eigenvalue,
         error=top.error,
