@@ -28,7 +28,7 @@ def analyzed(name):
 @functools.cache
 @models.usual()
 def taken(name, batch, *, checkpoints=False):
-    """The bytes of arguments, results and temporaries that XLA sets aside, checkpoints kept or not."""
+    """The bytes of arguments, results and temporaries that XLA sets aside; or with checkpoints."""
     options = {"xla_disable_hlo_passes": _UNDOING} if checkpoints else {}
     memory = lowered(name, batch).compile(compiler_options=options).memory_analysis()
     kept = memory.argument_size_in_bytes + memory.output_size_in_bytes

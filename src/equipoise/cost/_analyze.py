@@ -6,7 +6,7 @@ from typing import Protocol
 
 from equipoise._check import at, type_error
 from equipoise._jax.meshes.collectives import meshes_in
-from equipoise._jax.programs import Atom, ClosedProgram, Program, opened
+from equipoise._jax.programs import Atom, ClosedProgram, Program, has_checkpoint, opened
 from equipoise._types import PyTree, aligned, static_result
 from equipoise.cost._breakdown import Breakdown, Communication, by, communication
 from equipoise.cost._count.control import ledger_of
@@ -50,7 +50,9 @@ class Cost:
         peak_bytes: Most bytes alive at once, arguments and results included, where chains of
             elementwise operations are computed in the loops that read them, and loops run in the
             order of XLA on the CPU, which undoes checkpoints outside of loops
-            (:attr:`checkpointed_peak_bytes` keeps them).
+            (``checkpointed_peak_bytes`` keeps them).
+        checkpointed_peak_bytes: The same where checkpoints are kept, as compilers for GPU and TPU
+            keep them: what is computed again waits for the backward pass to ask for it.
         unfused_peak_bytes: The same where every operation writes its result to memory.
         input_bytes: Bytes of all arguments.
         output_bytes: Bytes of the results.
@@ -59,7 +61,6 @@ class Cost:
         parts: Work by place in the code; :meth:`by` sums it.
         notes: What was assumed while counting.
         residuals: Of the function's derivative, found when it is asked for.
-        checkpointed: The peak with checkpoints kept, found when it is asked for.
         per_device: What one device of a mesh computes, holds and sends, its shapes those of its
             parts; None where there is no mesh.
     """
@@ -75,6 +76,7 @@ class Cost:
     bytes_read: Expression
     bytes_written: Expression
     peak_bytes: Expression
+    checkpointed_peak_bytes: Expression
     unfused_peak_bytes: Expression
     input_bytes: Expression
     output_bytes: Expression
@@ -83,7 +85,6 @@ class Cost:
     parts: tuple[tuple[Place, Work], ...] = dataclasses.field(repr=False)
     notes: tuple[str, ...] = dataclasses.field(repr=False)
     residuals: Later[Kept] = dataclasses.field(repr=False, compare=False)
-    checkpointed: Later[Expression] = dataclasses.field(repr=False, compare=False)
     per_device: "Cost | None" = dataclasses.field(default=None, repr=False)
 
     @property
@@ -94,14 +95,6 @@ class Cost:
         ``analyze`` returned, this traces the derivative when it is first asked for.
         """
         return self.residuals.found[0]
-
-    @property
-    def checkpointed_peak_bytes(self) -> Expression:
-        """``peak_bytes`` where checkpoints are kept, as compilers for GPU and TPU keep them.
-
-        What :func:`jax.checkpoint` computes again then waits for the backward pass to ask for it.
-        """
-        return self.checkpointed.found
 
     @property
     def assumptions(self) -> tuple[str, ...]:
@@ -290,7 +283,8 @@ def summary(
         log_depth=largest(length for end in ends for length in end.log),
         bytes_read=work.read,
         bytes_written=work.written,
-        peak_bytes=peak(barriers=False),
+        peak_bytes=(usual := peak(barriers=False)),
+        checkpointed_peak_bytes=peak(barriers=True) if has_checkpoint(program) else usual,
         unfused_peak_bytes=inputs + parameters + largest(walked.extra),
         input_bytes=inputs,
         output_bytes=total_bytes(results),
@@ -299,7 +293,6 @@ def summary(
         parts=tuple(walked.parts.items()),
         notes=tuple(ledger.notes),
         residuals=residuals,
-        checkpointed=Later(lambda: from_terms(peak(barriers=True).coefficients, names)),
     )
     names = size_names(body.invars).union(work.flops.names)
     scoped: dict[str, PyTree] = {

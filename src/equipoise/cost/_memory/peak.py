@@ -78,7 +78,7 @@ def _alive(
     found = loops(graph, {*results, *kept})
     save(graph, found, over)
     order = schedule(graph, found.reads)
-    own = {v: v not in over.values() for v in results if v not in graph.owned}
+    own = set(results) - graph.owned
     starts: dict[int, list[Expression]] = {}
     ends: dict[int, list[Expression]] = {}
     for span in spans(graph, found, order, own, set(kept)):
