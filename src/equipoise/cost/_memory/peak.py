@@ -76,7 +76,7 @@ def _alive(
     found = loops(graph, {*results, *kept})
     save(graph, found, over)
     order = schedule(graph, found.reads)
-    own = set(results) - graph.owned
+    own = {v: v not in over.values() for v in results if v not in graph.owned}
     starts: dict[int, list[Expression]] = {}
     ends: dict[int, list[Expression]] = {}
     for span in spans(graph, found, order, own, set(kept)):
