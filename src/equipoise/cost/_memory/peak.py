@@ -78,7 +78,8 @@ def _alive(
     found = loops(graph, {*results, *kept})
     save(graph, found, over)
     order = schedule(graph, found.reads)
-    own = set(results) - graph.owned
+    taken = {result: donated for donated, result in over.items()}
+    own = {v: taken.get(v, v) for v in results if v not in graph.owned}
     starts: dict[int, list[Expression]] = {}
     ends: dict[int, list[Expression]] = {}
     for span in spans(graph, found, order, own, set(kept)):

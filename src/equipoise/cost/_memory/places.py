@@ -21,11 +21,12 @@ class _Span(NamedTuple):
 
 
 def spans(
-    graph: Graph, found: Loops, order: Sequence[int], results: set[int], kept: set[int]
+    graph: Graph, found: Loops, order: Sequence[int], results: dict[int, int], kept: set[int]
 ) -> list[_Span]:
     """The memory that a program needs beside the caller's and that of its results.
 
-    ``kept`` are values that stay to the end.
+    ``results`` has for each the donated argument that it takes the place of, or itself; ``kept``
+    are values that stay to the end.
     """
     last = {v: place for place, index in enumerate(order) for v in found.reads[index]}
     last |= dict.fromkeys(kept, len(order))
@@ -40,7 +41,7 @@ def spans(
                 over = {r for r in alike & dying if graph.shapes[r] == graph.shapes[v]}
             below = min(over, default=None)
             dying.discard(below)
-            if v in results and below is not None:
+            if below is not None and v in results and results[v] not in found.reads[index]:
                 del pieces[held[below]]
             if v not in graph.owned and v not in results:
                 held[v] = v if below is None else held[below]
