@@ -169,18 +169,6 @@ def own_rules(equation: Equation) -> bool:
     return equation.primitive.name.startswith(("custom_jvp_call", "custom_vjp_call"))
 
 
-def recomputes(equation: Equation) -> bool:
-    """Whether it computes again what a checkpoint did not keep, not to be merged with the first."""
-    p = equation.params
-    return bool(p.get("differentiated")) and bool(p.get("prevent_cse"))
-
-
-def has_checkpoint(program: Program) -> bool:
-    """Whether something is computed again in a program, those inside of it included."""
-    equations = opened(program).eqns
-    return any(recomputes(e) or any(map(has_checkpoint, held(e))) for e in equations)
-
-
 def held(equation: Equation) -> Iterator[Program]:
     """Every program that an equation runs, however often; of a solve the one that solves."""
     for name in _HELD:

@@ -5,8 +5,9 @@ from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from equipoise._check import at, type_error
+from equipoise._jax.checkpoints import has_checkpoint
 from equipoise._jax.meshes.collectives import meshes_in
-from equipoise._jax.programs import Atom, ClosedProgram, Program, has_checkpoint, opened
+from equipoise._jax.programs import Atom, ClosedProgram, Program, opened
 from equipoise._types import PyTree, aligned, static_result
 from equipoise.cost._breakdown import Breakdown, Communication, by, communication
 from equipoise.cost._count.control import ledger_of

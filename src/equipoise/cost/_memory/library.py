@@ -9,8 +9,9 @@ what is reduced is left to other loops, as it is not worth a call.
 from equipoise.cost._expression.expression import Expression
 from equipoise.cost._expression.order import is_nonnegative
 from equipoise.cost._memory.fusion import makers
-from equipoise.cost._memory.graph import Graph, Node
+from equipoise.cost._memory.graph import Graph
 from equipoise.cost._memory.kinds import REDUCING, Kind
+from equipoise.cost._memory.values import Node
 
 
 def take_whole(graph: Graph, results: set[int]) -> None:
