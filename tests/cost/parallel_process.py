@@ -303,7 +303,7 @@ CASES = {  # the program, how often XLA counts the body of its loop too few, and
     "batch norm": (batch_norm, 1, 0),
     "images": (images, 1, 0),
     "heads": (heads, 1, ()),
-    "ring": (ring, 1, ()),
+    "ring": (ring, 8, ()),
     "vocabulary": (vocabulary, 1, 0),
     "halfway": (halfway, 1, 0),
     "three axes": (three_axes, 1, 0),
@@ -316,7 +316,8 @@ CASES = {  # the program, how often XLA counts the body of its loop too few, and
 
 USUAL = 0.95, 1.25
 PEAKS = {
-    "halfway": (0.9, 1.25),  # XLA's allocator leaves gaps: less is alive at once than it takes
+    # XLA's allocator leaves gaps, and calls a library by the number of elements, which we do not.
+    "halfway": (0.85, 1.25),
     "ring": (0.95, 1.3),  # of the permutations it runs first what is read first
 }
 

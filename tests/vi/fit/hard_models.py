@@ -174,13 +174,13 @@ def factors(rows=30, size=5):
     rng = np.random.default_rng(12)
     loads = np.array([1.2, -0.8, 1.0, 0.6, -1.1])[:size]
     y = jnp.asarray(
-        rng.standard_normal((rows, 1)) * loads + 0.6 * rng.standard_normal((rows, size))
+        rng.standard_normal((rows, 1)) * loads[None] + 0.6 * rng.standard_normal((rows, size))
     )
 
     def log_density(z):
         prior = jnp.sum(norm.logpdf(z["loads"])) + jnp.sum(norm.logpdf(z["scores"]))
         prior += norm.logpdf(z["noise"], 0, 1)
-        return prior + jnp.sum(norm.logpdf(y, z["scores"][:, None] * z["loads"], z["noise"]))
+        return prior + jnp.sum(norm.logpdf(y, z["scores"][:, None] * z["loads"][None], z["noise"]))
 
     example = {"loads": np.zeros(size), "scores": np.zeros(rows), "noise": 1.0}
     return Model(log_density, example, {"noise": vi.positive()})

@@ -82,6 +82,11 @@ def partition_specs(equation: Equation) -> _Stated | None:
     return None
 
 
+def free_axes(equation: Equation) -> frozenset[int]:
+    """The axes of an array of which a constraint says nothing."""
+    return frozenset(equation.params.get("unconstrained_dims") or ())
+
+
 def _is_explicit(sharding: PyTree) -> bool:
     types = tuple(getattr(getattr(sharding, "mesh", None), "axis_types", ()))
     return bool(types) and all(t == AxisType.Explicit for t in types)

@@ -7,7 +7,7 @@ changes, and are never taken away: as XLA's partitioner spreads them.
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 
-from equipoise._jax.meshes.local import CONSTRAINTS, partition_specs
+from equipoise._jax.meshes.local import CONSTRAINTS, free_axes, partition_specs
 from equipoise._jax.programs import (
     SHARD_MAP,
     Atom,
@@ -43,6 +43,10 @@ class Spread:
     def _layout(self, body: OpenProgram, inputs: Arrays, results: Arrays) -> Layout:
         specs: dict[Atom, Operand] = {v: Operand(whole(v), is_fixed=True) for v in body.constvars}
         specs.update(zip(body.invars, inputs, strict=True))
+        free = {e.outvars[0]: free_axes(e) for e in body.eqns if free_axes(e)}
+        for e in body.eqns:
+            if free_axes(e) and (stated := partition_specs(e)):
+                specs[e.outvars[0]] = Operand(stated.results[0])
         around: dict[Atom, list[int]] = {}
         for index, equation in enumerate(body.eqns):
             for atom in (*equation.invars, *equation.outvars):
@@ -55,6 +59,7 @@ class Spread:
                 if is_literal(atom) or not is_array(atom):
                     continue
                 before = specs.get(atom, Operand(whole(atom)))
+                wish = _along(free[atom], wish, before) if atom in free else wish
                 specs[atom] = grown(before, wish)
                 if specs[atom] != before:
                     open_ones.update(around.get(atom, ()))
@@ -82,6 +87,11 @@ class Spread:
         results = [_of(v, specs) for v in equation.outvars]
         stated = None if equation.primitive.name == SHARD_MAP else partition_specs(equation)
         if stated is not None:
+            if free := free_axes(equation):
+                wanted = Operand(stated.results[0])
+                for known in (*operands, *results):
+                    wanted = grown(wanted, _along(free, known, wanted))
+                return Division([wanted], [wanted])
             results = [Operand(spec, is_fixed=True) for spec in stated.results]
             if stated.operands is not None:
                 return Division([Operand(spec) for spec in stated.operands], results)
@@ -91,6 +101,12 @@ class Spread:
         if letters is None:
             return Division([Operand(whole(v)) for v in equation.invars], results)
         return self.lettered.division(equation, letters, operands, results)
+
+
+def _along(axes: frozenset[int], wish: Operand, otherwise: Operand) -> Operand:
+    """How one operand is divided along some axes, and another one along all others."""
+    pairs = enumerate(zip(wish.spec, otherwise.spec, strict=True))
+    return Operand(tuple(own if i in axes else other for i, (own, other) in pairs))
 
 
 def _of(atom: Atom, specs: Mapping[Atom, Operand]) -> Operand:
@@ -105,5 +121,7 @@ def _constrained(body: OpenProgram) -> Iterator[tuple[Atom, Operand]]:
     made = {v for e in body.eqns for v in e.outvars}
     for equation in body.eqns:
         stated = partition_specs(equation) if equation.primitive.name in CONSTRAINTS else None
-        if stated is not None and equation.invars[0] in made and readers[equation.invars[0]] == 1:
+        if stated is None or free_axes(equation):
+            continue
+        if equation.invars[0] in made and readers[equation.invars[0]] == 1:
             yield equation.invars[0], Operand(stated.results[0], is_fixed=True)
