@@ -11,3 +11,8 @@ def thinned(rows, columns):
         for i, row in enumerate(rows)
         for j, column in enumerate(columns)
     ]
+
+
+def slow_but(names, *quick):
+    """Each name, those that are not ``quick`` as slow tests."""
+    return [pytest.param(n, marks=[] if n in quick else [pytest.mark.slow]) for n in names]

@@ -9,6 +9,7 @@ import pytest
 
 from equipoise import attention, cost
 from tests.oracles import sequence
+from tests.thinned import slow_but
 
 EPS = np.finfo(np.float64).eps
 D, N, H, E, C, R = 12, 3, 4, 5, 6, 2
@@ -90,7 +91,7 @@ def decoded(layer, params, x, *, ring=False, sizes=(4, 1, 1, 1, 1, 1), **options
     return jnp.concatenate(rows, axis=-2)
 
 
-@pytest.mark.parametrize("name", LAYERS)
+@pytest.mark.parametrize("name", slow_but(LAYERS, "queries", "options"))
 def test_multi_head_attention_with_a_latent_matches_definition(rng, key, name):
     layer = LAYERS[name]
     params, x = parameters(layer, key), jnp.asarray(rng.normal(size=(2, 9, D)))
@@ -101,7 +102,9 @@ def test_multi_head_attention_with_a_latent_matches_definition(rng, key, name):
     np.testing.assert_allclose(steps, expected, **BOUND)
 
 
-@pytest.mark.parametrize(("name", "ring"), [("queries", False), ("options", True)])
+@pytest.mark.parametrize(
+    ("name", "ring"), [("queries", False), pytest.param("options", True, marks=pytest.mark.slow)]
+)
 def test_multi_head_attention_with_a_latent_steps_have_the_gradient_of_apply(rng, key, name, ring):
     layer = LAYERS[name]
     params, x = parameters(layer, key), jnp.asarray(rng.normal(size=(9, D)))
@@ -117,7 +120,7 @@ def test_multi_head_attention_with_a_latent_steps_have_the_gradient_of_apply(rng
         np.testing.assert_allclose(at_once[weight], in_steps[weight], rtol=0, atol=2**14 * EPS)
 
 
-@pytest.mark.parametrize("name", ["latent", "queries"])
+@pytest.mark.parametrize("name", slow_but(("latent", "queries"), "queries"))
 def test_multi_head_attention_with_a_latent_written_out_equals_blockwise(rng, key, name):
     layer = LAYERS[name]
     params, x = parameters(layer, key), jnp.asarray(rng.normal(size=(9, D)))

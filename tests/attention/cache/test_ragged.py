@@ -12,6 +12,7 @@ import pytest
 from equipoise import attention
 from equipoise.attention._cache import read
 from tests.attention.cache.serving import EPS, N, empty, in_pages, rows, tokens
+from tests.thinned import slow_but, thinned
 
 LENGTHS, T = np.array([5, 0, 11, 1]), 15
 EVERY = range(4)
@@ -140,7 +141,7 @@ def test_decode_step_reuses_a_slot(rng):
     np.testing.assert_allclose(y[0], full[2, :5], rtol=0, atol=64 * EPS)
 
 
-@pytest.mark.parametrize("storage", ["at_once", "in_pages", "shared"])
+@pytest.mark.parametrize("storage", slow_but(("at_once", "in_pages", "shared"), "in_pages"))
 def test_decode_step_has_every_derivative_of_the_whole(rng, storage):
     x = tokens(rng, 2, 7)
     slopes = jnp.asarray(rng.normal(size=N))
@@ -251,17 +252,16 @@ def test_decode_step_reads_the_tokens_that_there_are(monkeypatch, window):
         assert found == np.sum(lengths // 16 + 1 - first)
 
 
-@pytest.mark.parametrize(
-    "options",
-    [
-        {},
-        {"page_size": 32},
-        {"dtype": jnp.int8},
-        {"dtype": jnp.int8, "page_size": 32},
-        {"ring": True},
-    ],
-)
-@pytest.mark.parametrize("chosen", [False, True])
+STORED = [
+    {},
+    {"page_size": 32},
+    {"dtype": jnp.int8},
+    {"dtype": jnp.int8, "page_size": 32},
+    {"ring": True},
+]
+
+
+@pytest.mark.parametrize(("options", "chosen"), thinned(STORED, [False, True]))
 def test_decode_step_writes_in_place_and_holds_no_copy(options, chosen):
     if options.get("page_size") is None:
         options = {"ragged": True, **options}
