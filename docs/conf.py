@@ -92,9 +92,7 @@ html_title = "Equipoise"
 html_favicon = "_static/mark.svg"
 html_static_path = ["_static"]
 html_css_files = ["equipoise.css"]
-html_search_scorer = str(
-    HERE / "_static" / "scorer.js"
-)  # or it is looked for where the build is begun
+html_search_scorer = str(HERE / "_static" / "scorer.js")  # wherever the build is begun
 html_show_sourcelink = False
 html_context = {"default_mode": "auto"}
 alone = ("index", "tour", "explorer", "changelog", "references", "search")
