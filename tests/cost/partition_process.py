@@ -187,7 +187,7 @@ def products_in(text):
     return flops
 
 
-# XLA calls a library by the number of elements, which shapes with names do not have.
+# So small that XLA calls no library in one place and one in another; we count as if in neither.
 CALLED = ("data, trained", "tensor, trained", "both, trained")
 
 

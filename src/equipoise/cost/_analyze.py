@@ -51,7 +51,8 @@ class Cost:
         peak_bytes: Most bytes alive at once, arguments and results included, where chains of
             elementwise operations are computed in the loops that read them, and loops run in the
             order of XLA on the CPU, which undoes checkpoints outside of loops
-            (``checkpointed_peak_bytes`` keeps them).
+            (``checkpointed_peak_bytes`` keeps them). Where XLA may call a library for what has many
+            elements, the larger of the two figures.
         checkpointed_peak_bytes: The same where checkpoints are kept, as compilers for GPU and TPU
             keep them: what is computed again waits for the backward pass to ask for it.
         unfused_peak_bytes: The same where every operation writes its result to memory.

@@ -30,7 +30,7 @@ from equipoise._jax.programs import (
     while_loop,
 )
 from equipoise.cost._expression.expression import Expression
-from equipoise.cost._program.sizes import is_one, size_of
+from equipoise.cost._program.sizes import count, is_one, size_of
 
 HOLDING = (SCAN, WHILE, COND, SOLVE, SHARD_MAP, KERNEL)
 # Elementwise operations whose operands have other shapes, or other types, than the result.
@@ -89,6 +89,8 @@ pow rsqrt sign sin sqrt square sub tan tanh broadcast broadcast_in_dim
 reduce_sum reduce_max reduce_min reduce_window_sum reduce_window_max reduce_window_min
 """
 _FEATURES = 16  # of a convolution, less than which are none either
+_LEAST = 4096  # elements that are worth a call of the library,
+_USUAL = 64  # where a size that has only a name is taken for this one
 
 
 def in_library(equation: Equation) -> bool:
@@ -108,7 +110,11 @@ def in_library(equation: Equation) -> bool:
         features = [size_of(aval(v).shape[numbers.lhs_spec[1]]).constant for v in ends]
         large = any(f is None or f > _FEATURES for f in features)
         return in_order and large and not dilated and params["batch_group_count"] == 1
-    return name in _IN_LIBRARY.split()
+    if name not in _IN_LIBRARY.split():
+        return False
+    sizes = [count(a.shape) for a in arrays]
+    most = max(s.at(dict.fromkeys(s.names, _USUAL)) for s in sizes)
+    return name.startswith("broadcast") or most >= _LEAST
 
 
 REDUCING = (Kind.REDUCTION, Kind.WINDOW)

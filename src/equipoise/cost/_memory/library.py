@@ -2,12 +2,9 @@
 
 XLA grows such a call from each reduction, the last one first: up into operations that nothing else
 reads, down into the only one that reads its result. Nothing within is in memory, and what others
-read as well is written out for the call, numbers that fill an array included. What is smaller than
-what is reduced is left to other loops, as it is not worth a call.
+read as well is written out for the call, numbers that fill an array included.
 """
 
-from equipoise.cost._expression.expression import Expression
-from equipoise.cost._expression.order import is_nonnegative
 from equipoise.cost._memory.fusion import makers
 from equipoise.cost._memory.graph import Graph
 from equipoise.cost._memory.kinds import REDUCING, Kind
@@ -22,29 +19,17 @@ def take_whole(graph: Graph, results: set[int]) -> None:
         if not (nodes[first].in_library and nodes[first].kind in REDUCING and first in readers):
             continue
         inside, grown = set[int](), {first}
-        least = graph.bytes[nodes[first].reads[0]]
-
-        def takes(index: int, least: Expression = least, inside: set[int] = inside) -> bool:
-            node = nodes[index]
-            if not node.in_library or node.kind in _ALWAYS:
-                return node.in_library
-            sizes = [graph.bytes[v] for v in (*node.reads, *node.makes)]
-            beyond = any(nodes[i].kind is Kind.PRODUCT for i in inside)
-            as_large = all(is_nonnegative(least - s) for s in sizes) or beyond
-            return as_large and any(is_nonnegative(s - least) for s in sizes)
-
         while grown:
             inside |= grown
             above = {maker.get(v, -1) for i in inside for v in nodes[i].reads} - inside
-            grown = {i for i in above if i >= 0 and readers[i] <= inside and takes(i)}
+            grown = {i for i in above if i >= 0 and nodes[i].in_library and readers[i] <= inside}
             below = readers[max(inside)]
             if not grown and len(below) == 1:
-                grown = {i for i in below if i >= 0 and takes(i)}
+                grown = {i for i in below if i >= 0 and nodes[i].in_library}
         _join(graph, inside)
 
 
 _CALLER = -1  # reads the results
-_ALWAYS = (Kind.PRODUCT, Kind.SPREAD, Kind.FILLED)  # whatever their size
 
 
 def _readers(graph: Graph, results: set[int]) -> dict[int, set[int]]:

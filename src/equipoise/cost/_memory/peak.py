@@ -72,9 +72,21 @@ def _alive(
     kept: Sequence[int] = (),
     over: Mapping[int, int] = _NONE,
 ) -> tuple[Expression, ...]:
-    """What may be the most bytes alive at once, beside the caller's and those of results."""
+    """What may be the most bytes alive at once, beside the caller's and those of results.
+
+    XLA calls a library for what has many elements, which names do not say: so either with or
+    without it, whichever takes more.
+    """
     join(graph)
-    take_whole(graph, {*results, *kept})
+    called = graph.copied()
+    take_whole(called, {*results, *kept})
+    return frontier([p for way in (graph, called) for p in _peaks(way, results, kept, over)])
+
+
+def _peaks(
+    graph: Graph, results: Sequence[int], kept: Sequence[int], over: Mapping[int, int]
+) -> list[Expression]:
+    """The bytes alive at each place where they grow."""
     found = loops(graph, {*results, *kept})
     save(graph, found, over)
     order = schedule(graph, found.reads)
@@ -92,4 +104,4 @@ def _alive(
             current = sum(starts.get(place, ()), current)
             peaks += [current, *(current + extra for extra in inside)]
         current = current - sum(ends.get(place, ()), ZERO)
-    return frontier(peaks)
+    return peaks

@@ -1,7 +1,8 @@
 """The values of a program, by number, and the operations that make those which nobody wrote."""
 
+import copy
 from collections.abc import Sequence
-from typing import NamedTuple, TypeAlias
+from typing import NamedTuple, Self, TypeAlias
 
 import jax.numpy as jnp
 
@@ -62,6 +63,13 @@ class Values:
         made = self.new(self.bytes[value], self.shapes[value])
         self.nodes.append(Node(Kind.COPY, (value,), (made,)))
         return made
+
+    def copied(self) -> Self:
+        """The same values and operations, to which others may be added."""
+        other = copy.copy(self)
+        other.bytes, other.shapes = list(self.bytes), list(self.shapes)
+        other.nodes, other.owned = list(self.nodes), set(self.owned)
+        return other
 
     def arguments(self, atoms: Sequence[Atom]) -> list[int]:
         """New values that belong to the caller."""
