@@ -30,7 +30,7 @@ from equipoise._jax.programs import (
     while_loop,
 )
 from equipoise.cost._expression.expression import Expression
-from equipoise.cost._program.sizes import count, is_one, size_of
+from equipoise.cost._program.sizes import is_one, size_of
 
 HOLDING = (SCAN, WHILE, COND, SOLVE, SHARD_MAP, KERNEL)
 # Elementwise operations whose operands have other shapes, or other types, than the result.
@@ -89,8 +89,7 @@ pow rsqrt sign sin sqrt square sub tan tanh broadcast broadcast_in_dim
 reduce_sum reduce_max reduce_min reduce_window_sum reduce_window_max reduce_window_min
 """
 _FEATURES = 16  # of a convolution, less than which are none either
-_LEAST = 4096  # elements that are worth a call of the library,
-_USUAL = 64  # where a size that has only a name is taken for this one
+_LEAST = 2  # axes of what has elements enough for a call of the library
 
 
 def in_library(equation: Equation) -> bool:
@@ -112,9 +111,8 @@ def in_library(equation: Equation) -> bool:
         return in_order and large and not dilated and params["batch_group_count"] == 1
     if name not in _IN_LIBRARY.split():
         return False
-    sizes = [count(a.shape) for a in arrays]
-    most = max(s.at(dict.fromkeys(s.names, _USUAL)) for s in sizes)
-    return name.startswith("broadcast") or most >= _LEAST
+    axes = [sum(not is_one(size) for size in a.shape) for a in arrays]
+    return name.startswith("broadcast") or max(axes) >= _LEAST
 
 
 REDUCING = (Kind.REDUCTION, Kind.WINDOW)
