@@ -215,3 +215,21 @@ def test_functions_of_jax_are_outlined_once_and_other_programs_leave_nothing(mon
     gc.collect()
     assert len(traces) == 3
     assert len(module.outlines) == before
+
+
+def with_matrices(x):
+    return jnp.sum(jnp.log(jnp.diagonal(jnp.linalg.cholesky(jnp.outer(x, x) + jnp.eye(len(x))))))
+
+
+@pytest.mark.skipif(jax.default_backend() != "cpu", reason="LAPACK is that of the CPU")
+def test_over_factorizes_large_matrices_one_after_the_other():
+    """A batch is divided among threads that wait for each other, for ever where they are few."""
+    points = np.random.default_rng(0).standard_normal((5, 12))
+    for function, together in ((with_matrices, False), (lambda x: jnp.sum(x**2), True)):
+        slope = jax.grad(function)
+        over = traced(function, points[0]).over(slope)
+        np.testing.assert_allclose(over(points), jax.vmap(slope)(points), rtol=1e-12)
+        names = set(primitive_names(jax.make_jaxpr(over)(points).jaxpr))
+        assert ("scan" not in names) == together
+    small = traced(with_matrices, points[0, :3])
+    assert "scan" not in primitive_names(jax.make_jaxpr(small.over(with_matrices))(points).jaxpr)

@@ -6,7 +6,6 @@ a seed, it yields all draws so far and how often it has evaluated the density or
 often as it is asked; it ends where more effort would not change its answer.
 """
 
-import contextlib
 import functools
 
 import blackjax
@@ -19,27 +18,10 @@ from numpyro.infer.autoguide import AutoMultivariateNormal
 from numpyro.infer.hmc import hmc
 
 from equipoise import vi
-from equipoise.vi._target.target import Target
 
 WARM_UP, CHUNK = 500, 500  # steps of a chain
 SVI_STEPS, PARTICLES = 1000, 8
 DRAWS = 8000  # of an approximation
-
-
-@contextlib.contextmanager
-def counted():
-    """Counts points at which a fit asks its log density, each column of a curvature as one."""
-    ask, found = Target._ask, [0]
-
-    def counting(self, order, points):
-        found[0] += len(points) * (1 + points.shape[1] if order == 2 else 1)
-        return ask(self, order, points)
-
-    Target._ask = counting
-    try:
-        yield found
-    finally:
-        Target._ask = ask
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -48,16 +30,30 @@ def _flat(family, positions):
 
 
 def ours(target):
-    """A default fit, whose answer is final; stages after the first evaluate by themselves."""
+    """A default fit, whose answer is final."""
 
     def start(seed):
-        with counted() as evaluations:
-            key, log_density = jax.random.key(seed), target.named or target.log_density
-            fit = vi.fit(log_density, target.example, key, support=target.support)
+        key, log_density = jax.random.key(seed), target.named or target.log_density
+        fit = vi.fit(log_density, target.example, key, support=target.support)
         draws = _flat(fit.family, vi.posterior_draws(fit, jax.random.key(seed + 1), DRAWS))
-        more = "at least " if len(fit.stages) > 1 else ""
-        said = f"{'trusted' if fit.trusted else 'not trusted'}, {fit.source}, {more}"
-        yield draws, evaluations[0], said
+        said = f"{'trusted' if fit.trusted else 'not trusted'}, {fit.source}, "
+        yield draws, fit.evaluations, said
+
+    return start
+
+
+def _chain(adapt, sample):
+    """One chain: its state and steps after warming up, then draws in chunks."""
+
+    def start(seed):
+        state, spent = adapt(jax.random.key(seed))
+        spent, all_draws, key = int(spent), [], jax.random.key(seed + 1)
+        while True:
+            key, here = jax.random.split(key)
+            state, draws, steps = sample(state, here)
+            spent += int(steps)
+            all_draws.append(np.asarray(draws))
+            yield np.concatenate(all_draws), spent, ""
 
     return start
 
@@ -80,18 +76,7 @@ def numpyro_nuts(target):
         state, _, spent = steps(init(jnp.zeros(size), WARM_UP, rng_key=key), WARM_UP)
         return state, spent
 
-    sample = jax.jit(lambda state: steps(state, CHUNK))
-
-    def start(seed):
-        state, spent = adapt(jax.random.key(seed))
-        spent, all_draws = int(spent), []
-        while True:
-            state, draws, counts = sample(state)
-            spent += int(counts)
-            all_draws.append(np.asarray(draws))
-            yield np.concatenate(all_draws), spent, ""
-
-    return start
+    return _chain(adapt, jax.jit(lambda state, _: steps(state, CHUNK)))  # it has a key of its own
 
 
 def blackjax_nuts(target):
@@ -101,11 +86,12 @@ def blackjax_nuts(target):
 
     @jax.jit
     def adapt(key):
-        (state, settings), info = windows.run(key, jnp.zeros(size), WARM_UP)
-        return state, settings, jnp.sum(info.info.num_integration_steps)
+        adapted, info = windows.run(key, jnp.zeros(size), WARM_UP)
+        return tuple(adapted), jnp.sum(info.info.num_integration_steps)
 
     @jax.jit
-    def sample(state, settings, key):
+    def sample(adapted, key):
+        state, settings = adapted
         kernel = blackjax.nuts(log_density, **settings)
 
         def step(state, key):
@@ -113,19 +99,9 @@ def blackjax_nuts(target):
             return state, (state.position, info.num_integration_steps)
 
         state, (draws, steps) = jax.lax.scan(step, state, jax.random.split(key, CHUNK))
-        return state, draws, jnp.sum(steps)
+        return (state, settings), draws, jnp.sum(steps)
 
-    def start(seed):
-        state, settings, spent = adapt(jax.random.key(seed))
-        spent, all_draws, key = int(spent), [], jax.random.key(seed + 1)
-        while True:
-            key, here = jax.random.split(key)
-            state, draws, steps = sample(state, settings, here)
-            spent += int(steps)
-            all_draws.append(np.asarray(draws))
-            yield np.concatenate(all_draws), spent, ""
-
-    return start
+    return _chain(adapt, sample)
 
 
 def blackjax_pathfinder(target):

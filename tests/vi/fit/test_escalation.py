@@ -1,6 +1,7 @@
 """Where q is no good a fit goes on, as far as it may, and is trusted only where it is right."""
 
 import pickle
+import re
 
 import chex
 import jax
@@ -67,6 +68,20 @@ def test_fit_that_is_trusted_does_no_more(key):
 def test_fit_of_a_small_budget_does_not_exceed_it(key):
     fit = vi.fit(BANANA.log_density, BANANA.example, key, max_evaluations=3000)
     assert fit.draw_diagnostics.num_draws <= 3000
+
+
+def test_stage_that_is_too_dear_is_left_out_and_says_what_it_takes(key):
+    few = {"max_evaluations": 3000, "escalate": "conditional"}
+    fit = vi.fit(BANANA.log_density, BANANA.example, key, **few)
+    assert not fit.trusted
+    asked = re.search(
+        r"conditional stage was left out, as it takes max_evaluations=(.*)\.", fit.reason
+    )
+    assert fit.stages[-1].reason in fit.reason
+    many = {**few, "max_evaluations": int(asked[1])}
+    fit = vi.fit(BANANA.log_density, BANANA.example, key, **many)
+    assert fit.source == "conditional"
+    assert fit.trusted, fit.reason
 
 
 def test_drivers_are_the_coordinates_that_bend(key):

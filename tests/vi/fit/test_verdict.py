@@ -110,6 +110,9 @@ IMPROPER = {
     "a sum alone": lambda z: -((z["a"] + z["b"][1] - 3) ** 2) - z["b"][0] ** 2,
     "separated": lambda z: -3 * jnp.logaddexp(0, -z["b"][1]) - z["a"] ** 2 - z["b"][0] ** 2,
     "a pole": lambda z: -2 * jnp.log(abs(z["b"][1] - 1)) - z["a"] ** 2 - jnp.sum(z["b"] ** 2),
+    "a spike": lambda z: (
+        jnp.where(abs(z["b"][1] - 1) < 1e-3, jnp.inf, -jnp.sum(z["b"] ** 2)) - z["a"] ** 2
+    ),
     "a long tail": lambda z: -0.25 * jnp.log1p(z["b"][1] ** 2) - z["a"] ** 2 - z["b"][0] ** 2,
 }
 

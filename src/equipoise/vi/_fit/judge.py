@@ -42,7 +42,7 @@ _CLOSE_MEAN, _CLOSE_SD = 0.05, 0.03
 _MORE_STARTS, _FEWEST_STARTS = 8, 4  # for each of several modes, and with what is affordable
 _WIDE_STEPS, _OF_BUDGET = 40, 0.25  # of those paths, and what share of a budget all may take
 _SEARCHES = 4  # at most, each for what those before have not found
-_SHORT = 12, 3  # Newton steps from a place behind a valley, of which the last may be at a mode
+_SHORT = 12, 2  # Newton steps from a place behind a valley, of which the last may be at a mode
 
 
 def _is_good(found: Diagnostics) -> bool:

@@ -63,12 +63,13 @@ def _fit_pareto(excess: AnyArray) -> tuple[Scalar, Scalar]:
 def smooth(log_ratios: AnyArray, rounding: AnyArray) -> _Smoothed:
     """Replaces the largest ratios by quantiles of the Pareto fitted to them, then normalizes.
 
-    A ratio that is not finite counts as weight 0; with none finite, k̂ is inf. ``rounding`` is how
-    far apart equal ratios may be: less than that is no tail, and its ties would look like one.
+    A ratio that is not finite counts as weight 0; with none finite, or one +inf, k̂ is inf.
+    ``rounding`` is how far apart equal ratios may be: less than that is no tail, and its ties would
+    look like one.
     """
     xp = log_ratios.__array_namespace__()
     tail = _tail_length(log_ratios.shape[0])
-    finite = xp.isfinite(log_ratios)
+    finite, endless = xp.isfinite(log_ratios), log_ratios == np.inf
     log_ratios = xp.where(finite, log_ratios, np.finfo(log_ratios.dtype).min / 4)
     log_ratios = log_ratios - xp.max(log_ratios)
     order = xp.argsort(log_ratios)
@@ -87,5 +88,5 @@ def smooth(log_ratios: AnyArray, rounding: AnyArray) -> _Smoothed:
     log_weights = xp.concat([ordered[:-tail], largest])[xp.argsort(order)]
     log_weights = log_weights - log_sum(log_weights)
     khat = xp.where(spread, xp.where(xp.isfinite(k), k, np.inf), 0.0)
-    khat = xp.where(xp.any(finite), khat, np.inf)
+    khat = xp.where(xp.any(finite) & ~xp.any(endless), khat, np.inf)
     return _Smoothed(log_weights, khat, xp.exp(-log_sum(2 * log_weights)))

@@ -106,7 +106,11 @@ def _endless(case: Case, log_p: _LogP, rng: np.random.Generator) -> tuple[str, i
         return "it does not fall off far out along", along
     sds, eps = np.linalg.norm(factor, axis=1), float(np.finfo(case.of_q.draws.dtype).eps)
     narrow = sds / np.maximum(np.abs(mean), np.finfo(float).tiny)
-    if np.any(np.isposinf(case.of_q.log_ratios)) or np.min(narrow) < eps**_COLLAPSED:
+    for weighted in (case.of_q, case.weighted):
+        infinite = np.asarray(weighted.draws)[np.isposinf(weighted.log_ratios)]
+        if len(infinite):
+            return "it is infinite in places along", int(np.argmin(np.std(infinite, axis=0) / sds))
+    if np.min(narrow) < eps**_COLLAPSED:
         return "it rises towards a point along", int(np.argmin(narrow))
     if case.verdict is Verdict.NOT_CONVERGED and _climbs(case.history):
         return "its ELBO climbs without end, with q the widest along", _widest(factor)[0]
