@@ -49,8 +49,9 @@ def _none(number: float) -> bool:
 class _Shared:
     """A program whose captured values are its first operands; equal to itself alone."""
 
-    def __init__(self, program: ClosedProgram, out_tree: PyTree) -> None:
-        self.program, self.out_tree = program, out_tree
+    def __init__(self, program: ClosedProgram, in_tree: PyTree, out_tree: PyTree) -> None:
+        self.program, self.in_tree, self.out_tree = program, in_tree, out_tree
+        self.gradients: dict[tuple[int, ...], _Shared] = {}
 
 
 # The programs used last; what was compiled for one is found again by its identity.
@@ -75,7 +76,9 @@ class Traced:
         """The same function, of which what no argument changes is computed here, and once."""
         first, rest = ahead(self.shared.program, len(self.captured))
         found = as_function(first)(*self.captured)
-        return Traced([*found, *self.captured], _Shared(rest, self.shared.out_tree))
+        return Traced(
+            [*found, *self.captured], _Shared(rest, self.shared.in_tree, self.shared.out_tree)
+        )
 
     @property
     def shapes(self) -> PyTree:
@@ -86,6 +89,22 @@ class Traced:
     def work(self) -> float:
         """About how many elementary operations a call is."""
         return work(self.shared.program)
+
+    def gradient(self, argnums: tuple[int, ...]) -> "Traced":
+        """Of its one number, by some of its arguments; derived once for all of the same program."""
+        shared = self.shared
+        if argnums not in shared.gradients:
+            avals = shared.program.in_avals[len(self.captured) :]
+
+            def gradients(captured: Sequence[Array], *args: PyTree) -> PyTree:
+                return jax.grad(Traced(captured, shared), argnums)(*args)
+
+            args = jax.tree.unflatten(shared.in_tree, avals)
+            captured = shared.program.in_avals[: len(self.captured)]
+            program, shapes = jax.make_jaxpr(gradients, return_shape=True)(captured, *args)
+            out_tree = jax.tree.structure(shapes)
+            shared.gradients[argnums] = _Shared(program, shared.in_tree, out_tree)
+        return Traced(self.captured, shared.gradients[argnums])
 
     def __call__(self, *args: PyTree) -> PyTree:
         """The function's results."""
@@ -108,8 +127,9 @@ def traced(
     program, shapes = jax.make_jaxpr(lambda *args: function(*args), return_shape=True)(*examples)
     out_tree = jax.tree.structure(shapes)
     outline = _Outline(kept=kept)
-    key = (outline.of(program, lift=True), jax.tree.structure(examples), out_tree)
-    found = _found(seen, key, lambda: _Shared(_lifted(program, outline), out_tree))
+    in_tree = jax.tree.structure(examples)
+    key = (outline.of(program, lift=True), in_tree, out_tree)
+    found = _found(seen, key, lambda: _Shared(_lifted(program, outline), in_tree, out_tree))
     return Traced(tuple(outline.captured), found)
 
 
