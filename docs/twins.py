@@ -1,4 +1,4 @@
-"""The Markdown twin of each page: words for marks it has no elements for, and links that lead on."""
+"""The Markdown twin of each page: what it has no elements for in words, and links that lead on."""
 
 import pathlib
 

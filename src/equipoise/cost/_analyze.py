@@ -40,7 +40,7 @@ class Cost:
     Attributes:
         flops: Operations in all.
         matmul_flops: Those of products of matrices and convolutions, 2·m·k·n each.
-        elementwise_flops: Arithmetic, comparisons and selections, one an element.
+        elementwise_flops: Arithmetic, comparisons and selections, one per element.
         transcendental_flops: Exponentials, logarithms, roots and trigonometric functions.
         reduction_flops: Sums, maxima and running sums, one for each element but the first.
         other_flops: Sorting, Fourier transforms and linear algebra.
@@ -62,7 +62,7 @@ class Cost:
         branches: Operations of each branch of each ``cond``, in the order of the program.
         parts: Work by place in the code; :meth:`by` sums it.
         notes: What was assumed while counting.
-        residuals: Of the function's derivative, found when it is asked for.
+        residuals: Residuals of the function's derivative, found when they are asked for.
         per_device: What one device of a mesh computes, holds and sends, its shapes those of its
             parts; None where there is no mesh.
     """
@@ -120,14 +120,14 @@ class Cost:
         """What each part of the code costs: expressions that sum to the whole.
 
         A kind is ``"line"``, ``"function"``, ``"scope"`` (of ``jax.named_scope``), ``"primitive"``
-        or ``"dtype"``; of several the parts are what agrees in all. ``measure`` is ``"flops"`` or
-        another field that counts operations, ``"bytes_read"``, ``"bytes_written"``,
+        or ``"dtype"``; with several kinds, a part is what agrees in all of them. ``measure`` is
+        ``"flops"`` or another field that counts operations, ``"bytes_read"``, ``"bytes_written"``,
         ``"bytes_sent"``, or ``"boundary_bytes"``: of arguments where they are first read, and of
-        results. Lines and functions are those of your own files, the innermost that led
-        to an operation; with ``libraries`` also those of installed packages, JAX apart. A
-        derivative counts at the line that it differentiates. Of a ``cond`` without a branch that
-        is largest in every measure, the work counts at the line of the ``cond``. Raises
-        ``ValueError`` for another kind or measure.
+        results. Lines and functions are those of your own files, the innermost that led to an
+        operation; with ``libraries`` also those of installed packages, JAX apart. A derivative
+        counts at the line that it differentiates. Of a ``cond`` without a branch that is largest in
+        every measure, the work counts at the line of the ``cond``. Raises ``ValueError`` for
+        another kind or measure.
         """
         parts = (self.per_device or self).parts if measure == "bytes_sent" else self.parts
         return by(parts, kinds, measure, libraries=libraries)

@@ -59,7 +59,7 @@ class Fit:
         source: Which draws :func:`posterior_draws` gives, a :class:`Source`: ``"variational"``,
             ``"linear response"`` or ``"importance resampled"``, or one of a later stage.
         verdict: The :class:`Verdict` whose sentence ``reason`` is.
-        stages: What was tried, from cheap to dear: pairs of a source and of its reason.
+        stages: What was tried, from cheap to expensive: pairs of a source and its reason.
     """
 
     family: Family
