@@ -229,7 +229,8 @@ def keep_symbols(_app, _what, _name, _obj, _options, lines):
 
 
 def setup(app):
-    """Connect the hooks above, and those of the Markdown twins."""
+    """Connect the hooks above, those of signatures, and those of the Markdown twins."""
+    app.setup_extension("docs.signatures")
     app.setup_extension("docs.twins")
     app.connect("env-get-outdated", outdated_mini_galleries)
     app.connect("html-page-context", break_long_names)
