@@ -22,7 +22,7 @@ from equipoise.cost._expression.printing import folded
 from equipoise.cost._memory.peak import new_graph, peak_bytes
 from equipoise.cost._memory.residuals import Kept, of_function
 from equipoise.cost._partition.local import on_one_device
-from equipoise.cost._program.arguments import donated, scope_of, structures
+from equipoise.cost._program.arguments import donated, fitting, scope_of, structures
 from equipoise.cost._program.later import Later, known
 from equipoise.cost._program.layouts import layouts, mesh_of
 from equipoise.cost._program.mesh import Axes, Mesh
@@ -219,7 +219,8 @@ def analyze(
     if not sizes:
         return found
     local, notes = on_one_device(program, specs, sizes)
-    alone = _counted(local, ledger_of(counts, notes, sizes), over, known((None, ())), partitioned=True)
+    ledger, over = ledger_of(counts, notes, sizes), fitting(over, opened(local))
+    alone = _counted(local, ledger, over, known((None, ())), partitioned=True)
     # What is sent is known of one device.
     assumed = tuple(note for note in found.notes if note != RESHARDED)
     return dataclasses.replace(found, per_device=alone, notes=assumed)
