@@ -80,7 +80,7 @@ class Judging(NamedTuple):
             *normal,
             modes,
             target.values,
-            target.curvatures,
+            functools.partial(target.curvatures, frames=normal[1]),
             MAX_CURVED,
             self.chance.draws,
             target.log_density.work,
