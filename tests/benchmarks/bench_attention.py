@@ -8,7 +8,6 @@ printed.
 import dataclasses
 import functools
 import json
-import statistics
 import time
 
 import jax
@@ -57,7 +56,7 @@ def torch_calls(arrays, *, is_causal):
 
 
 def medians(calls):
-    """Median and spread of the seconds of each call, taken in turns."""
+    """Seconds of each call as fields of a row, taken in turns."""
     times = {name: [] for name in calls}
     for name in calls:
         calls[name]()
@@ -66,7 +65,7 @@ def medians(calls):
             start = time.perf_counter()
             call()
             times[name].append(time.perf_counter() - start)
-    return {n: (statistics.median(t), max(t) - min(t)) for n, t in times.items()}
+    return {name: _report.of(t) for name, t in times.items()}
 
 
 def compare(length, *, is_causal):
@@ -89,7 +88,7 @@ def compare(length, *, is_causal):
         if torch is not None:
             calls["torch"] = torch[stage]
         measured = medians(calls)
-        for name, (median, spread) in measured.items():
+        for name, times in measured.items():
             _, compile_seconds, memory = built.get(name, (None, None, None))
             rows.append(
                 {
@@ -97,9 +96,8 @@ def compare(length, *, is_causal):
                     "causal": is_causal,
                     "stage": ("forward", "forward and backward")[stage],
                     "name": name,
-                    "seconds": median,
-                    "spread": spread,
-                    "ratio to ours": median / measured["ours"][0],
+                    "times": times,
+                    "ratio to ours": times["seconds"] / measured["ours"]["seconds"],
                     "compile seconds": compile_seconds,
                     "temporary MiB": memory,
                 }
@@ -112,11 +110,10 @@ def reported(row):
     return _report.Row(
         title,
         row["name"],
-        row["seconds"],
         ours=row["name"] == "ours",
-        spread=row["spread"],
         compile_seconds=row["compile seconds"],
         mib=row["temporary MiB"],
+        **row["times"],
     )
 
 
@@ -129,12 +126,12 @@ def windows(length, width):
     for name, option in options.items():
         attend = functools.partial(attention.dot_product_attention, **option)
         calls[name] = compiled(attend, arrays)[0]
-    title = f"forward, {length} positions, full beside a window"
+    title = f"forward, {length} positions"
     return title, medians(calls)
 
 
 def decoding(capacity, filled, width=None):
-    """Seconds of one token, the cache donated: median and spread."""
+    """Seconds of one token as fields of a row, the cache donated."""
     cache = attention.init_cache(capacity, HEADS, SIZE, batch=(1,))
     cache = dataclasses.replace(cache, length=jnp.asarray(filled, jnp.int32))
     step = functools.partial(attention.decode_step, local_window_size=width)
@@ -145,7 +142,7 @@ def decoding(capacity, filled, width=None):
         start = time.perf_counter()
         cache, _ = jax.block_until_ready(step(cache, token, token, token))
         times.append(time.perf_counter() - start)
-    return statistics.median(times[1:]), max(times[1:]) - min(times[1:])
+    return _report.of(times[1:])
 
 
 if __name__ == "__main__":
@@ -156,9 +153,9 @@ if __name__ == "__main__":
                 print(json.dumps(row), flush=True)
                 found.append(reported(row))
     title, measured = windows(16384, 512)
-    for name, (median, spread) in measured.items():
-        print(f"{title}: {name} {median:.3f} s")
-        found.append(_report.Row(title, f"ours, {name}", median, spread=spread))
+    for name, times in measured.items():
+        print(f"{title}: {name} {times['seconds']:.3f} s")
+        found.append(_report.Row(title, name, ours=True, **times))
     for capacity, filled, width in (
         (1024, 512, None),
         (16384, 512, None),
@@ -167,9 +164,8 @@ if __name__ == "__main__":
         (16384, 16000, (511, 0)),
         (65536, 16000, (511, 0)),
     ):
-        median, spread = decoding(capacity, filled, width)
+        times = decoding(capacity, filled, width)
         title = f"one token after {filled}{', window 512' if width else ''}"
-        print(f"{title}, capacity {capacity}: {median * 1e6:.0f} µs")
-        name = f"ours, capacity {capacity}"
-        found.append(_report.Row(title, name, median, spread=spread))
+        print(f"{title}, capacity {capacity}: {times['seconds'] * 1e6:.0f} µs")
+        found.append(_report.Row(title, f"capacity {capacity}", ours=True, **times))
     _report.save("attention", found)

@@ -74,7 +74,7 @@ class TrainingCost:
         """Both passes under each policy of :data:`jax.checkpoint_policies` that needs no names.
 
         The cost of a policy has what it keeps as ``residual_bytes``, and what it computes as
-        ``flops``. This traces a derivative a policy when it is first asked for.
+        ``flops``. This traces one derivative per policy when it is first asked for.
         """
         return self.under.found
 

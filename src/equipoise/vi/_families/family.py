@@ -37,9 +37,10 @@ class Natural(enum.Enum):
 class Family:
     """A set of distributions of one position, a pytree, indexed by ``params``.
 
-    A family of your own needs the first four fields. The next five say what else it can; what it
-    does not say it does without, or an error names what is missing. The library fills in the rest,
-    which no user needs to give. Make a family once: two are equal when their functions are.
+    A family of your own needs the first four fields. The next five say what else it can do; a fit
+    does without those that are not given, or an error names what is missing. The library fills in
+    the rest, which no user needs to give. Make a family once: two are equal when their functions
+    are.
 
     Positions live on their support; *flat* vectors live on all of R^dimension, and ``unravel``
     maps one onto the other. Every function takes one position or one vector; use ``jax.vmap``

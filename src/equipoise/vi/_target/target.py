@@ -18,6 +18,7 @@ from equipoise._types import Array, Scalar, record, static_field
 from equipoise.vi._bounds.density import LogDensity, density_of, flat_log_density
 from equipoise.vi._families.family import Family
 from equipoise.vi._families.layout import Layout
+from equipoise.vi._weights.effort import evaluated
 
 MAX_CURVED = 200  # coordinates above which no d × d matrix is formed
 _MIN_POINTS, _POINTS_EACH = 512, 16  # of an ELBO, in all and for each coordinate
@@ -103,6 +104,7 @@ class Target:
         """Values and, for order 1, gradients."""
         points = np.asarray(points, self.dtype)
         n, d = points.shape
+        evaluated(n)
         size = _num_rows(d)
         chunks = [points[first : first + size] for first in range(0, n, size)]
         # All of them are on their way before the first is waited for.
@@ -168,18 +170,19 @@ def _num_rows(size: int) -> int:
 @jax.jit
 def evaluate(target: Target, order: Array, points: Array, blocks: Array) -> tuple[Array, Array]:
     """Values of the rows, and 0, or the gradients of the first blocks of them with their values."""
+    over = target.log_density.over
     # Once for both branches, and not in each of them.
     target = dataclasses.replace(target, log_density=target.log_density.prepared())
     nothing = jnp.zeros(len(points), points.dtype), jnp.zeros_like(points)
 
     def values() -> tuple[Array, Array]:
-        return jax.vmap(target.flat)(points), nothing[1]
+        return over(target.flat)(points), nothing[1]
 
     def gradients() -> tuple[Array, Array]:
         def add(index: Array, found: tuple[Array, Array]) -> tuple[Array, Array]:
             first = index * _BLOCK  # the last block begins earlier where it would not fit
             here = jax.lax.dynamic_slice_in_dim(points, first, _BLOCK)
-            new = jax.vmap(jax.value_and_grad(target.flat))(here)
+            new = over(jax.value_and_grad(target.flat))(here)
             update = functools.partial(jax.lax.dynamic_update_slice_in_dim, axis=0)
             return jax.tree.map(lambda all_, part: update(all_, part, first), found, new)
 
