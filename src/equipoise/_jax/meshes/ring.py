@@ -15,8 +15,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from equipoise._jax.evaluation import as_function, with_operands
 from equipoise._jax.primitives import is_linear, is_zero, primitive
-from equipoise._jax.programs import ClosedProgram, as_function, constants, with_operands
+from equipoise._jax.programs import ClosedProgram, constants
 from equipoise._jax.varying import alike
 from equipoise._types import Array, PyTree
 

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 import jax.numpy as jnp
 
 from equipoise._jax.checkpoints import recomputes
+from equipoise._jax.evaluation import implementation
 from equipoise._jax.programs import (
     SCAN,
     SHARD_MAP,
@@ -18,7 +19,6 @@ from equipoise._jax.programs import (
     Program,
     aval,
     called,
-    implementation,
     is_array,
     is_literal,
     opened,

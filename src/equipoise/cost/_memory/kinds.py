@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 
 import jax.numpy as jnp
 
+from equipoise._jax.meshes.shards import num_devices
 from equipoise._jax.programs import (
     COND,
     KERNEL,
@@ -24,7 +25,6 @@ from equipoise._jax.programs import (
     branches,
     is_array,
     linear_solve,
-    num_devices,
     rank,
     scan,
     while_loop,
