@@ -123,6 +123,8 @@ class Graph(Values):
         apart = lies_apart(equation)
         for i in (0,) if apart else reordered(equation):
             operands[i] = self.copy(operands[i])
+        if name == "erf_inv":
+            return [self._inverse(equation.outvars[0], *operands)]
         if name == "random_bits":
             return [self._mix(equation.outvars[0], *operands)]
         if name == "select_and_scatter_add":
@@ -137,6 +139,17 @@ class Graph(Values):
         elif not self._scatters(name, operands, makes):
             self.nodes.append(self._node(equation, operands, makes))
         return [self.put_together(v) for v in makes] if apart else makes
+
+    def _inverse(self, atom: Atom, operand: int) -> int:
+        """The inverse error function: a polynomial in a logarithm and its root, where it is read."""
+        log, root, made = (self.value(atom) for _ in range(3))
+        for kind, reads, result in (
+            (Kind.DEAR, (operand,), log),
+            (Kind.DEAR, (log,), root),
+            (Kind.CHEAP, (operand, log, root), made),
+        ):
+            self.nodes.append(Node(kind, reads, (result,), alike=frozenset(reads)))
+        return made
 
     def _mix(self, atom: Atom, key: int) -> int:
         """Random bits: two words for each number, mixed where they lie, the next two beside them.

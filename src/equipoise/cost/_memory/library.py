@@ -5,8 +5,6 @@ reads, down into the only one that reads its result. Nothing within is in memory
 read as well is written out for the call, numbers that fill an array included.
 """
 
-from collections.abc import Sequence
-
 from equipoise.cost._memory.fusion import makers
 from equipoise.cost._memory.graph import Graph
 from equipoise.cost._memory.kinds import REDUCING, Kind
@@ -23,7 +21,7 @@ def take_whole(graph: Graph, results: set[int], *, few: bool) -> None:
     maker = makers(graph, range(len(nodes)))
     known = {i for i, node in enumerate(nodes) if node.in_library}
     if few:
-        known -= _of_few(nodes)
+        known -= _of_few(graph)
     for first in reversed(range(len(nodes))):
         if not (first in known and nodes[first].kind in REDUCING and first in readers):
             continue
@@ -42,14 +40,16 @@ def take_whole(graph: Graph, results: set[int], *, few: bool) -> None:
 _CALLER = -1  # reads the results
 
 
-def _of_few(nodes: Sequence[Node]) -> set[int]:
-    """The operations that compute from results of reductions alone."""
+def _of_few(graph: Graph) -> set[int]:
+    """The operations that compute as few numbers from results of reductions alone."""
     few, found, filled = set[int](), set[int](), set[int]()
-    for index, node in enumerate(nodes):
+    for index, node in enumerate(graph.nodes):
         if node.kind is Kind.FILLED:
             filled.update(node.makes)
         reads = set(node.reads) - filled
-        if node.kind in (Kind.CHEAP, Kind.DEAR, Kind.REDUCTION) and reads and reads <= few:
+        if node.kind is Kind.SPREAD:  # with axes of one it is no operation
+            few.update(v for v in node.makes if graph.bytes[v] in [graph.bytes[r] for r in reads & few])
+        elif reads and reads <= few:
             found.add(index)
         if node.kind is Kind.REDUCTION or index in found:
             few.update(node.makes)
