@@ -141,7 +141,7 @@ class Graph(Values):
         return [self.put_together(v) for v in makes] if apart else makes
 
     def _inverse(self, atom: Atom, operand: int) -> int:
-        """The inverse error function: a polynomial in a logarithm and its root, where it is read."""
+        """The inverse error function: a polynomial in a logarithm and its root, where read."""
         log, root, made = (self.value(atom) for _ in range(3))
         for kind, reads, result in (
             (Kind.DEAR, (operand,), log),

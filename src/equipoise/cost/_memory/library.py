@@ -48,7 +48,9 @@ def _of_few(graph: Graph) -> set[int]:
             filled.update(node.makes)
         reads = set(node.reads) - filled
         if node.kind is Kind.SPREAD:  # with axes of one it is no operation
-            few.update(v for v in node.makes if graph.bytes[v] in [graph.bytes[r] for r in reads & few])
+            few.update(
+                v for v in node.makes if graph.bytes[v] in [graph.bytes[r] for r in reads & few]
+            )
         elif reads and reads <= few:
             found.add(index)
         if node.kind is Kind.REDUCTION or index in found:

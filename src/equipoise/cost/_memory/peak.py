@@ -47,9 +47,7 @@ def peak_bytes(graph: Graph, results: Sequence[int], over: Mapping[int, int] = _
     return whole + largest(_alive(graph, results, over=over))
 
 
-def _inside(
-    program: Program, num_constants: int, *, partitioned: bool
-) -> tuple[Expression, ...]:
+def _inside(program: Program, num_constants: int, *, partitioned: bool) -> tuple[Expression, ...]:
     """Bytes that one run of a loop's program needs beside its operands and results.
 
     What follows from constants alone is computed before the loop, and stays.
