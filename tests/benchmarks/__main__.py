@@ -8,7 +8,7 @@ import os
 import subprocess
 import sys
 
-AREAS = "attention vi games cost latency training prediction roofline".split()
+AREAS = ["attention", "vi", "games", "cost", "latency", "training", "prediction", "roofline"]
 LONGER = {"training": "critical_learning_rate", "prediction": "prediction_against_play"}
 SCRIPTS = {area: f"bench_{LONGER.get(area, area)}" for area in AREAS}
 QUIET = 0.5  # processes at work besides this one
