@@ -22,7 +22,7 @@ from equipoise.cost._expression.printing import folded
 from equipoise.cost._memory.peak import new_graph, peak_bytes
 from equipoise.cost._memory.residuals import Kept, of_function
 from equipoise.cost._partition.local import on_one_device
-from equipoise.cost._program.arguments import donated, scope_of, structures
+from equipoise.cost._program.arguments import donated, fitting, scope_of, structures
 from equipoise.cost._program.later import Later, known
 from equipoise.cost._program.layouts import layouts, mesh_of
 from equipoise.cost._program.mesh import Axes, Mesh
@@ -214,19 +214,25 @@ def analyze(
     program = trace(fn, shapes, axes).program
     over = donated(donate, shapes, opened(program).outvars)
     residuals = Later(lambda: of_function(fn, shapes, axes))
-    found = _counted(program, ledger_of(counts), over, residuals)
+    found = _counted(program, ledger_of(counts), over, residuals, partitioned=False)
     sizes = meshes_in(program) if axes is None else axes.dimensions()
     if not sizes:
         return found
     local, notes = on_one_device(program, specs, sizes)
-    alone = _counted(local, ledger_of(counts, notes, sizes), over, known((None, ())))
+    ledger, over = ledger_of(counts, notes, sizes), fitting(over, opened(local))
+    alone = _counted(local, ledger, over, known((None, ())), partitioned=True)
     # What is sent is known of one device.
     assumed = tuple(note for note in found.notes if note != RESHARDED)
     return dataclasses.replace(found, per_device=alone, notes=assumed)
 
 
 def _counted(
-    program: ClosedProgram, ledger: Ledger, over: Mapping[int, int], residuals: Later[Kept]
+    program: ClosedProgram,
+    ledger: Ledger,
+    over: Mapping[int, int],
+    residuals: Later[Kept],
+    *,
+    partitioned: bool,
 ) -> Cost:
     """The cost of a program some of whose arguments have results that are written over them."""
     body = opened(program)
@@ -234,7 +240,7 @@ def _counted(
     walked = walked._replace(parts=with_boundary(walked.parts, program))
 
     def peak(*, barriers: bool) -> Expression:
-        graph = new_graph(barriers=barriers)
+        graph = new_graph(barriers=barriers, partitioned=partitioned)
         inputs = graph.arguments(body.invars)
         results = graph.run(program, inputs)
         return peak_bytes(graph, results, {inputs[i]: results[j] for i, j in over.items()})

@@ -58,9 +58,9 @@ class Graph(Values):
     With barriers, what a checkpoint computes again waits for all that it reads.
     """
 
-    def __init__(self, inner: _Inner, *, barriers: bool = False) -> None:
+    def __init__(self, inner: _Inner, *, barriers: bool, partitioned: bool) -> None:
         super().__init__()
-        self._inner, self._barriers = inner, barriers
+        self._inner, self._barriers, self.partitioned = inner, barriers, partitioned
         self._scattered: dict[int, tuple[int, ...]] = {}  # sums onto zeros: indices and updates
         self._masks: set[int] = set()  # ones and zeros that were Booleans
         self._unread: set[Atom] = set()  # what loops build for nobody

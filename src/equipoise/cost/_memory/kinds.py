@@ -84,8 +84,8 @@ KINDS = {
 
 
 _IN_LIBRARY = """
-abs add add_any ceil cos div erf exp exp2 expm1 floor integer_pow log log1p logistic max min mul neg
-pow rsqrt sign sin sqrt square sub tan tanh broadcast broadcast_in_dim
+abs add add_any ceil cosh div erf exp exp2 expm1 floor integer_pow log log1p logistic max min mul
+neg pow rsqrt sign sqrt square sub tanh broadcast broadcast_in_dim iota pad
 reduce_sum reduce_max reduce_min reduce_window_sum reduce_window_max reduce_window_min
 """
 _FEATURES = 16  # of a convolution, less than which are none either

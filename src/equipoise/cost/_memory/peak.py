@@ -6,6 +6,7 @@ whatever is computed again. Results have memory of their own from the beginning,
 arguments where there is some.
 """
 
+import functools
 import types
 from collections.abc import Mapping, Sequence
 
@@ -19,14 +20,21 @@ from equipoise.cost._memory.joint import join
 from equipoise.cost._memory.kinds import Kind
 from equipoise.cost._memory.library import take_whole
 from equipoise.cost._memory.places import spans
-from equipoise.cost._memory.schedule import save, schedule
+from equipoise.cost._memory.schedule import rebuild, save, schedule
 
 _NONE: Mapping[int, int] = types.MappingProxyType({})
 
 
-def new_graph(*, barriers: bool = False) -> Graph:
-    """A graph without values yet; with barriers, checkpoints are kept."""
-    return Graph(_inside, barriers=barriers)
+def new_graph(*, barriers: bool = False, partitioned: bool = False) -> Graph:
+    """A graph without values yet; with barriers, checkpoints are kept.
+
+    A partitioned program is that of one device of a mesh, which the partitioner wrote.
+    """
+    return Graph(
+        functools.partial(_inside, partitioned=partitioned),
+        barriers=barriers,
+        partitioned=partitioned,
+    )
 
 
 def peak_bytes(graph: Graph, results: Sequence[int], over: Mapping[int, int] = _NONE) -> Expression:
@@ -39,12 +47,14 @@ def peak_bytes(graph: Graph, results: Sequence[int], over: Mapping[int, int] = _
     return whole + largest(_alive(graph, results, over=over))
 
 
-def _inside(program: Program, num_constants: int) -> tuple[Expression, ...]:
+def _inside(
+    program: Program, num_constants: int, *, partitioned: bool
+) -> tuple[Expression, ...]:
     """Bytes that one run of a loop's program needs beside its operands and results.
 
     What follows from constants alone is computed before the loop, and stays.
     """
-    graph = new_graph()
+    graph = new_graph(partitioned=partitioned)
     inputs = graph.arguments(opened(program).invars)
     results = graph.run(program, inputs)
     varying, bare = set(inputs[num_constants:]), set[int]()  # of the rest, what reads no array
@@ -77,6 +87,8 @@ def _alive(
     XLA calls a library for what has many elements, which names do not say: so either with or
     without it, whichever takes more.
     """
+    if graph.partitioned:
+        rebuild(graph, (*results, *kept))
     join(graph)
     called = graph.copied()
     take_whole(called, {*results, *kept})
