@@ -9,8 +9,8 @@ reads
 
 not slots × the longest, which a batch of one length reads, nor slots × the capacity.
 
-**What you will see.** Left, twelve requests on four slots: who is done leaves, who waits comes in,
-and no slot waits for another. Right, the tokens that are read at each step, and what they would be
+**What you will see.** Left, twelve requests on four slots: those that are done leave, those that
+wait come in, and no slot waits for another. Right, the tokens that are read at each step, and what they would be
 with one length for all. Every output equals that of its request alone, although all pages that
 are no request's own are filled with NaN.
 """
