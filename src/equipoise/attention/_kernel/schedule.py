@@ -173,17 +173,18 @@ def possible_blocks(mask: Mask | None, offset: int | Array, grid: Grid) -> Flags
 
 def partly_allowed(problem: Problem, place: Place, grid: Grid) -> Array | None:
     """Whether some pairs of a block may not attend; None where that is not worth to be asked."""
-    large = grid.key_blocks != 1 and grid.row_block * grid.key_block >= _WORTH_A_BRANCH
-    if problem.mask is None or not large or not _on_cpu(problem):
+    if problem.mask is None or is_named(grid.rows, grid.keys) or not _on_cpu(problem):
         return None
-    ends = (
+    if grid.key_blocks == 1 or grid.row_block * grid.key_block < _WORTH_A_BRANCH:
+        return None
+    rows, keys = (
         (lax.reshape(start, (1,)), lax.reshape(start + np.int32(size - 1), (1,)))
         for start, size in (
             (place.row_start, grid.block_rows),
             (place.key_start, grid.block_keys),
         )
     )
-    certain = problem.mask.bounds(_extent(*ends, problem.offset, grid))[1]
+    certain = problem.mask.bounds(_extent(rows, keys, problem.offset, grid))[1]
     # Of NumPy where it is false for any block.
     return most_of_batch(~certain.all()) if isinstance(certain, jax.Array) else None
 
