@@ -65,7 +65,7 @@ for label, row in rows.items():
 # %%
 # Crossings
 # ---------
-# What mixes positions in attention overtakes recurrence at n = d, and the rest of its own block at
+# Mixing positions by attention overtakes recurrence at n = d, and the rest of its own block at
 # n = 6·d. The whole block costs more than an Elman layer at every length. Depth is the reverse.
 
 WIDTH, DEPTH = 32, 2

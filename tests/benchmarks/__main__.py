@@ -8,28 +8,20 @@ import os
 import subprocess
 import sys
 
-SCRIPTS = {
-    "attention": "bench_attention",
-    "vi": "bench_vi",
-    "games": "bench_games",
-    "cost": "bench_cost",
-    "latency": "bench_latency",
-    "training": "bench_critical_learning_rate",
-    "prediction": "bench_prediction_against_play",
-    "roofline": "bench_roofline",
-}
+AREAS = ["attention", "vi", "games", "cost", "latency", "training", "prediction", "roofline"]
+LONGER = {"training": "critical_learning_rate", "prediction": "prediction_against_play"}
+SCRIPTS = {area: f"bench_{LONGER.get(area, area)}" for area in AREAS}
 QUIET = 0.5  # processes at work besides this one
 
 
 def main(areas):
     """Measure these areas, or all."""
-    unknown = sorted(set(areas) - set(SCRIPTS))
+    unknown = sorted(set(areas) - set(AREAS))
     if unknown:
-        raise SystemExit(f"no area {', '.join(unknown)}; there are {', '.join(SCRIPTS)}")
-    for area in areas or SCRIPTS:
-        load = os.getloadavg()[0]
-        if area == (areas or list(SCRIPTS))[0] and load > QUIET:
-            raise SystemExit(f"the machine is busy (load {load:.1f}): its times would mislead")
+        raise SystemExit(f"no area {', '.join(unknown)}; there are {', '.join(AREAS)}")
+    if (load := os.getloadavg()[0]) > QUIET:
+        raise SystemExit(f"the machine is busy (load {load:.1f}): its times would mislead")
+    for area in areas or AREAS:
         print(f"== {area}", flush=True)
         module = f"tests.benchmarks.{SCRIPTS[area]}"
         subprocess.run([sys.executable, "-m", module, "--save"], check=True)

@@ -102,7 +102,8 @@ def test_every_page_has_a_twin_in_markdown_that_the_list_names(site, pages):
         assert re.search(r"^# \S", twin.read_text(), re.MULTILINE), f"{name} has no title"
         assert f"]({name}.md)" in listed, f"llms.txt does not list {name}"
     sweep = (site / "api" / "generated" / "equipoise.games.sweep.md").read_text()
-    assert r"sweep(game: Game, rule: Rule, players: Players, \*, step_sizes: Array," in sweep
+    assert "sweep(game: [Game](equipoise.games.Game.md#equipoise.games.Game), rule: " in sweep
+    assert r", players: Players, \*, step_sizes: Array, num_steps: int, " in sweep
 
 
 def test_every_link_of_a_twin_resolves(site):

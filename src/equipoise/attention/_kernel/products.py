@@ -17,7 +17,7 @@ from equipoise._jax.programs import ClosedProgram, Equation, Value, plain_call
 from equipoise._types import Array
 from equipoise.attention._kernel.grid import is_named
 
-_LONG = 512
+_LONG = 256
 _Pair: TypeAlias = tuple[Sequence[int], Sequence[int]]
 
 

@@ -46,7 +46,7 @@ from equipoise.cost._memory.values import Node, Values, shape_of
 from equipoise.cost._program.sizes import count, is_one
 
 _INDEX = 4  # bytes of a place in an axis
-_WORDS = 3  # beside random bits, while they are mixed: theirs, and two that are next
+_WORD = 4  # bytes of each of the two words that random bits are made of
 _FLAT = "flat"  # the shape of products that are computed as matrices
 _ELEMENTWISE = frozenset(ELEMENTWISE.split())
 _Inner = Callable[[Program, int], Sequence[Expression]]
@@ -123,6 +123,10 @@ class Graph(Values):
         apart = lies_apart(equation)
         for i in (0,) if apart else reordered(equation):
             operands[i] = self.copy(operands[i])
+        if name == "erf_inv":
+            return [self._inverse(equation.outvars[0], *operands)]
+        if name == "random_bits":
+            return [self._mix(equation.outvars[0], *operands)]
         if name == "select_and_scatter_add":
             return [self._select_and_scatter(equation, *operands)]
         makes = tuple(
@@ -135,6 +139,32 @@ class Graph(Values):
         elif not self._scatters(name, operands, makes):
             self.nodes.append(self._node(equation, operands, makes))
         return [self.put_together(v) for v in makes] if apart else makes
+
+    def _inverse(self, atom: Atom, operand: int) -> int:
+        """The inverse error function: a polynomial in a logarithm and its root, where read."""
+        log, root, made = (self.value(atom) for _ in range(3))
+        for kind, reads, result in (
+            (Kind.DEAR, (operand,), log),
+            (Kind.DEAR, (log,), root),
+            (Kind.CHEAP, (operand, log, root), made),
+        ):
+            self.nodes.append(Node(kind, reads, (result,), alike=frozenset(reads)))
+        return made
+
+    def _mix(self, atom: Atom, key: int) -> int:
+        """Random bits: two words for each number, mixed where they lie, the next two beside them.
+
+        They are put together wherever the bits are read.
+        """
+        word = _WORD * count(aval(atom).shape)
+        counted, mixed = (tuple(self.new(word) for _ in range(2)) for _ in range(2))
+        over, made = tuple(zip(counted, mixed, strict=True)), self.value(atom)
+        self.nodes += [
+            *(Node(Kind.OPAQUE, (key,), (v,)) for v in counted),
+            Node(Kind.OPAQUE, counted, mixed, (2 * word,), over),
+            Node(Kind.CHEAP, mixed, (made,)),
+        ]
+        return made
 
     def _select_and_scatter(self, equation: Equation, source: int, operand: int) -> int:
         """What was largest in its window takes the source: found with its place in each axis."""
@@ -192,8 +222,6 @@ class Graph(Values):
             for program, constants, times in held(equation)
             for extra in self._inner(program, constants)
         )
-        if name == "random_bits":
-            inside = (self.bytes[makes[0]] * _WORDS,)
         views = self._views(equation, operands, makes)
         if name == "transpose":
             self.turned[makes[0]] = operands[0]

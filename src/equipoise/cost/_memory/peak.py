@@ -47,9 +47,7 @@ def peak_bytes(graph: Graph, results: Sequence[int], over: Mapping[int, int] = _
     return whole + largest(_alive(graph, results, over=over))
 
 
-def _inside(
-    program: Program, num_constants: int, *, partitioned: bool
-) -> tuple[Expression, ...]:
+def _inside(program: Program, num_constants: int, *, partitioned: bool) -> tuple[Expression, ...]:
     """Bytes that one run of a loop's program needs beside its operands and results.
 
     What follows from constants alone is computed before the loop, and stays.
@@ -84,15 +82,17 @@ def _alive(
 ) -> tuple[Expression, ...]:
     """What may be the most bytes alive at once, beside the caller's and those of results.
 
-    XLA calls a library for what has many elements, which names do not say: so either with or
-    without it, whichever takes more.
+    XLA calls a library for what has many elements, which names do not say: so for nothing, for
+    everything, or for all but what reductions make, whichever takes more.
     """
     if graph.partitioned:
         rebuild(graph, (*results, *kept))
     join(graph)
-    called = graph.copied()
-    take_whole(called, {*results, *kept})
-    return frontier([p for way in (graph, called) for p in _peaks(way, results, kept, over)])
+    ways = [graph]
+    for few in (False, True):
+        ways.append(graph.copied())
+        take_whole(ways[-1], {*results, *kept}, few=few)
+    return frontier([p for way in ways for p in _peaks(way, results, kept, over)])
 
 
 def _peaks(
