@@ -70,7 +70,7 @@ for kind in (AxisType.Auto, AxisType.Explicit):
     # Each device has an eighth of the rows and of a batch, and nowhere all rows are gathered.
     batches = module.batches_of(log_density, one.family, spread, 64)
     whole = target.trace(batches.on(*batches.all_rows()), one.family)
-    asked = target._evaluate.lower(whole, np.int32(1), np.zeros((512, 2)), np.int32(0))
+    asked = target.evaluate.lower(whole, np.int32(1), np.zeros((512, 2)), np.int32(0))
     text = asked.compile().as_text()
     assert "all-reduce" in text and "f64[513,2]" in text and "f64[8,2]" in text
     assert "f64[4104,2]" not in text
