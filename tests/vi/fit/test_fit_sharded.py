@@ -30,7 +30,7 @@ example = {"mean": jnp.zeros(()), "log_sd": jnp.zeros(())}
 fits = [vi.fit(make(data), example, jax.random.key(0)) for data in (jnp.asarray(outcome), spread)]
 # The program that a fit asks its log density by: each device has an eighth of the data, and sums.
 target = module.trace(make(spread), vi.mean_field(example))
-asked = module._evaluate.lower(target, np.int32(1), np.zeros((512, 2)), np.int32(0))
+asked = module.evaluate.lower(target, np.int32(1), np.zeros((512, 2)), np.int32(0))
 text = asked.compile().as_text()
 assert "all-reduce" in text and "f64[512]" in text and "f64[4096]" not in text
 for one, eight in zip(*map(jax.tree.leaves, [fit.params for fit in fits])):
