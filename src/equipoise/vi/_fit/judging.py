@@ -81,6 +81,7 @@ class Judging(NamedTuple):
             *normal,
             modes,
             target.values,
+            target.gradients,
             target.curvatures,
             MAX_CURVED,
             self.chance.draws,

@@ -7,6 +7,7 @@ from equipoise._check import choice
 from equipoise.vi._stages.beginning import Beginning, Drawn
 from equipoise.vi._stages.conditional import draw_conditionally
 from equipoise.vi._stages.islands import draw_annealed
+from equipoise.vi._stages.recentred import draw_recentred
 from equipoise.vi._weights.remedy import Case, Explained
 from equipoise.vi._weights.verdict import (
     Verdict,
@@ -18,6 +19,7 @@ from equipoise.vi._weights.verdict import (
 )
 
 _STAGES: dict[str, Callable[[Beginning], Drawn | None]] = {
+    "recentred": draw_recentred,
     "conditional": draw_conditionally,
     "annealed": draw_annealed,
 }
