@@ -33,7 +33,7 @@ from equipoise._jax.programs import (
     own_rules,
     plain_call,
 )
-from equipoise._jax.work import work
+from equipoise._jax.work import factorizes, work
 from equipoise._types import Array, PyTree, record, static_field
 
 _Key: TypeAlias = Hashable
@@ -86,6 +86,27 @@ class Traced:
     def work(self) -> float:
         """About how many elementary operations a call is."""
         return work(self.shared.program)
+
+    @property
+    def repeated_work(self) -> float:
+        """The same without what no argument changes."""
+        return work(ahead(self.shared.program, len(self.captured))[1])
+
+    def over(
+        self, function: Callable[..., PyTree], together: int | None = None
+    ) -> Callable[..., PyTree]:
+        """A function that calls this one, of many points: of all, or so many, together if it may.
+
+        LAPACK divides a batch among the threads of the pool that it runs on itself, and waits:
+        where as many calls wait as there are threads, they do for ever. So matrices are factorized
+        one after the other.
+        """
+        if jax.default_backend() == "cpu" and factorizes(self.shared.program):
+            together = 1
+        if together is None:
+            return jax.vmap(function)
+        size = together if together > 1 else None
+        return lambda *points: jax.lax.map(lambda one: function(*one), points, batch_size=size)
 
     def __call__(self, *args: PyTree) -> PyTree:
         """The function's results."""

@@ -17,7 +17,8 @@ from equipoise._jax.programs import (
 )
 
 # What takes a multiple of the matrices' size that grows with it.
-_CUBIC = ("cholesky", "eig", "eigh", "householder_product", "lu", "qr", "svd", "triangular_solve")
+_CUBIC = ("cholesky", "eig", "eigh", "householder_product", "lu", "qr", "svd")
+_ALONE = 256.0  # operations of a matrix of which jaxlib leaves a batch of hundreds to one thread
 
 
 def work(program: Program) -> float:
@@ -26,6 +27,17 @@ def work(program: Program) -> float:
     A loop whose length only values decide counts once, a branch as its dearest side.
     """
     return sum(map(_work_of, opened(program).eqns))
+
+
+def factorizes(program: Program) -> bool:
+    """Whether it factorizes matrices so large that LAPACK divides a batch of them among threads."""
+    return any(map(_factorizes, opened(program).eqns))
+
+
+def _factorizes(equation: Equation) -> bool:
+    inside = any(map(factorizes, held(equation)))
+    alone = equation.primitive.name in (*_CUBIC, "triangular_solve")
+    return inside or (alone and _work_of(equation) > _ALONE)
 
 
 def _work_of(equation: Equation) -> float:
@@ -43,6 +55,8 @@ def _work_of(equation: Equation) -> float:
         kernel = equation.invars[1]
         features = int(aval(kernel).shape[params["dimension_numbers"].rhs_spec[0]])
         return _size(equation.outvars[0]) * _size(kernel) // max(features, 1)
+    if name == "triangular_solve":
+        return _size(equation.outvars[0]) * int(aval(equation.invars[0]).shape[-1])
     if name in _CUBIC:
         return touched * int(aval(equation.invars[0]).shape[-1])
     return max(touched, sum(map(work, held(equation))))

@@ -37,9 +37,11 @@ from equipoise.vi._supports.support import Support
 from equipoise.vi._target.batches import batches_of
 from equipoise.vi._target.points import balanced, chance
 from equipoise.vi._target.target import MAX_CURVED, num_points, trace
+from equipoise.vi._weights.effort import counted
 
 
 @at("vi.fit")
+@counted()
 def fit(
     log_density: Callable[..., Scalar],
     example: PyTree,

@@ -1,6 +1,7 @@
 """The loop of gradient steps: which optimizer, estimator and draws, and where it begins."""
 
 import functools
+import math
 
 import jax
 import numpy as np
@@ -23,6 +24,7 @@ from equipoise.vi._fit.optimizer import memory_of, rule_of
 from equipoise.vi._fit.start import Local, best_of, conditional_scales, lower_factor, other_modes
 from equipoise.vi._target.batches import Batches
 from equipoise.vi._target.target import Target
+from equipoise.vi._weights.effort import evaluated
 from equipoise.vi._weights.products import transported
 
 GRADIENT_STEPS, BATCHED_STEPS = 2000, 6000
@@ -134,7 +136,9 @@ def fit_gradient(
         state = GradientState(0, moving, np.zeros(0))
     rule = rule_of(optimizer, state.moving.params, state.moving.memory)
     descent = Descent(target, rule, key, family, settings)
+    first_step = state.step
     state = advance(functools.partial(descend, descent), state, num_steps, report)
+    evaluated((state.step - first_step) * math.prod(settings.shape))
     problem = ""
     if state.failed:
         problem = f"the {state.failed} is not finite at step {state.step}"

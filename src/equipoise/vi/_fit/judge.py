@@ -21,10 +21,12 @@ from equipoise.vi._fit.start import (
     no_modes,
     other_modes,
 )
+from equipoise.vi._stages.beginning import GRADIENT
 from equipoise.vi._stages.elsewhere import places_elsewhere
 from equipoise.vi._stages.escalate import Stage, Tried, escalated
 from equipoise.vi._weights.adapt import adapt, first_mixture, propose
 from equipoise.vi._weights.diagnose import Diagnostics, summarize
+from equipoise.vi._weights.effort import spent
 from equipoise.vi._weights.growth import Draws, grown
 from equipoise.vi._weights.products import transported
 from equipoise.vi._weights.remedy import Case, explained
@@ -44,7 +46,8 @@ _ROUNDS, _FEW = 16, 4  # to adapt, the last for draws to use; and of those, wher
 _GOOD_KHAT = 0.5  # below it the weights have a finite variance
 _GOOD_EFFICIENCY = 0.25
 _CLOSE_MEAN, _CLOSE_SD = 0.05, 0.03
-_MORE_STARTS = 8  # for each of several modes
+_MORE_STARTS, _FEWEST_STARTS = 8, 4  # for each of several modes, and with what is affordable
+_WIDE_STEPS, _OF_BUDGET = 40, 0.25  # of those paths, and what share of a budget all may take
 _SEARCHES = 4  # at most, each for what those before have not found
 _SHORT = 12  # Newton steps from a place behind a valley, near a mode or of no use
 
@@ -96,8 +99,11 @@ def _other_modes(with_: Judging, normal: Normal, starts: Local, center: np.ndarr
         if len(modes.elbo) == before:
             break
         mean, factor = start(normal, modes).over_all_modes()
+        step = GRADIENT * len(mean) * here.work * _WIDE_STEPS / _OF_BUDGET
         number = _MORE_STARTS * (1 + len(modes.elbo))
-        wider = find_starts(target, mean.astype(starts.mean.dtype), rng, number, 2 * factor)
+        number = min(number, max(here.affordable(step), _FEWEST_STARTS))
+        around = mean.astype(starts.mean.dtype)
+        wider = find_starts(target, around, rng, number, 2 * factor, _WIDE_STEPS)
         starts = joined(starts, wider)
         modes = other_modes(starts, *normal, behind=behind)
     return modes
@@ -183,6 +189,7 @@ def judge(with_: Judging, found: Found, starts: Local | None, center: np.ndarray
         source=Source(tried.source),
         verdict=tried.why.verdict,
         stages=tried.stages,
+        evaluations=spent(),
     )
     return dataclasses.replace(_on_device(fit, target.dtype), state=found.state)
 

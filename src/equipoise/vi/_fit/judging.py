@@ -11,7 +11,7 @@ from equipoise.vi._bounds.density import dtype_of
 from equipoise.vi._families.draws import AnyArray
 from equipoise.vi._families.family import Family, Params
 from equipoise.vi._fit.start import Local, lower_factor
-from equipoise.vi._stages.beginning import Beginning
+from equipoise.vi._stages.beginning import Beginning, budget_of
 from equipoise.vi._target.points import Chance
 from equipoise.vi._target.target import MAX_CURVED, Target
 from equipoise.vi._weights.diagnose import MIN_DRAWS, flat_draws
@@ -22,7 +22,6 @@ COMPONENTS = 6
 _NUM_DRAWS = 8192
 _LEAST_ROUNDS = 8
 _LEAST = 20 * _NUM_DRAWS  # evaluations that a budget of ours has, however long one takes
-_SECONDS, _SPEED = 10.0, 1e9  # of work in it, at elementary operations a second
 _MAX_NUMBERS = 2**25  # of the draws that are held
 
 
@@ -85,7 +84,8 @@ class Judging(NamedTuple):
             target.curvatures,
             MAX_CURVED,
             self.chance.draws,
-            self.max_evaluations,
+            target.log_density.work,
+            budget_of(target.log_density.work, self.max_evaluations),
         )
 
 
@@ -101,7 +101,8 @@ def judging(
     limit = max_evaluations
     if max_evaluations is None:
         of_mixture = COMPONENTS * size**2 if size <= MAX_ADAPTED else size
-        affordable = _SECONDS * _SPEED / (target.log_density.work + of_mixture)
+        work = target.log_density.work
+        affordable = budget_of(work, None) / (work + of_mixture)
         held = _MAX_NUMBERS // size
         max_evaluations = max(int(min(max(affordable, _LEAST), held)), number)
     elif size <= MAX_ADAPTED:  # some rounds of a small budget are left to find better draws

@@ -17,6 +17,7 @@ from equipoise.vi._weights.products import gram, rows_times, transported
 
 NORMAL_STEPS = 100
 _POLISHING_STEPS = 30
+_MAX_WORK = 3e9  # operations of an ELBO by cubature
 _MAX_DIFFERENCE = 1e-3  # nats between two rules that agree
 _SHRINK, _GROW = 0.3, 2.0
 _MAX_RATIO = 8.0  # one step changes no variance by more than this factor
@@ -120,7 +121,7 @@ def _polished(ascent: _Ascent, state: NormalState) -> tuple[NormalState, Estimat
     normal a sparse grid has next to none; weights of both signs forbid it elsewhere.
     """
     grid = sparse_grid(len(state.mean))
-    if grid is None:
+    if grid is None or len(grid[0]) * ascent.target.log_density.work > _MAX_WORK:
         return state, None
     noise, weights = grid
     fine = ascent._replace(noise=noise, weights=weights)

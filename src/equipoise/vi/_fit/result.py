@@ -60,7 +60,9 @@ class Fit:
         source: Which draws :func:`posterior_draws` gives, a :class:`Source`: ``"variational"``,
             ``"linear response"`` or ``"importance resampled"``, or one of a later stage.
         verdict: The :class:`Verdict` whose sentence ``reason`` is.
-        stages: What was tried, from cheap to dear: pairs of a source and of its reason.
+        stages: What was tried or left out, from cheap to dear: pairs of a source and its reason.
+        evaluations: How often the log density was evaluated at a point, with its gradient or
+            without, in all of the fit; each direction of a second derivative counts as one more.
     """
 
     family: Family
@@ -78,6 +80,7 @@ class Fit:
     source: Source = static_field()
     verdict: Verdict = static_field()
     stages: tuple[Stage, ...] = static_field()
+    evaluations: int = static_field()
 
     def __str__(self) -> str:
         """What was fitted, how far it got, and whether it may be used."""
@@ -87,6 +90,7 @@ class Fit:
             ["  params", self.params],
             ["  elbo", self.elbo],
             ["  steps", self.history.shape[0]],
+            ["  evaluations", f"{self.evaluations:,}"],
             ["  converged", self.converged],
             ["  khat of q", self.diagnostics.khat],
             ["  draws", self.source],

@@ -83,6 +83,7 @@ def find_starts(
     rng: np.random.Generator,
     num_restarts: int,
     factor: np.ndarray | None = None,
+    num_steps: int = _NUM_STEPS,
 ) -> Local:
     """The best local normals from the center and ``num_restarts`` − 1 points around it.
 
@@ -90,7 +91,7 @@ def find_starts(
     """
     around = rng.standard_normal((num_restarts - 1, len(center)))
     around = around if factor is None else around @ factor.T
-    return climbed(target, np.concatenate([center[None], center + around]), rng)
+    return climbed(target, np.concatenate([center[None], center + around]), rng, num_steps)
 
 
 @np.errstate(all="ignore")  # a path ends where something is not finite

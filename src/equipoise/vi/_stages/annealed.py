@@ -17,10 +17,10 @@ from equipoise.vi._bounds.density import flat_log_density
 from equipoise.vi._families.layout import Layout
 from equipoise.vi._weights.psis import smooth
 
-ISLANDS, PARTICLES, SNAPSHOTS = 16, 64, 8
+ISLANDS, SNAPSHOTS = 16, 8
 _KEPT = 0.6  # share of effective particles that a change of temperature leaves
-_MOST_ROUNDS = 100
 _MOVES, _LEAPS = 3, 8  # of a round, and steps of a move
+GRADIENTS = _MOVES * _LEAPS  # of a particle in a round
 _SHORTEST, _LONGEST = -2.5, 0.5  # log lengths of steps, around the one that adapts
 _WANTED, _RATE = 0.75, 0.7  # share of moves that are accepted, and how fast steps adapt
 
@@ -58,10 +58,15 @@ def anneal(
     widths: Array,
     islands: Islands,
     key: PRNGKeyArray,
+    most_rounds: Array,
     positions: Layout,
-) -> tuple[Islands, Array]:
-    """The islands once they are at temperature 1, and snapshots of their particles there."""
+) -> tuple[Islands, Array, Array, Array]:
+    """The islands once they are at temperature 1, and snapshots of their particles there.
+
+    And how many snapshots these are, after how many rounds.
+    """
     mean, factor = normal
+    over = density.over
     d, dtype = len(mean), mean.dtype
     flat = flat_log_density(density.prepared(), positions)
     log_volume = jnp.sum(jnp.log(jnp.diagonal(factor)))
@@ -102,7 +107,14 @@ def anneal(
         taken = jax.random.uniform(key_u, (), dtype) < accept
         return jax.tree.map(lambda new, old: jnp.where(taken, new, old), there, at), accept
 
-    each = jax.vmap(jax.vmap(move, (0, 0, None, None, None, None)), (0, 0, 0, None, None, None))
+    def each(
+        at: _Places, keys: PRNGKeyArray, beta: Scalar, log_step: Scalar, root: Array
+    ) -> tuple[_Places, Array]:
+        def of_island(at: _Places, keys: PRNGKeyArray, width: Scalar) -> tuple[_Places, Array]:
+            moved = functools.partial(move, width=width, beta=beta, log_step=log_step, root=root)
+            return over(moved)(at, keys)
+
+        return over(of_island)(at, keys, widths)
 
     def spread(
         at: _Places, key: PRNGKeyArray, beta: Scalar, log_step: Scalar
@@ -114,7 +126,7 @@ def anneal(
         def again(i: Array, now: tuple[_Places, Scalar]) -> tuple[_Places, Scalar]:
             at, log_step = now
             keys = jax.random.split(jax.random.fold_in(key, i), at.log_p.shape)
-            at, accept = each(at, keys, widths, beta, log_step, root)
+            at, accept = each(at, keys, beta, log_step, root)
             return at, log_step + _RATE * (jnp.mean(accept) - _WANTED)
 
         return jax.lax.fori_loop(0, _MOVES, again, (at, log_step))
@@ -137,7 +149,7 @@ def anneal(
 
     def busy(carry: tuple[_Places, Islands, Array, Array, Array]) -> Array:
         _, _, _, taken, rounds = carry
-        return (taken < SNAPSHOTS) & (rounds < _MOST_ROUNDS)
+        return (taken < SNAPSHOTS) & (rounds < most_rounds)
 
     def round_of(
         carry: tuple[_Places, Islands, Array, Array, Array],
@@ -158,12 +170,12 @@ def anneal(
             rounds + 1,
         )
 
-    first = jax.vmap(jax.vmap(look))(islands.points)
+    first = over(over(look))(islands.points)
     shots = jnp.zeros((SNAPSHOTS, *islands.points.shape), dtype)
-    at, islands, shots, *_ = jax.lax.while_loop(
+    at, islands, shots, taken, rounds = jax.lax.while_loop(
         busy, round_of, (first, islands, shots, jnp.int32(0), jnp.int32(0))
     )
-    return islands._replace(points=at.point), shots
+    return islands._replace(points=at.point), shots, taken, rounds
 
 
 def _next(beta: Scalar, ratios: Array) -> Scalar:

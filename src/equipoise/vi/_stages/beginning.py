@@ -11,8 +11,15 @@ from equipoise.vi._weights.diagnose import Diagnostics
 from equipoise.vi._weights.verdict import NO_DOUBT, Doubt
 from equipoise.vi._weights.weighted import Weighted
 
+_SECONDS, _SPEED = 10.0, 1e10  # of work for each, at elementary operations a second
+GRADIENT = 3.0  # as much work as a value
 _NEAR = 5.0  # sds from a mode, over √coordinates, within which its draws are
 _LEAST_SEEN = 0.25  # of the share that a mode must have
+
+
+def budget_of(work: float, max_evaluations: int | None) -> float:
+    """Operations that all of the judging may take, and each stage: some seconds, or yours."""
+    return _SECONDS * _SPEED if max_evaluations is None else max_evaluations * work
 
 
 class Beginning(NamedTuple):
@@ -31,7 +38,8 @@ class Beginning(NamedTuple):
         curvatures: Those with gradients and second derivatives.
         most_curved: Coordinates up to which there are second derivatives.
         rng: Randomness of the stage.
-        max_evaluations: Largest number of draws, where the user said one.
+        work: About how many elementary operations a value of the log density is.
+        budget: Those that a stage may take.
     """
 
     density: Traced
@@ -45,7 +53,8 @@ class Beginning(NamedTuple):
     curvatures: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray, np.ndarray]]
     most_curved: int
     rng: np.random.Generator
-    max_evaluations: int | None
+    work: float
+    budget: float
 
     @property
     def sds(self) -> np.ndarray:
@@ -75,9 +84,15 @@ class Beginning(NamedTuple):
                 return Doubt(float(np.max(sds)), 0.0, int(np.argmax(sds)))
         return NO_DOUBT
 
-    def affordable(self, most: int) -> int:
-        """Draws that a stage may make."""
-        return most if self.max_evaluations is None else self.max_evaluations
+    def affordable(self, work: float) -> int:
+        """How often a stage can do what takes so many operations."""
+        return int(self.budget / work)
+
+
+class TooDear(NamedTuple):
+    """What a stage would take that its budget does not allow, in elementary operations."""
+
+    work: float
 
 
 class Drawn(NamedTuple):

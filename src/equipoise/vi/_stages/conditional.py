@@ -11,11 +11,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-from equipoise.vi._stages.beginning import Beginning, Drawn
+from equipoise.vi._stages.beginning import Beginning, Drawn, TooDear
 from equipoise.vi._stages.drivers import curvatures, find_drivers
 from equipoise.vi._stages.modes import Following, following
 from equipoise.vi._weights.adapt import adapt, defended, first_mixture, moments_of, propose
 from equipoise.vi._weights.diagnose import MIN_DRAWS, summarize
+from equipoise.vi._weights.effort import spent
 from equipoise.vi._weights.growth import Draws, grown
 from equipoise.vi._weights.products import transported
 from equipoise.vi._weights.psis import threshold
@@ -62,6 +63,7 @@ class _Conditional(NamedTuple):
     drivers: np.ndarray
     how: Following
     guide: _Guide
+    each: float  # evaluations that a normal takes, about
 
     def draw(self, drivers: np.ndarray) -> Draws:
         """Flat vectors, one for each row of drivers, log p, and log q of the others given them."""
@@ -75,13 +77,18 @@ class _Conditional(NamedTuple):
 
     def guided(self, mean: np.ndarray, root: np.ndarray) -> "_Conditional":
         """The same with a guide that learned from modes around a normal of the drivers."""
-        rng, terms = self.start.rng, len(self.guide.coefficients)
+        rng, terms, before = self.start.rng, len(self.guide.coefficients), spent()
         noise = rng.standard_normal((max(_NUM_CHECKED, 2 * terms), len(mean)))
         drivers = transported(mean, _BROADER * root, noise)
         modes = self.how.normals(self.expected(drivers), rng).modes
         sound = np.all(np.isfinite(modes), axis=1)
         fitted = np.linalg.lstsq(_quadratic(mean, root, drivers)[sound], modes[sound])[0]
-        return self._replace(guide=_Guide(mean, root, fitted))
+        each = (spent() - before) / len(modes)
+        return self._replace(guide=_Guide(mean, root, fitted), each=each)
+
+    def affordable(self, before: int) -> int:
+        """Normals that are left of the budget of a stage that began with so many evaluations."""
+        return int((self.start.affordable(self.how.work) - spent() + before) / self.each)
 
     def is_split(self, drivers: np.ndarray) -> bool:
         """Whether the others have several modes, of which Newton's method finds one."""
@@ -174,21 +181,18 @@ def _conditional(start: Beginning, drivers: np.ndarray, curved: np.ndarray) -> _
     linear = np.zeros((terms, len(order)))
     linear[0] = start.mean[order]
     linear[1 : 1 + len(drivers)] = np.linalg.solve(root, rows @ start.factor[order].T)
-    return _Conditional(start, drivers, how, _Guide(mean, root, linear)).guided(mean, root)
+    return _Conditional(start, drivers, how, _Guide(mean, root, linear), how.fewest)
 
 
 @np.errstate(all="ignore")  # what is not finite has no weight
-def draw_conditionally(start: Beginning) -> Drawn | None:
+def draw_conditionally(start: Beginning) -> Drawn | TooDear | None:
     """Weighted draws with the set of drivers that wastes the fewest.
 
-    None where nothing bends, where the others have several modes given any set of drivers, and
-    where the budget is too small to find one.
+    None where nothing bends, and where the others have several modes given any set of drivers.
     """
+    before = spent()
     rng, d = start.rng, len(start.mean)
-    budget = start.affordable(_MOST_DRAWS)
-    number = min(_NUM_DRAWS, budget)
-    num_adapted = min(_NUM_ADAPTED, budget // _BUDGETED)
-    if num_adapted < MIN_DRAWS or d > _MAX_SIZE:
+    if d > _MAX_SIZE:
         return None
     held = max(_MAX_NUMBERS // d**2, _LEAST_POINTS)
     noise = rng.standard_normal((min(_NUM_POINTS, held), d))
@@ -197,24 +201,33 @@ def draw_conditionally(start: Beginning) -> Drawn | None:
     drivers, strengths = find_drivers(
         start.density, start.positions, points, curved, start.sds, rng, most=_MOST_DRIVERS
     )
-    best, choice = -1.0, None
+    best, choice, dear = -1.0, None, None
     for most in _sizes(len(drivers), strengths):
         tried = _conditional(start, np.array(drivers[:most]), curved)
         if tried is None:
             continue
+        left = tried.affordable(before)
+        if left < _BUDGETED * MIN_DRAWS:
+            dear = dear or TooDear(tried.each * tried.how.work * _BUDGETED * _NUM_ADAPTED)
+            continue
+        tried = tried.guided(tried.guide.mean, tried.guide.root)
+        num_adapted = min(_NUM_ADAPTED, left // _BUDGETED)
+        number = min(_NUM_DRAWS, left // _ROUNDS)
         make = tried.adapted(num_adapted)
         made = make(number)
         found = weigh(*made)
-        chosen = rng.choice(number, _NUM_CHECKED, p=np.exp(found.log_weights))
-        if tried.is_split(made[0][chosen][:, tried.drivers]):
+        rows = rng.choice(number, _NUM_CHECKED, p=np.exp(found.log_weights))
+        if tried.is_split(made[0][rows][:, tried.drivers]):
             continue
         share = float(found.effective_sample_size) / number
         share *= 1.0 if found.khat <= threshold(number) else 0.1
         if share > best:
-            best, choice = share, (functools.partial(make, number), made)
+            best, choice = share, (tried, functools.partial(make, number), made)
         if share > _ENOUGH:
             break
     if choice is None:
-        return None
-    weighted = grown(*choice, num_rounds=2, most=budget // number)
+        return dear
+    best_of, draw, first = choice
+    most = min(best_of.affordable(before), _MOST_DRAWS) // len(first[0])
+    weighted = grown(draw, first, num_rounds=2, most=max(most, 1))
     return Drawn(weighted, summarize(weighted), NO_DOUBT)

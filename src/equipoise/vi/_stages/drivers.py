@@ -17,6 +17,7 @@ from equipoise._jax.traced import Traced
 from equipoise._types import Array
 from equipoise.vi._bounds.density import flat_log_density
 from equipoise.vi._families.layout import Layout
+from equipoise.vi._weights.effort import evaluated
 
 _NEGLIGIBLE = 0.1  # of the largest: third derivatives that leave a normal where it is
 
@@ -44,6 +45,7 @@ def find_drivers(
     chosen: list[int] = []
     strengths: list[float] = []
     while len(chosen) < min(most, len(free) - 1):
+        evaluated(4 * len(points))
         bends = np.asarray(_bends(density, points, scales, *(signs * free), positions)) * free
         strongest = int(np.argmax(bends))
         strengths.append(float(bends[strongest]))
@@ -74,6 +76,7 @@ def _bends(
 
     Their mean square over signs is the sum of squares over all pairs of coordinates.
     """
+    over = density.over
     log_p = flat_log_density(density.prepared(), positions)
 
     def along(function: Callable[[Array], Array], direction: Array) -> Callable[[Array], Array]:
@@ -82,5 +85,5 @@ def _bends(
     def bend(z: Array, scale: Array, u: Array, v: Array) -> Array:
         return jnp.abs(scale * jax.grad(along(along(log_p, scale * u), scale * v))(z))
 
-    found = jax.vmap(bend)(points, scales, u, v)
+    found = over(bend)(points, scales, u, v)
     return jnp.mean(jnp.where(jnp.isfinite(found), found, 0), axis=0)

@@ -1,14 +1,15 @@
 """From cheap to dear: one stage after the other, each judged alike, until draws are trusted."""
 
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
 from equipoise._check import choice
-from equipoise.vi._stages.beginning import Beginning, Drawn
+from equipoise.vi._stages.beginning import Beginning, Drawn, TooDear
 from equipoise.vi._stages.conditional import draw_conditionally
 from equipoise.vi._stages.islands import draw_annealed
 from equipoise.vi._stages.recentred import draw_recentred
-from equipoise.vi._weights.remedy import Case, Explained
+from equipoise.vi._weights.remedy import Case, Explained, rounded
 from equipoise.vi._weights.verdict import (
     Verdict,
     disagreement,
@@ -18,7 +19,7 @@ from equipoise.vi._weights.verdict import (
     verdict,
 )
 
-_STAGES: dict[str, Callable[[Beginning], Drawn | None]] = {
+_STAGES: dict[str, Callable[[Beginning], Drawn | TooDear | None]] = {
     "recentred": draw_recentred,
     "conditional": draw_conditionally,
     "annealed": draw_annealed,
@@ -62,12 +63,22 @@ def escalated(
     start: Beginning,
     explain: Callable[[Case], Explained],
 ) -> Tried:
-    """Stages until draws are trusted, or nothing is left to try."""
+    """Stages until draws are trusted, or nothing is left to try.
+
+    Where none are the sentence says what more evaluations would allow.
+    """
+    dear = []
     for name in names:
         if tried.why.verdict in _FINAL:
             break
         drawn = _STAGES[name](start)
         if drawn is None:
+            continue
+        if isinstance(drawn, TooDear):
+            number = rounded(math.ceil(drawn.work / start.work))
+            words = f"The {name} stage was left out, as it takes max_evaluations={number:_}."
+            dear.append(words)
+            tried = tried._replace(stages=(*tried.stages, Stage(name, words)))
             continue
         weighted, found, doubt = drawn
         said, before = verdict(found), tried.case
@@ -84,4 +95,7 @@ def escalated(
         stages = (*tried.stages, Stage(name, why.sentence))
         better = why.verdict is Verdict.TRUSTED or is_better(found, before.found)
         tried = Tried(case, why, name, stages) if better else tried._replace(stages=stages)
+    if dear and tried.why.verdict not in _FINAL:
+        sentence = " ".join([tried.why.sentence, *dear])
+        tried = tried._replace(why=tried.why._replace(sentence=sentence))
     return tried

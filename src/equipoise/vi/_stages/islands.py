@@ -7,32 +7,37 @@ import jax
 import numpy as np
 
 from equipoise.vi._families.draws import AnyArray
-from equipoise.vi._stages.annealed import ISLANDS, PARTICLES, SNAPSHOTS, Islands, anneal
-from equipoise.vi._stages.beginning import Beginning, Drawn
+from equipoise.vi._stages.annealed import GRADIENTS, ISLANDS, SNAPSHOTS, Islands, anneal
+from equipoise.vi._stages.beginning import GRADIENT, Beginning, Drawn, TooDear
 from equipoise.vi._weights.diagnose import summarize
+from equipoise.vi._weights.effort import evaluated
 from equipoise.vi._weights.verdict import disagreement, draws_needed
 from equipoise.vi._weights.weighted import Weighted
 
-_MOST_DRAWS = 2**14
+_MOST_DRAWS, _MOST_ROUNDS = 2**14, 100
+_PARTICLES = 64, 32, 16  # of an island, as many as can go so far:
+_USEFUL_ROUNDS = 48
 _WIDEST = 3.0  # how much wider the widest island begins: over √coordinates
 _FIRST_STEP = 0.3
 
 
 @np.errstate(all="ignore")  # what is not finite has a verdict
-def draw_annealed(start: Beginning) -> Drawn | None:
+def draw_annealed(start: Beginning) -> Drawn | TooDear | None:
     """Draws of all islands at temperature 1, in blocks until their errors suffice.
 
-    The first half of the blocks is no part of them: draws must not have moved since. None where the
-    budget does not allow for one block.
+    The first half of the blocks is no part of them: draws must not have moved since. None where no
+    islands arrive there.
     """
-    each = SNAPSHOTS * ISLANDS * PARTICLES
-    most = start.affordable(_MOST_DRAWS) // each
-    if not most:
-        return None
-    most = 1 << most.bit_length() - 1
     rng, d, dtype = start.rng, len(start.mean), start.dtype
+    a_round = ISLANDS * GRADIENTS * (GRADIENT * start.work + d**2)  # operations for each particle
+    fitting = (n for n in _PARTICLES if start.affordable(n * a_round) >= _USEFUL_ROUNDS)
+    particles = next(fitting, None)
+    if particles is None:
+        return TooDear(_PARTICLES[0] * a_round * _USEFUL_ROUNDS)
+    left = start.affordable(particles * a_round)
+    each = SNAPSHOTS * ISLANDS * particles
     widths = np.linspace(1, 1 + _WIDEST / math.sqrt(d), ISLANDS)
-    points = widths[:, None, None] * rng.standard_normal((ISLANDS, PARTICLES, d))
+    points = widths[:, None, None] * rng.standard_normal((ISLANDS, particles, d))
     first: AnyArray = points, 0, np.zeros(ISLANDS), math.log(_FIRST_STEP), -np.inf
     arrays: AnyArray = [np.asarray(x, dtype) for x in first]
     islands = Islands(*arrays)
@@ -41,9 +46,21 @@ def draw_annealed(start: Beginning) -> Drawn | None:
     blocks: list[np.ndarray] = []
     while True:
         key = jax.random.key(rng.integers(2**32, dtype=np.uint32))
-        islands, shots = anneal(
-            start.density, normal, widths.astype(dtype), islands, key, start.positions
+        most_rounds = np.int32(min(left, _MOST_ROUNDS))
+        islands, shots, *counts = anneal(
+            start.density,
+            normal,
+            widths.astype(dtype),
+            islands,
+            key,
+            most_rounds,
+            start.positions,
         )
+        taken, rounds = map(int, counts)
+        evaluated(ISLANDS * particles * (1 + GRADIENTS * rounds))
+        left -= rounds
+        if taken < SNAPSHOTS:
+            return None if rounds == _MOST_ROUNDS else TooDear(2 * start.budget)
         blocks.append(np.swapaxes(np.asarray(shots, float), 0, 1).reshape(ISLANDS, -1, d))
         kept = len(blocks) // 2
         if len(blocks) & (len(blocks) - 1) or not kept:  # no power of 2
@@ -52,7 +69,8 @@ def draw_annealed(start: Beginning) -> Drawn | None:
         drawn = _compared(islands, *(np.concatenate(x, axis=1) for x in (away[:kept], away[kept:])))
         wanted = math.ceil(draws_needed(drawn.found) / each)
         settled = not drawn.doubt or not drawn.found.khat <= drawn.found.threshold
-        if (wanted <= kept and settled) or kept == most:
+        more = 2 * kept * each <= _MOST_DRAWS and 2 * len(blocks) * SNAPSHOTS <= left
+        if (wanted <= kept and settled) or not more:
             return drawn
 
 

@@ -1,24 +1,28 @@
 """The normals of some coordinates given the others: modes by Newton's method, many at a time."""
 
 import dataclasses
+import functools
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from equipoise._jax.traced import Traced
+from equipoise._jax.traced import Traced, traced
 from equipoise._types import Array, Scalar, record, static_field
 from equipoise.vi._families.layout import Layout
 from equipoise.vi._stages import banded
-from equipoise.vi._stages.beginning import Beginning
+from equipoise.vi._stages.beginning import GRADIENT, Beginning
+from equipoise.vi._stages.newton import mode_from, normal_at
+from equipoise.vi._weights.effort import evaluated
 from equipoise.vi._weights.growth import Draws
 
-_NUM_STEPS, _TOLERANCE = 20, 0.02  # nats that the last step gains: the rest is of third order
-_DAMPED, _FIRST = 1e-4, 1e-3  # relative, below which a step is Newton's; and where damping begins
-_CHUNK, _DRAWS = 512, 16  # points of a call, and draws of each normal
-_NUMBERS, _MAX_FULL = 2**15, 512  # of full matrices that are found together; rows of one
+# Points of a call, and many more where few diagonals make long loops of small steps; draws of each.
+_CHUNK, _MANY_TOGETHER, _DRAWS = 128, 512, 16
+_TOGETHER = 2**17  # operations to factorize those that are found together, without threads
+_MAX_FULL = 512  # rows of a full matrix
 _SHARE = 0.25  # of draws that are wider, by 1/√coordinates
 _ZERO, _MANY = 1e-10, 16  # of the diagonal: entries that are rounding; and more than neighbors
 _MOST_SHARED = 4  # drivers that only have many of them
@@ -60,22 +64,39 @@ class Following:
     still: tuple[bool, ...] = static_field()
     width: int | None = static_field()
 
+    @property
+    def work(self) -> float:
+        """Elementary operations of an evaluation on the way to a normal, about."""
+        n = len(self.order)
+        point: Array = jax.device_put(np.zeros(self.positions.size, self.scales.dtype))
+        around = traced(lambda x: _log_density_of(self, point)(x), self.scales)
+        along = n if self.width is None else self.width + 1
+        return GRADIENT * around.repeated_work + n * along
+
+    @property
+    def fewest(self) -> float:
+        """Evaluations that a normal takes at least."""
+        return len(banded.directions(len(self.order), self.width)) + _DRAWS + 2
+
     def normals(self, points: np.ndarray, rng: np.random.Generator) -> _Normals:
         """Draws of the normals near each point, around modes, of the curvature there.
 
         Several draws share a normal, which costs far more than they do, and one of them is chosen.
         """
         dtype, parts = self.scales.dtype, []
-        for first in range(0, len(points), _CHUNK):
-            here = points[first : first + _CHUNK]
-            shape = _CHUNK, _DRAWS, len(self.order)
+        chunk = _CHUNK if self.width is None else _MANY_TOGETHER
+        for first in range(0, len(points), chunk):
+            here = points[first : first + chunk]
+            shape = chunk, _DRAWS, len(self.order)
             noise, luck = rng.standard_normal(shape), rng.random(shape[:2])
             # Some are wider, so that tails are covered.
             noise *= np.where(luck < _SHARE, _wide(shape[2]), 1.0)[..., None]
             found = _normals(
-                self, *(x.astype(dtype) for x in (_filled(here), noise, rng.random(_CHUNK)))
+                self, *(x.astype(dtype) for x in (_filled(here, chunk), noise, rng.random(chunk)))
             )
-            parts.append([np.asarray(x)[: len(here)] for x in found])
+            *numbers, evaluations = (np.asarray(x) for x in found)
+            evaluated(int(np.sum(evaluations)))
+            parts.append([x[: len(here)] for x in numbers])
         modes, drawn, *logs = map(np.concatenate, zip(*parts, strict=True))
         log_p, log_weight, log_mass = (x.astype(float) for x in logs)
         return _Normals(modes, (drawn, log_p, log_p - log_weight), log_mass)
@@ -86,9 +107,9 @@ def _wide(size: int) -> float:
     return 1 + 1 / math.sqrt(size)
 
 
-def _filled(rows: np.ndarray) -> np.ndarray:
+def _filled(rows: np.ndarray, number: int) -> np.ndarray:
     """The rows, and the first again until there are as many as a call takes."""
-    return np.concatenate([rows, np.tile(rows[:1], (_CHUNK - len(rows), 1))])
+    return np.concatenate([rows, np.tile(rows[:1], (number - len(rows), 1))])
 
 
 def following(
@@ -122,92 +143,37 @@ def following(
     return np.sort(np.append(drivers, np.flatnonzero(shared))), placed
 
 
-class _State(NamedTuple):
-    """Where a path is, what is known there, and the step that it tries next."""
-
-    point: Array
-    value: Scalar
-    slope: Array
-    precision: Array
-    damping: Scalar
-    step: Array
-    gain: Scalar
-    steps: Scalar
-
-
 @jax.jit
 def _normals(how: Following, points: Array, noise: Array, luck: Array) -> tuple[Array, ...]:
-    """Modes, draws, log p, log of the mean of p over their density, and log masses."""
-    how = dataclasses.replace(how, density=how.density.prepared())
-    # Few diagonals are long loops of small steps, the cheaper the more points share them.
-    full = how.width is None
-    size = int(np.clip(_NUMBERS // len(how.order) ** 2, 1, _CHUNK)) if full else _CHUNK
-    found: tuple[Array, ...] = jax.lax.map(
-        lambda x: _normal(how, *x), (points, noise, luck), batch_size=size
+    """Modes, draws, log p, log of the mean of p over their density, log masses, evaluations."""
+    density, full = how.density, how.width is None
+    how = dataclasses.replace(how, density=density.prepared())
+    size = int(np.clip(_TOGETHER // len(how.order) ** 3, 1, _CHUNK)) if full else len(points)
+    found: tuple[Array, ...] = density.over(functools.partial(_normal, how), together=size)(
+        points, noise, luck
     )
     return found
 
 
-def _normal(how: Following, point: Array, noise: Array, luck: Scalar) -> tuple[Array, ...]:
-    """What is found near one point.
-
-    A step that lowers the density is undone, and the next one is damped.
-    """
-    order, scales, width = how.order, how.scales, how.width
-    n, dtype = len(order), point.dtype
-    along = jnp.asarray(banded.directions(n, width), dtype)
+def _log_density_of(how: Following, point: Array) -> Callable[[Array], Scalar]:
+    """Log p of the coordinates that follow; the others are those of the point."""
+    fixed = how.positions.free(point)
 
     def log_p(x: Array) -> Scalar:
-        pairs = zip(
-            *map(how.positions.free, (point, point.at[order].set(x))), how.still, strict=True
-        )
-        parts = [fixed if still else moving for fixed, moving, still in pairs]
+        pairs = zip(fixed, how.positions.free(point.at[how.order].set(x)), how.still, strict=True)
+        parts = [held if still else moving for held, moving, still in pairs]
         value = jnp.asarray(how.density(how.positions.position(parts)))
-        return value.astype(dtype) + how.positions.volume(parts)
+        return value.astype(point.dtype) + how.positions.volume(parts)
 
-    def damped(precision: Array, damping: Scalar) -> Array:
-        size = jnp.abs(banded.diagonal(precision, width)) + scales**-2
-        return banded.factor(banded.with_diagonal(precision, damping * size, width), width)
+    return log_p
 
-    def look(now: _State) -> _State:
-        x = now.point + now.step
-        (value, slope), push = jax.linearize(jax.value_and_grad(log_p), x)
-        precision = -banded.stored(jax.vmap(push)(along)[1], width)
-        sound = jnp.isfinite(value) & jnp.all(jnp.isfinite(precision))
-        better = sound & (value >= now.value)
-        point, value, slope, precision = (
-            jnp.where(better, new, old)
-            for new, old in zip((x, value, slope, precision), now[:4], strict=True)
-        )
-        eased = jnp.where(now.damping > _DAMPED, now.damping / 8, 0)
-        damping = jnp.where(better, eased, jnp.maximum(8 * now.damping, _FIRST))
-        root = damped(precision, damping)
-        half = banded.forward(root, slope, width)
-        step = banded.backward(root, half, width)
-        gain = jnp.sum(half**2) * (1 + damping)
-        return _State(point, value, slope, precision, damping, step, gain, now.steps + 1)
 
-    def busy(now: _State) -> Array:
-        return (now.steps < _NUM_STEPS) & ~(now.gain < _TOLERANCE)
-
-    zero, empty = jnp.zeros((), dtype), jnp.zeros(n, dtype)
-    first = _State(
-        point[order],
-        zero - jnp.inf,
-        empty,
-        banded.stored(jnp.zeros_like(along), width),
-        zero,
-        empty,
-        zero + jnp.inf,
-        zero,
-    )
-    last = jax.lax.while_loop(busy, look, first)
-    mode = last.point + jnp.where(last.gain < _TOLERANCE, last.step, 0)
-    # Without damping where that is possible, with it where not, and in the worst case by axes.
-    root = damped(last.precision, zero)
-    axes = banded.with_diagonal(jnp.zeros_like(last.precision), scales**-2, width)
-    for other in (damped(last.precision, last.damping), axes**0.5):
-        root = jnp.where(jnp.all(jnp.isfinite(root)), root, other)
+def _normal(how: Following, point: Array, noise: Array, luck: Scalar) -> tuple[Array, ...]:
+    """What is found near one point."""
+    width, n = how.width, len(how.order)
+    log_p = _log_density_of(how, point)
+    last = mode_from(point[how.order], log_p, how.scales, width)
+    mode, root = normal_at(last, how.scales, width)
     log_volume = jnp.sum(jnp.log(banded.diagonal(root, width)))
     log_normal = -0.5 * n * math.log(2 * math.pi)
     drawn = mode[None] + jax.vmap(lambda e: banded.backward(root, e, width))(noise)
@@ -221,4 +187,7 @@ def _normal(how: Following, point: Array, noise: Array, luck: Scalar) -> tuple[A
     one = jnp.minimum(jnp.searchsorted(share, luck * share[-1]), len(log_w) - 1)
     log_weight = jax.nn.logsumexp(log_w) - math.log(len(log_w))
     log_mass = log_p(mode) - log_normal - log_volume
-    return mode, point.at[order].set(drawn[one]), log_ps[one], log_weight, log_mass
+    columns = len(banded.directions(n, width))
+    evaluations = last.looks + last.curvatures * (1 + columns) + len(noise) + 1
+    draws = point.at[how.order].set(drawn[one]), log_ps[one], log_weight
+    return mode, *draws, log_mass, evaluations

@@ -18,6 +18,7 @@ from equipoise._types import Array, Scalar, record, static_field
 from equipoise.vi._bounds.density import LogDensity, density_of, flat_log_density
 from equipoise.vi._families.family import Family
 from equipoise.vi._families.layout import Layout
+from equipoise.vi._weights.effort import evaluated
 
 MAX_CURVED = 200  # coordinates above which no d × d matrix is formed
 _MIN_POINTS, _POINTS_EACH = 512, 16  # of an ELBO, in all and for each coordinate
@@ -85,6 +86,7 @@ class Target:
         """Values and, from order 1 on, rows of derivatives."""
         points = np.asarray(points, self.dtype)
         n, d = points.shape
+        evaluated(n * (1 + d) if order == 2 else n)
         block, number = _blocks(d)
         size, each = (block * number, d + 1) if order == 2 else (_num_rows(d), 1)
         chunks = [points[first : first + size] for first in range(0, n, size)]
@@ -154,21 +156,22 @@ def _evaluate(target: Target, order: Array, points: Array, blocks: Array) -> tup
     """
     rows, d = points.shape
     block, _ = _blocks(d)
+    over = target.log_density.over
     # Once for all branches, and not in each of them.
     target = dataclasses.replace(target, log_density=target.log_density.prepared())
     nothing = jnp.zeros(rows, points.dtype), jnp.zeros((rows, d), points.dtype)
 
     def values() -> tuple[Array, Array]:
-        return jax.vmap(target.flat)(points), nothing[1]
+        return over(target.flat)(points), nothing[1]
 
     def gradients() -> tuple[Array, Array]:
-        return jax.vmap(jax.value_and_grad(target.flat))(points)
+        return over(jax.value_and_grad(target.flat))(points)
 
     def curvatures() -> tuple[Array, Array]:
         def add(index: Array, found: tuple[Array, Array]) -> tuple[Array, Array]:
             first = index * block
             here = jax.lax.dynamic_slice_in_dim(points, first, block)
-            value, derivatives = jax.vmap(functools.partial(second_order, target.flat))(here)
+            value, derivatives = over(functools.partial(second_order, target.flat))(here)
             below = derivatives.reshape(-1, d)
             return (
                 jax.lax.dynamic_update_slice_in_dim(found[0], value, first, 0),

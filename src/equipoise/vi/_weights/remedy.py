@@ -72,12 +72,12 @@ def explained(
         place, remedy = path(worst(said, case.weighted)), _ANOTHER
     missing = draws_needed(found) - int(found.num_draws)
     if said is verdict(found) and missing > 0:
-        remedy = f"More draws would help: max_evaluations={_rounded(budget + missing):_}."
+        remedy = f"More draws would help: max_evaluations={rounded(budget + missing):_}."
     words = sentence(said, found, place, problem=problem, mean=doubt.mean, sd=doubt.sd)
     return Explained(said, f"{words} {remedy}".rstrip())
 
 
-def _rounded(number: int) -> int:
+def rounded(number: int) -> int:
     """Two digits of it, upwards."""
     unit = 10 ** max(len(str(number)) - 2, 0)
     return -(-number // unit) * unit
