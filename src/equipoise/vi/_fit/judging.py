@@ -80,6 +80,7 @@ class Judging(NamedTuple):
             *normal,
             modes,
             target.values,
+            target.gradients,
             functools.partial(target.curvatures, frames=normal[1]),
             MAX_CURVED,
             self.chance.draws,
