@@ -49,7 +49,7 @@ _INDEX = 4  # bytes of a place in an axis
 _WORD = 4  # bytes of each of the two words that random bits are made of
 _FLAT = "flat"  # the shape of products that are computed as matrices
 _ELEMENTWISE = frozenset(ELEMENTWISE.split())
-_Inner = Callable[[Program, int], Sequence[Expression]]
+_Inner = Callable[[Program, int, set[int]], Sequence[Expression]]
 
 
 class Graph(Values):
@@ -217,10 +217,11 @@ class Graph(Values):
                 operands.append(over[-1][0])
         if name in (SCAN, WHILE):
             operands = [self.straightened(v) for v in operands]
+        unread = {i for i, v in enumerate(equation.outvars) if v in self._unread}
         inside = tuple(
             extra * times
             for program, constants, times in held(equation)
-            for extra in self._inner(program, constants)
+            for extra in self._inner(program, constants, unread)
         )
         views = self._views(equation, operands, makes)
         if name == "transpose":
