@@ -121,8 +121,10 @@ class Graph(Values):
         if name == "dot_general":
             operands = [self.lying.get(v, v) for v in operands]
         apart = lies_apart(equation)
-        for i in (0,) if apart else reordered(equation):
-            operands[i] = self.copy(operands[i])
+        if apart:
+            operands[0] = self.copy(operands[0])
+        for i, order in reordered(equation):
+            operands[i] = self.in_order(operands[i], order)
         if name == "erf_inv":
             return [self._inverse(equation.outvars[0], *operands)]
         if name == "random_bits":
