@@ -38,8 +38,8 @@ what, and an empty cell belongs to a row that only shows how our own time grows.
 Both sides are compiled beforehand and run in turns in one process, after a check that their results
 agree; only the times to a first result are those of fresh processes. A time is the median of its
 repeats. In brackets stand their quantiles of 10 % and 90 % or, where only that was kept, the
-distance between the fastest and the slowest repeat (*within*). Compilation and the first call, which
-includes it, have columns of their own.
+distance between the fastest and the slowest repeat (*within*). Compilation and the first call,
+which includes it, have columns of their own.
 
 One command measures all of it anew, from the root of a checkout and on a machine that does nothing
 else; building the docs then makes this page.
