@@ -17,7 +17,6 @@ if importlib.metadata.version("jaxlib").startswith(("0.9.", "0.10.")):
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 import jax
-from docutils import nodes
 from sphinx.pycode import ModuleAnalyzer
 from sphinx.util import logging
 
@@ -25,7 +24,6 @@ import equipoise
 
 HERE = pathlib.Path(__file__).parent
 ROOT = HERE.parent
-MARKDOWN_LACKS = ("abbreviation", "citation", "PassthroughTextElement")
 AREAS = ("attention", "vi", "games", "cost", "layers", "plot")
 
 project = "Equipoise"
@@ -70,7 +68,6 @@ llms_txt_build_parallel = False
 llms_txt_suffix_mode = "replace"
 llms_txt_nested_enabled = False
 llms_txt_full_build = True
-llms_txt_suppress_unknown_node_warnings = ["imgsgnode"]  # thumbnails
 
 autosummary_generate = True
 autodoc_preserve_defaults = True
@@ -96,7 +93,7 @@ html_search_scorer = str(HERE / "_static" / "scorer.js")  # wherever the build i
 html_show_sourcelink = False
 html_context = {"default_mode": "auto"}
 alone = ("index", "tour", "explorer", "changelog", "references", "search")
-html_sidebars = {page: [] for page in alone}
+html_sidebars = {page: [] for page in (*alone, "guide/performance")}  # its tables are wide
 html_theme_options = {
     "logo": {
         "text": f"Equipoise {version}",
@@ -195,16 +192,6 @@ def outdated_mini_galleries(app, env, _added, _changed, _removed):
     return [page for page in env.found_docs if page.removeprefix("api/generated/") in names]
 
 
-def spell_out(app, doctree, _page):
-    """Marks in signatures, references and titles of cards, for which Markdown has no elements."""
-    if app.builder.name != "llms-markdown":
-        return
-    for node in [n for n in doctree.findall() if type(n).__name__ in MARKDOWN_LACKS]:
-        text = [child for child in node.children if not isinstance(child, nodes.label)]
-        inline = isinstance(node, nodes.abbreviation)
-        node.replace_self(text if inline else nodes.compound("", *text))
-
-
 def hide_constructor(_app, what, _name, _obj, _options, signature, annotation):
     """Results are returned, not constructed: their pages list fields, not a constructor."""
     return ("", None) if what == "class" else (signature, annotation)
@@ -242,9 +229,10 @@ def keep_symbols(_app, _what, _name, _obj, _options, lines):
 
 
 def setup(app):
-    """Connect the hooks above."""
+    """Connect the hooks above, those of signatures, and those of the Markdown twins."""
+    app.setup_extension("docs.signatures")
+    app.setup_extension("docs.twins")
     app.connect("env-get-outdated", outdated_mini_galleries)
-    app.connect("doctree-resolved", spell_out)
     app.connect("html-page-context", break_long_names)
     app.connect("autodoc-process-signature", hide_constructor)
     app.connect("autodoc-process-docstring", describe_constant)

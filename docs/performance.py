@@ -2,32 +2,50 @@
 
 import json
 import pathlib
+import tomllib
+from typing import NamedTuple
 
 import matplotlib.pyplot as plt
 
 from equipoise import plot
 
 HERE = pathlib.Path(__file__).parent
-AREAS = "attention", "vi", "games", "cost"
-TITLES = {area: f"equipoise.{area}" for area in AREAS} | {
-    "roofline": "Time as bounded beforehand, and as measured",
-    "training": "Critical learning rate of a transformer",
-    "prediction": "Critical learning rate, as predicted and as played",
-    "latency": "Time to the first result",
-}
 PICTURE = "pictures/bounds.png"
+KINDS = {"seconds": "Running", "first_seconds": "First call", "compile_seconds": "Compilation"}
+PLAIN = "ours", "equipoise", "equipoise sweep", "measured"  # names that say nothing of the task
+
+
+class Section(NamedTuple):
+    """One table: what its first column divides by what, what is compared, and why we lose."""
+
+    title: str
+    ratio: str
+    says: str
+    why: str = ""
+
+
+KEPT = HERE / "guide" / "performance"
+SECTIONS = {
+    area: Section(**{name: text.strip() for name, text in words.items()})
+    for area, words in tomllib.loads((KEPT / "sections.toml").read_text()).items()
+}
 HEAD = """# Performance
 
-Made from the results of the scripts in `tests/benchmarks`, with the machine and the versions they
-ran on. Each script checks that both sides give equal results before it reads a clock. Both run in
-one process, compiled beforehand and blocked until ready, but for the time to the first result,
-which is that of fresh processes; a time is a median, ± the spread of all repeats. *Against ours* is
-the time of a peer divided by ours: below 1 the peer is faster.
+Each row is one task. Its first column is a ratio: a peer's time divided by ours, so that ours is
+faster where it is above 1. Where there is no peer, the head of the column says what is divided by
+what, and an empty cell belongs to a row that only shows how our own time grows.
 
-Run one yourself from the root of the repository, on a machine that does nothing else:
+Both sides are compiled beforehand and run in turns in one process, after a check that their results
+agree; only the times to a first result are those of fresh processes. A time is the median of its
+repeats. In brackets stand their quantiles of 10 % and 90 % or, where only that was kept, the
+distance between the fastest and the slowest repeat (*within*). Compilation and the first call,
+which includes it, have columns of their own.
+
+One command measures all of it anew, from the root of a checkout and on a machine that does nothing
+else; building the docs then makes this page.
 
 ```sh
-pip install ".[test,bench]" && python -m tests.benchmarks.bench_games --save
+pip install ".[test,bench]" && python -m tests.benchmarks
 ```
 """
 
@@ -42,31 +60,67 @@ def time(seconds: float | None) -> str:
     return f"{seconds * 1e6:.3g} µs"
 
 
-def against(row: dict, rows: list[dict]) -> float | None:
-    """Time of this row divided by that of the first of ours that did the same."""
-    ours = next((r for r in rows if r["ours"] and r["title"] == row["title"]), None)
-    if ours is None or row["ours"] or row["seconds"] is None or ours["seconds"] is None:
+def repeated(row: dict) -> str:
+    """The median of a row, and how far its repeats lie apart where that was kept."""
+    median = time(row.get("seconds"))
+    if "low" in row:
+        return f"{median} ({time(row['low'])} to {time(row['high'])})"
+    return f"{median} (within {time(row['spread'])})" if "spread" in row else median
+
+
+def tasks(rows: list[dict]) -> list[list[dict]]:
+    """Rows by task, ours first: those of one title if one is a peer's, otherwise each by itself."""
+    found = []
+    for title in dict.fromkeys(row["title"] for row in rows):
+        same = [row for row in rows if row["title"] == title]
+        ours = [row for row in same if row.get("ours")]
+        if len(ours) == 1 and len(same) > 1:
+            found.append([*ours, *(row for row in same if row is not ours[0])])
+        else:
+            found += [[row] for row in same]
+    return found
+
+
+def ratio(task: list[dict], peer: dict, what: str = "seconds") -> float | None:
+    """Time of a peer divided by ours."""
+    if what not in task[0] or what not in peer:
         return None
-    return row["seconds"] / ours["seconds"]
+    return peer[what] / task[0][what]
 
 
-def cells(row: dict, rows: list[dict]) -> dict[str, str]:
-    """What the table says of a row; empty cells for what was not measured."""
-    ratio, spread = against(row, rows), row["spread"]
+def each(task: list[dict], what: str, shown) -> str:
+    """One line for each row that has the field; peers by name."""
+    lines = [
+        ("" if row.get("ours") else f"{row['name']} ") + shown(row[what])
+        for row in task
+        if what in row
+    ]
+    return "<br>".join(lines)
+
+
+def cells(task: list[dict], section: Section) -> dict[str, str]:
+    """What the table says of a task; empty cells for what was not measured."""
+    ours = [row for row in task if row.get("ours")]
+    peers = [row for row in task if not row.get("ours")]
+    ratios = [(row["name"], ratio(task, row)) for row in peers if ours]
+    lines = [f"{name} {'–' if r is None else f'{r:.2f}'}" for name, r in ratios]
+    lines += [f"{r:.3f}" if r < 1.1 else f"{r:.2f}" for row in ours if (r := row.get("ratio"))]
+    named = len(task) > 1 or task[0]["name"] in PLAIN
     return {
-        "what": row["title"],
-        "who": row["name"],
-        "time": time(row["seconds"]) + ("" if spread is None else f" ± {time(spread)}"),
-        "against ours": "" if ratio is None else f"{ratio:.2f}",
-        "compile": "" if row["compile_seconds"] is None else time(row["compile_seconds"]),
-        "memory": "" if row["mib"] is None else f"{row['mib']:.4g} MiB",
-        "note": row["note"],
+        section.ratio: "<br>".join(lines),
+        "task": task[0]["title"] if named else f"{task[0]['title']}, {task[0]['name']}",
+        "ours": "".join(repeated(row) for row in ours),
+        "peers": "<br>".join(f"{row['name']} {repeated(row)}" for row in peers),
+        "first call": each(task, "first_seconds", time),
+        "compilation": each(task, "compile_seconds", time),
+        "memory": each(task, "mib", lambda mib: f"{mib:.4g} MiB"),
+        "note": each(task, "note", str),
     }
 
 
-def table(rows: list[dict]) -> list[str]:
-    """Markdown of the rows; a column that is empty throughout is left out."""
-    lines = [cells(row, rows) for row in rows]
+def table(rows: list[dict], section: Section) -> list[str]:
+    """Markdown of the tasks; a column that is empty throughout is left out."""
+    lines = [cells(task, section) for task in tasks(rows)]
     columns = [name for name in lines[0] if any(line[name] not in ("", "–") for line in lines)]
     return [
         "| " + " | ".join(columns) + " |",
@@ -76,34 +130,40 @@ def table(rows: list[dict]) -> list[str]:
 
 
 def losses(rows: list[dict]) -> list[str]:
-    """One sentence for each peer that was faster."""
-    faster = [(row, against(row, rows)) for row in rows]
-    return [
-        f"- {row['title']}: {row['name']} takes {ratio:.2f} of our time."
-        for row, ratio in faster
-        if ratio is not None and ratio < 1
-    ]
+    """A sentence for each peer and each kind of time in which it was faster at some task."""
+    compared, lines = [task for task in tasks(rows) if len(task) > 1], []
+    for what, kind in KINDS.items():
+        ratios: dict[str, list[float]] = {}
+        for task in compared:
+            for peer in task[1:]:
+                if (found := ratio(task, peer, what)) is not None:
+                    ratios.setdefault(peer["name"], []).append(found)
+        for name, found in ratios.items():
+            lost = sorted(r for r in found if r < 1)
+            if lost:
+                took = " to ".join(dict.fromkeys(f"{r:.2f}" for r in (lost[0], lost[-1])))
+                where = f"{len(lost)} of {len(found)} tasks"
+                lines.append(f"- {kind}: {name} takes {took} of our time in {where}.")
+    return lines
 
 
 def picture(rows: list[dict], target: pathlib.Path) -> None:
     """Programs measured against their bounds, on logarithmic axes: none may lie below the line."""
-    times = {(row["title"], row["name"]): row["seconds"] for row in rows}
-    programs = list(dict.fromkeys(row["title"] for row in rows))
-    resource = {row["title"]: row["note"] for row in rows if row["name"] == "bound"}
+    measured = {row["title"]: 1e3 * row["seconds"] for row in rows}
+    bounds = {row["title"]: 1e3 * row["seconds"] / row["ratio"] for row in rows}
+    resources = {row["title"]: row["note"] for row in rows}
     with plot.styled():
         ax = plot.new_axes(None)
-        for kind, color in zip(sorted(set(resource.values())), plot.COLORS, strict=False):
-            chosen = [name for name in programs if resource[name] == kind]
-            bounds = [1e3 * times[name, "bound"] for name in chosen]
-            measured = [1e3 * times[name, "measured"] for name in chosen]
-            ax.loglog(bounds, measured, "o", color=color, label=f"bound by {kind}")
+        for kind, color in zip(sorted(set(resources.values())), plot.COLORS, strict=False):
+            at = [(bounds[name], measured[name]) for name in bounds if resources[name] == kind]
+            ax.loglog(*zip(*at, strict=True), "o", color=color, label=f"bound by {kind}")
         # Names stand left, away from the line; neighbors in height above and below their points.
-        for i, name in enumerate(sorted(programs, key=lambda name: times[name, "measured"])):
-            at = 1e3 * times[name, "bound"], 1e3 * times[name, "measured"]
+        for i, name in enumerate(sorted(measured, key=measured.get)):
             style = {"ha": "right", "va": "top" if i % 2 else "bottom", "fontsize": 7}
+            at = bounds[name], measured[name]
             ax.annotate(name, at, (-5, 0), textcoords="offset points", **style)
         ax.set_xlim(left=0.15 * ax.get_xlim()[0])
-        ends = [1e3 * min(times.values()), 1e3 * max(times.values())]
+        ends = [min(bounds.values()), max(measured.values())]
         ax.plot(ends, ends, color="black", linewidth=1)
         ax.set(xlabel="bound (ms)", ylabel="measured (ms)", title="No program beats its bound")
         ax.legend()
@@ -112,37 +172,45 @@ def picture(rows: list[dict], target: pathlib.Path) -> None:
     plt.close(ax.figure)
 
 
+def part(area: str, section: Section, results: dict[str, dict]) -> list[str]:
+    """The heading, the table and the losses of one area."""
+    lines = [f"## {section.title}", ""]
+    if area not in results:
+        return [*lines, "No results are kept.", ""]
+    machine, rows = results[area]["machine"], results[area]["rows"]
+    versions = ", ".join(f"{name} {number}" for name, number in machine["versions"].items())
+    where = f"{machine['processor']}, {machine['cores']} cores, Python {machine['python']}"
+    lines += [
+        section.says,
+        "",
+        *([results[area]["note"], ""] if "note" in results[area] else []),
+        f"Measured on {machine['measured']}: {where}, {versions}.",
+        "",
+        ":::{div} equipoise-results",
+        "",
+        *table(rows, section),
+        "",
+        ":::",
+        "",
+    ]
+    if area == "roofline":
+        lines += [f"![Ten programs on or above the line of equal times.]({PICTURE})", ""]
+    if any(len(task) > 1 for task in tasks(rows)):
+        lost = losses(rows)
+        why = [section.why, ""] if lost and section.why else []
+        lines += ["**Where we lose.**", "", *(lost or ["Nowhere in this table."]), "", *why]
+    return lines
+
+
 def page(results: dict[str, dict]) -> str:
     """The page, from the kept results by area."""
-    lines = [HEAD]
-    for area, title in TITLES.items():
-        lines += [f"## {title}", ""]
-        if area not in results:
-            lines += ["No results are kept.", ""]
-            continue
-        machine, rows = results[area]["machine"], results[area]["rows"]
-        versions = ", ".join(f"{name} {number}" for name, number in machine["versions"].items())
-        where = f"{machine['processor']}, {machine['cores']} cores, Python {machine['python']}"
-        lines += [
-            f"On {where}, with {versions}.",
-            "",
-            ":::{div} equipoise-results",
-            "",
-            *table(rows),
-            "",
-            ":::",
-            "",
-        ]
-        if area == "roofline":
-            lines += [f"![Ten programs on or above the line of equal times.]({PICTURE})", ""]
-        if any(against(row, rows) is not None for row in rows):
-            lines += ["**Where we lose.**", "", *(losses(rows) or ["Nowhere in this table."]), ""]
-    return "\n".join(lines)
+    parts = [part(area, section, results) for area, section in SECTIONS.items()]
+    return "\n".join([HEAD, *(line for lines in parts for line in lines)])
 
 
 def write_performance_page() -> None:
     """Write the page where what it says has changed."""
-    kept = sorted((HERE / "guide" / "performance").glob("*.json"))
+    kept = sorted(KEPT.glob("*.json"))
     results = {path.stem: json.loads(path.read_text()) for path in kept}
     if "roofline" in results:
         picture(results["roofline"]["rows"], HERE / "guide" / PICTURE)

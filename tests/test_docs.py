@@ -2,10 +2,12 @@
 
 import dataclasses
 import doctest
+import enum
 import importlib
 import inspect
 import pathlib
 import pkgutil
+import pydoc
 import re
 
 import jax
@@ -83,6 +85,18 @@ def test_docstring_carries_the_contract(area, name):
     assert set(signature.parameters) <= documented(parts["Args"]), "every argument is described"
     assert ">>>" in parts["Examples"]
     assert ":cite:" in parts["References"]
+
+
+@pytest.mark.parametrize(("area", "name"), public())
+def test_help_fits_a_terminal_and_shows_no_address(area, name):
+    value = getattr(importlib.import_module(f"equipoise.{area}"), name)
+    if not (inspect.isfunction(value) or inspect.isclass(value)):
+        return
+    _title, *lines = pydoc.render_doc(value, renderer=pydoc.plaintext).splitlines()
+    if not (inspect.isclass(value) and issubclass(value, enum.Enum)):  # whose lines are Python's
+        own = [line for line in lines if "Create new instance of" not in line]  # of a named tuple
+        assert max(map(len, own)) <= 100
+    assert not any(" at 0x" in line for line in lines)
 
 
 def test_every_citation_has_an_entry():

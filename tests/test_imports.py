@@ -79,7 +79,7 @@ ROOMS = {
 }
 # What lies below JAX's documented surface, and the adapter that alone imports it.
 BELOW = {
-    "jax.extend": {"programs", "primitives"},
+    "jax.extend": {"programs", "evaluation", "primitives"},
     "jax.interpreters": {"primitives"},
     "jax.custom_derivatives": {"zeros"},
     "jax._src": set(),

@@ -1,6 +1,7 @@
 """Pages of the guide and the theory: their code runs, and the tests and figures they name exist."""
 
 import ast
+import datetime
 import functools
 import importlib
 import os
@@ -16,6 +17,7 @@ import pytest
 import equipoise
 from docs import pages, performance
 from tests.benchmarks import _report
+from tests.benchmarks.__main__ import SCRIPTS
 from tests.test_docs import ROOT, sections
 
 THEORY = [page for page in pages.PAGES if page.parent.name == "theory"]
@@ -137,20 +139,37 @@ def test_citation_and_package_have_one_version():
 def test_performance_page_says_where_we_lose_and_what_was_not_measured():
     row = functools.partial(_report.Row, "a sweep")
     rows = [
-        row("equipoise", 2e-3, ours=True, spread=1e-4, compile_seconds=1.5),
-        row("faster", 1e-3),
-        row("slower", 8.0),
-        row("lost", None, note="does not pass"),
+        row("equipoise", ours=True, compile_seconds=1.5, **_report.of([2e-3] * 8 + [5e-3] * 2)),
+        row("faster", 1e-3, first_seconds=0.5),
+        row("slower", 8.0, compile_seconds=1.2),
+        row("lost", None, note="not right"),
+        _report.Row("a growth", "10", 1.0, ours=True),
+        _report.Row("a growth", "100", 2.0, ours=True, ratio=1.25),
     ]
-    kept = {"machine": _report.machine(), "rows": [row._asdict() for row in rows]}
+    kept = {"machine": _report.machine(), "rows": [_report.given(row) for row in rows]}
     text = performance.page({"games": kept})
-    assert "| a sweep | equipoise | 2 ms ± 100 µs |  | 1.5 s |  |" in text
-    assert "| a sweep | slower | 8 s | 4000.00 |  |  |" in text
-    assert "| a sweep | lost | – |  |  | does not pass |" in text
-    assert text.count("of our time") == 1
-    assert "a sweep: faster takes 0.50 of our time." in text
+    ratios = "faster 0.50<br>slower 4000.00<br>lost –"
+    ours = "2 ms (2 ms to 5 ms)"
+    peers = "faster 1 ms<br>slower 8 s<br>lost –"
+    compiled = "1.5 s<br>slower 1.2 s"
+    assert f"| {ratios} | a sweep | {ours} | {peers} | faster 500 ms | {compiled} |" in text
+    assert "| lost not right |" in text
+    assert "|  | a growth, 10 | 1 s |" in text
+    assert "| 1.25 | a growth, 100 | 2 s |" in text
+    assert text.count("of our time") == 2
+    assert "Running: faster takes 0.50 of our time in 1 of 1 tasks." in text
+    assert "Compilation: slower takes 0.80 of our time in 1 of 1 tasks." in text
+    assert f"Measured on {datetime.date.today()}:" in text
     assert f"jax {jax.__version__}" in text
-    assert text.count("No results are kept.") == len(performance.TITLES) - 1
+    assert text.count("No results are kept.") == len(performance.SECTIONS) - 1
+
+
+def test_performance_page_shows_every_figure_that_is_kept():
+    words = set(performance.SECTIONS)
+    assert words == {path.stem for path in performance.KEPT.glob("*.json")} == set(SCRIPTS)
+    for area, script in SCRIPTS.items():
+        text = (ROOT / "tests" / "benchmarks" / f"{script}.py").read_text()
+        assert f'save("{area}", ' in text
 
 
 GREEK = [

@@ -1,18 +1,18 @@
 r"""A token reads the past of its own request
 ============================================
 
-A server holds requests of different lengths in the slots of one cache. In a block of pages an entry
-:math:`b` of :math:`\ell_b` tokens has :math:`\lceil \ell_b / P \rceil` pages, and a token of it
-reads
+A server holds requests of different lengths in the slots of one cache. In pages of :math:`P` tokens
+a request of :math:`\ell_b` tokens fills :math:`\lceil \ell_b / P \rceil` pages, and the next token
+of every request reads
 
-.. math:: \sum_b \left\lceil \frac{\ell_b + 1}{P} \right\rceil P \text{ tokens in all},
+.. math:: \sum_b \left\lceil \frac{\ell_b + 1}{P} \right\rceil P \text{ tokens in all}.
 
-not slots × the longest, which a batch of one length reads, nor slots × the capacity.
+That is neither slots × the longest, which a batch with one length reads, nor slots × the capacity.
 
-**What you will see.** Left, twelve requests on four slots: who is done leaves, who waits comes in,
-and no slot waits for another. Right, the tokens that are read at each step, and what they would be
-with one length for all. Every output equals that of its request alone, although all pages that
-are no request's own are filled with NaN.
+**What you will see.** Left, twelve requests on four slots: those that are done leave, those that
+wait come in, and no slot waits for another. Right, the tokens that are read at each step, and what
+they would be with one length for all. Every output equals that of its request alone, although all
+pages that are no request's own are filled with NaN.
 """
 
 # %%

@@ -2,7 +2,7 @@ r"""Linear attention is a recurrent network
 =========================================
 
 Replace the exponential of q·k by φ(q)·φ(k) and the sum over the past becomes a state that is
-updated once a token:
+updated once per token:
 
 .. math:: S_i = S_{i-1} + \phi(k_i) v_i^\top, \quad z_i = z_{i-1} + \phi(k_i), \quad
     y_i = \frac{\phi(q_i)^\top S_i}{\phi(q_i)^\top z_i}.

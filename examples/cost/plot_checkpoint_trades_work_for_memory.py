@@ -1,5 +1,5 @@
-r"""Checkpointing keeps one array a layer, and pays one more forward pass
-=====================================================================
+r"""Checkpointing keeps one array per layer, and pays one more forward pass
+=======================================================================
 
 .. math:: \text{kept} = 4 L (3 n d + d^2) \;\to\; 4 L (n d + d^2), \qquad
     \text{work} = 3 W \;\to\; 4 W

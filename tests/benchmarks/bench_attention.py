@@ -1,5 +1,8 @@
 """Attention beside jax.nn and torch: equality first, then time, compile time and memory.
 
+Full attention also stands beside what XLA gives here at best: its two products, with an exponential
+between them, in plain loops over blocks of one head. A gradient has seven products and two.
+
 Run ``python -m tests.benchmarks.bench_attention [length ...] [--save]``. Implementations take turns
 in one process, so that what else the machine does falls on all alike; ratios of medians are
 printed.
@@ -8,7 +11,6 @@ printed.
 import dataclasses
 import functools
 import json
-import statistics
 import time
 
 import jax
@@ -34,6 +36,33 @@ def compiled(f, arrays):
     return lambda: jax.block_until_ready(program(*arrays)), seconds, memory
 
 
+def plain_loops(query, key, value, rows=2048, keys=512):
+    """Two products and an exponential for each block of scores, and nothing else."""
+    length = query.shape[1]
+    row_block, key_block = min(rows, length), min(keys, length)
+    query, key, value = (jnp.swapaxes(x[0], 0, 1) for x in (query, key, value))
+
+    def part(x, head, number, size):
+        return jax.lax.dynamic_slice(x, (head, number * size, 0), (1, size, SIZE))[0]
+
+    def of_rows(head, i, out):
+        q = part(query, head, i, row_block)
+
+        def of_keys(j, total):
+            k, v = part(key, head, j, key_block), part(value, head, j, key_block)
+            return total + jnp.exp(q @ k.T) @ v
+
+        zero = jnp.zeros((row_block, SIZE))
+        total = jax.lax.fori_loop(0, -(-length // key_block), of_keys, zero)
+        return jax.lax.dynamic_update_slice(out, total[None], (head, i * row_block, 0))
+
+    def of_head(head, out):
+        steps = -(-length // row_block)
+        return jax.lax.fori_loop(0, steps, functools.partial(of_rows, head), out)
+
+    return jax.lax.fori_loop(0, HEADS, of_head, jnp.zeros_like(query))
+
+
 def torch_calls(arrays, *, is_causal):
     """(forward, forward and backward) of torch, or None where it is not installed."""
     try:
@@ -57,7 +86,7 @@ def torch_calls(arrays, *, is_causal):
 
 
 def medians(calls):
-    """Median and spread of the seconds of each call, taken in turns."""
+    """Seconds of each call as fields of a row, taken in turns."""
     times = {name: [] for name in calls}
     for name in calls:
         calls[name]()
@@ -66,7 +95,7 @@ def medians(calls):
             start = time.perf_counter()
             call()
             times[name].append(time.perf_counter() - start)
-    return {n: (statistics.median(t), max(t) - min(t)) for n, t in times.items()}
+    return {name: _report.of(t) for name, t in times.items()}
 
 
 def compare(length, *, is_causal):
@@ -80,6 +109,8 @@ def compare(length, *, is_causal):
         ((ours, theirs), (with_gradient(ours), with_gradient(theirs)))
     ):
         built = {"ours": compiled(mine, arrays), "jax.nn": compiled(peer, arrays)}
+        if not (stage or is_causal):
+            built["plain loops"] = compiled(plain_loops, arrays)
         # float32 rounding of sums of `length` terms of order one.
         jax.tree.map(
             lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-3),
@@ -89,7 +120,7 @@ def compare(length, *, is_causal):
         if torch is not None:
             calls["torch"] = torch[stage]
         measured = medians(calls)
-        for name, (median, spread) in measured.items():
+        for name, times in measured.items():
             _, compile_seconds, memory = built.get(name, (None, None, None))
             rows.append(
                 {
@@ -97,9 +128,8 @@ def compare(length, *, is_causal):
                     "causal": is_causal,
                     "stage": ("forward", "forward and backward")[stage],
                     "name": name,
-                    "seconds": median,
-                    "spread": spread,
-                    "ratio to ours": median / measured["ours"][0],
+                    "times": times,
+                    "ratio to ours": times["seconds"] / measured["ours"]["seconds"],
                     "compile seconds": compile_seconds,
                     "temporary MiB": memory,
                 }
@@ -112,11 +142,10 @@ def reported(row):
     return _report.Row(
         title,
         row["name"],
-        row["seconds"],
         ours=row["name"] == "ours",
-        spread=row["spread"],
         compile_seconds=row["compile seconds"],
         mib=row["temporary MiB"],
+        **row["times"],
     )
 
 
@@ -129,12 +158,12 @@ def windows(length, width):
     for name, option in options.items():
         attend = functools.partial(attention.dot_product_attention, **option)
         calls[name] = compiled(attend, arrays)[0]
-    title = f"forward, {length} positions, full beside a window"
+    title = f"forward, {length} positions"
     return title, medians(calls)
 
 
 def decoding(capacity, filled, width=None):
-    """Seconds of one token, the cache donated: median and spread."""
+    """Seconds of one token as fields of a row, the cache donated."""
     cache = attention.init_cache(capacity, HEADS, SIZE, batch=(1,))
     cache = dataclasses.replace(cache, length=jnp.asarray(filled, jnp.int32))
     step = functools.partial(attention.decode_step, local_window_size=width)
@@ -145,20 +174,26 @@ def decoding(capacity, filled, width=None):
         start = time.perf_counter()
         cache, _ = jax.block_until_ready(step(cache, token, token, token))
         times.append(time.perf_counter() - start)
-    return statistics.median(times[1:]), max(times[1:]) - min(times[1:])
+    return _report.of(times[1:])
 
 
 if __name__ == "__main__":
     found = []
     for length in [int(x) for x in _report.arguments()] or [256, 1024, 4096]:
-        for is_causal in (False, True):
-            for row in compare(length, is_causal=is_causal):
-                print(json.dumps(row), flush=True)
-                found.append(reported(row))
+        rows = [row for causal in (False, True) for row in compare(length, is_causal=causal)]
+        for row in rows:
+            print(json.dumps(row), flush=True)
+            found.append(reported(row))
+        of = {(row["causal"], row["stage"], row["name"]): row["seconds"] for row in rows}
+        for stage in ("forward", "forward and backward"):
+            ratio = of[True, stage, "ours"] / of[False, stage, "ours"]
+            print(f"{stage}, {length} positions: causal takes {ratio:.2f} of full")
+        ratio = of[False, "forward", "ours"] / of[False, "forward", "plain loops"]
+        print(f"forward, {length} positions: full takes {ratio:.2f} of plain loops")
     title, measured = windows(16384, 512)
-    for name, (median, spread) in measured.items():
-        print(f"{title}: {name} {median:.3f} s")
-        found.append(_report.Row(title, f"ours, {name}", median, spread=spread))
+    for name, times in measured.items():
+        print(f"{title}: {name} {times['seconds']:.3f} s")
+        found.append(_report.Row(title, name, ours=True, **times))
     for capacity, filled, width in (
         (1024, 512, None),
         (16384, 512, None),
@@ -167,9 +202,8 @@ if __name__ == "__main__":
         (16384, 16000, (511, 0)),
         (65536, 16000, (511, 0)),
     ):
-        median, spread = decoding(capacity, filled, width)
+        times = decoding(capacity, filled, width)
         title = f"one token after {filled}{', window 512' if width else ''}"
-        print(f"{title}, capacity {capacity}: {median * 1e6:.0f} µs")
-        name = f"ours, capacity {capacity}"
-        found.append(_report.Row(title, name, median, spread=spread))
+        print(f"{title}, capacity {capacity}: {times['seconds'] * 1e6:.0f} µs")
+        found.append(_report.Row(title, f"capacity {capacity}", ours=True, **times))
     _report.save("attention", found)

@@ -1,7 +1,7 @@
 """How long an analysis takes, and how near its counts are to XLA's: prints JSON lines.
 
 Run with ``python -m tests.benchmarks.bench_cost [--save]``. The count is checked against XLA before
-any time is reported; times are of this process, for the median and spread of five analyses.
+any time is reported; times are those of this process, of five analyses.
 """
 
 import functools
@@ -9,7 +9,6 @@ import json
 import time
 
 import jax
-import numpy as np
 
 from equipoise import cost
 from tests.benchmarks import _report
@@ -28,7 +27,7 @@ def seconds(fn):
         start = time.process_time()
         fn()
         times.append(time.process_time() - start)
-    return {"median_s": float(np.median(times)), "spread_s": float(np.ptp(times))}
+    return _report.of(times)
 
 
 def ratio_to_xla(name):
@@ -51,21 +50,20 @@ def ratio_to_xla(name):
 def main():
     rows = []
 
-    def report(title, name, note, times):
-        print(json.dumps({"name": name, "note": note} | times), flush=True)
-        seconds, spread = times["median_s"], times["spread_s"]
-        rows.append(_report.Row(title, name, seconds, ours=True, spread=spread, note=note))
+    def report(title, name, times, ratio=None):
+        print(json.dumps({"name": name, "ratio to XLA's count": ratio} | times), flush=True)
+        rows.append(_report.Row(title, name, ours=True, ratio=ratio, **times))
 
     for name, (fn, *args) in programs.ALL.items():
-        note = f"{ratio_to_xla(name):.3f} of XLA's count"
+        ratio = ratio_to_xla(name)
         times = seconds(lambda fn=fn, args=args: cost.analyze(fn, *args))
-        report("analysis", name, note, times)
+        report("analysis", name, times, ratio)
     training = functools.partial(
         cost.analyze_training, programs.loss(stack), [programs.BLOCK] * NUM_LAYERS
     )
     for shape in ("f32[b,n,d]", "f32[2,64,d]", "f32[32,65536,d]"):
         times = seconds(lambda s=shape: training(s))
-        report(f"training of {NUM_LAYERS} transformer blocks", shape, "", times)
+        report(f"training of {NUM_LAYERS} transformer blocks", shape, times)
     _report.save("cost", rows)
 
 

@@ -5,7 +5,6 @@ process and in turns with ours; times are medians, compile time is apart. numba 
 """
 
 import os
-import statistics
 import time
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
@@ -30,12 +29,12 @@ def seconds(call):
 
 
 def in_turns(calls, repeats):
-    """Median seconds of each call, interleaved so that a busy machine slows all alike."""
+    """Seconds of each call as fields of a row; taken in turns, so that noise meets all alike."""
     times = {name: [] for name in calls}
     for _ in range(repeats):
         for name, call in calls.items():
             times[name].append(seconds(call)[0])
-    return {name: statistics.median(t) for name, t in times.items()}
+    return {name: _report.of(t) for name, t in times.items()}
 
 
 def compiled(fn, *args):
@@ -46,10 +45,11 @@ def compiled(fn, *args):
 def report(title, times, ours, compile_time):
     print(f"\n{title} (compiled in {compile_time:.2f} s)")
     for name, t in times.items():
-        print(f"  {name:24s} {t * 1e3:12.2f} ms   ours is {t / times[ours]:8.2f} × as fast")
+        ratio = t["seconds"] / times[ours]["seconds"]
+        print(f"  {name:24s} {t['seconds'] * 1e3:12.2f} ms   ours is {ratio:8.2f} × as fast")
     compiling = {ours: compile_time}
     return [
-        _report.Row(title, name, t, ours=name == ours, compile_seconds=compiling.get(name))
+        _report.Row(title, name, ours=name == ours, compile_seconds=compiling.get(name), **t)
         for name, t in times.items()
     ]
 
@@ -177,11 +177,11 @@ def growth(dimensions=(1, 5, 10, 25, 50), lanes=(10**3, 10**4, 10**5, 10**6)):
                 jnp.asarray(4.0),
             )
             taken = in_turns({"": lambda p=program: p(jnp.asarray(4.0))}, 3)[""]
-            print(f"  {n:4d} + {n:<4d} {taken * 1e3:10.2f} ms   compiled in {compile_time:.2f} s")
+            milliseconds = 1e3 * taken["seconds"]
+            print(f"  {n:4d} + {n:<4d} {milliseconds:10.2f} ms   compiled in {compile_time:.2f} s")
             title = "Critical step size by dimension, float64"
-            rows.append(
-                _report.Row(title, f"{n} + {n}", taken, ours=True, compile_seconds=compile_time)
-            )
+            row = _report.Row(title, f"{n} + {n}", ours=True, **taken)
+            rows.append(row._replace(compile_seconds=compile_time))
     print("\nGrowth of sweep with the number of step sizes, 1000 steps of pq, float32")
     game, rule = games.zero_sum(lambda p, q: p * q), games.alternating()
     for count in lanes:
@@ -190,9 +190,10 @@ def growth(dimensions=(1, 5, 10, 25, 50), lanes=(10**3, 10**4, 10**5, 10**6)):
             lambda s: games.sweep(game, rule, (1.0, 1.0), step_sizes=s, num_steps=1000), steps
         )
         taken = in_turns({"": lambda p=program, s=steps: p(s)}, 3)[""]
-        print(f"  {count:8d} {taken * 1e3:10.2f} ms   {taken / count / 1000 * 1e9:.3f} ns a step")
+        once = taken["seconds"]
+        print(f"  {count:8d} {once * 1e3:10.2f} ms   {once / count / 1000 * 1e9:.3f} ns per step")
         title = "Sweep by number of step sizes, 1000 steps of pq, float32"
-        rows.append(_report.Row(title, f"{count:,}", taken, ours=True))
+        rows.append(_report.Row(title, f"{count:,}", ours=True, **taken))
     return rows
 
 
@@ -220,11 +221,12 @@ def stability_map(size=200, num_steps=1000, repeats=3):
     assert agree > 0.95, agree
     taken = in_turns({"": lambda: program(gammas, steps)}, repeats)[""]
     print(
-        f"\nMap of {size} × {size} verdicts, {num_steps} steps each: {taken:.2f} s "
+        f"\nMap of {size} × {size} verdicts, {num_steps} steps each: {taken['seconds']:.2f} s "
         f"(compiled in {compile_time:.2f} s)"
     )
     title = f"Map of {size} × {size} verdicts of the Dirac GAN, {num_steps} steps each"
-    return [_report.Row(title, "equipoise sweep", taken, ours=True, compile_seconds=compile_time)]
+    row = _report.Row(title, "equipoise sweep", ours=True, **taken)
+    return [row._replace(compile_seconds=compile_time)]
 
 
 if __name__ == "__main__":

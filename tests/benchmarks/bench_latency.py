@@ -298,7 +298,7 @@ def main(runs, words):
             continue
         found = [fresh(index) for _ in range(runs)]
         median = {name: statistics.median(run[name] for run in found) for name in found[0]}
-        spread = max(run["first"] for run in found) - min(run["first"] for run in found)
+        first = _report.of([run["first"] for run in found])
         note = (
             f"again {median['again']:.3f} s, other {median['other']:.3f} s, "
             f"{median['programs']:.0f} programs"
@@ -307,16 +307,16 @@ def main(runs, words):
             _report.Row(
                 title,
                 who,
-                median["first"],
                 ours=who == "ours",
-                spread=spread,
                 compile_seconds=median["compilation"],
                 note=note,
+                **first,
             )
         )
         print(
             f"{title} · {who}: import {median['import']:.2f} s, first {median['first']:.2f} s "
-            f"(± {spread:.2f}), compilation {median['compilation']:.2f} s, {note}",
+            f"({first['low']:.2f} to {first['high']:.2f}), "
+            f"compilation {median['compilation']:.2f} s, {note}",
             flush=True,
         )
     _report.save("latency", rows)

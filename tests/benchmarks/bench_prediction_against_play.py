@@ -222,9 +222,9 @@ def main():
     for name in NETWORKS:
         for kind in OPTIMIZERS:
             left, predicted, ratio = measured(name, kind)
-            note = f"predicted {predicted:.4g}, play over it {ratio:.3f}; gradient {left:.0e}"
-            print(f"{name}, {kind}: {note}", flush=True)
-            rows.append(Row(name, kind, None, ours=True, note=note))
+            note = f"predicted {predicted:.4g}; gradient {left:.0e}"
+            print(f"{name}, {kind}: {note}; play over it {ratio:.3f}", flush=True)
+            rows.append(Row(name, kind, None, ours=True, ratio=ratio, note=note))
     save("prediction", rows)
 
 

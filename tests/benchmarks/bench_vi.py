@@ -36,7 +36,7 @@ FLAGS = "--save", "--quick"
 
 
 def timed(run):
-    """First call, which compiles, and the median and spread of the others, in seconds."""
+    """What was found, and the seconds of the first call, which compiles, and of the others."""
     start = time.perf_counter()
     value = jax.block_until_ready(run(0))
     first = time.perf_counter() - start
@@ -45,7 +45,7 @@ def timed(run):
         start = time.perf_counter()
         jax.block_until_ready(run(repeat))
         times.append(time.perf_counter() - start)
-    return value, first, statistics.median(times), max(times) - min(times)
+    return value, first, times
 
 
 def numpyro_svi(log_density, size):
@@ -109,23 +109,15 @@ def steps_a_second():
     title = f"{STEPS:,} steps of Adam on a mean-field normal, {PARTICLES} draws per step"
     for name, make in (("ours", ours), ("numpyro", numpyro_svi), ("blackjax", blackjax_scan)):
         run = make(lambda z: -0.5 * jnp.sum((z - 1) ** 2 / jnp.arange(1.0, 6.0)), size)
-        (mean, scale, _), first, median, spread = timed(run)
+        (mean, scale, _), first, times = timed(run)
         np.testing.assert_allclose(mean, 1.0, atol=0.3)
         np.testing.assert_allclose(scale, jnp.arange(1.0, 6.0) ** 0.5, rtol=0.2)
-        rates[name] = STEPS / median
-        rows.append(
-            _report.Row(
-                title,
-                name,
-                median,
-                ours=name == "ours",
-                spread=spread,
-                note=f"{rates[name]:,.0f} steps a second, first call {first:.2f} s",
-            )
-        )
-        print(
-            f"{name:9} {rates[name]:9.0f} steps/s, first call {first:.2f} s, spread {spread:.3f} s"
-        )
+        found = _report.of(times)
+        rates[name] = STEPS / found["seconds"]
+        note = f"{rates[name]:,.0f} steps a second"
+        row = _report.Row(title, name, first_seconds=first, ours=name == "ours", note=note, **found)
+        rows.append(row)
+        print(f"{name:9} {note}, first call {first:.2f} s")
     for peer in ("numpyro", "blackjax"):
         print(f"  {rates['ours'] / rates[peer]:.2f} times {peer}")
     return rows
@@ -171,11 +163,12 @@ def time_until_it_is_right(name, target, seeds, limit):
         spent = [one.evaluations for one in found if one.evaluations is not None]
         counts = f"{statistics.mean(spent):,.0f} evaluations" if spent else ""
         verdict = "" if worst < 1 else f"error {worst:.2g} of what is allowed, "
-        note = f"{verdict}{found[-1].said}{counts}, first result {first:.2f} s"
-        print(f"{name:50} {who:20} {seconds:8.3f} s  {note}", flush=True)
+        note = f"{verdict}{found[-1].said}{counts}"
+        print(f"{name:50} {who:20} {seconds:8.3f} s  {note}, first {first:.2f} s", flush=True)
         arrived = seconds if worst < 1 else None
         title = f"{name}, {target.size} coordinates: until means and sds are right"
-        rows.append(_report.Row(title, who, arrived, ours=who == "ours", note=note))
+        row = _report.Row(title, who, arrived, ours=who == "ours", note=note)
+        rows.append(row._replace(first_seconds=first))
     return rows
 
 

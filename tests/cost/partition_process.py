@@ -24,7 +24,7 @@ from tests.cost.mesh_process import compiled as sent_by
 
 P = PartitionSpec
 MESH = jax.make_mesh((4, 2), ("x", "y"), axis_types=(AxisType.Auto,) * 2)
-B, N, H, K = 32, 64, 48, 160
+B, N, H, K = 1024, 128, 96, 384
 
 
 def array(shape, *spec, dtype=jnp.float32):
@@ -187,8 +187,8 @@ def products_in(text):
     return flops
 
 
-# So small that XLA calls no library, which would take in more.
-CALLED = ("data, trained", "tensor, trained", "both, trained", "model")
+# What is computed on the way lies where a larger result will, which names of sizes do not decide.
+LARGER = {"model": 1.3}
 
 
 def main():
@@ -211,7 +211,7 @@ def main():
             memory.argument_size_in_bytes + memory.output_size_in_bytes + memory.temp_size_in_bytes
         )
         peak = float(alone.peak_bytes.evaluate()) / taken
-        assert 0.95 <= peak <= (1.35 if name in CALLED else 1.25), (name, peak)
+        assert 0.95 <= peak <= LARGER.get(name, 1.25), (name, peak)
         print(f"{name:24s} flops {flops:6.3f} peak {peak:.2f} sends {sent}")
 
 

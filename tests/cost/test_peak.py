@@ -10,12 +10,8 @@ from tests.cost.compiled import CASES, analyzed, taken
 
 QUICK = [name for name in CASES if name.split(":")[0] in ("mlp", "nnx", "unet", "volumes")]
 # Where XLA's figure follows from something else than the program. A chain goes to a library whole,
-# whose own memory XLA does not count, or which wants its constants written out;
-LIBRARY = {
-    "linen convolutions: inference": (1.0, 6.0),
-    "diffused: inference": (1.0, 2.5),
-    "depthwise: inference": (0.4, 1.0),
-}
+# whose own memory XLA does not count;
+LIBRARY = {"linen convolutions: inference": (1.0, 6.0), "diffused: inference": (1.0, 2.5)}
 # what is alive does not fill the memory that XLA sets aside for it.
 GAPS = LIBRARY | {"top two: step": (0.94, 1.0), "experts: donated step": (0.9, 1.0)}
 

@@ -117,6 +117,10 @@ def test_analyze_training_rejects_a_function_without_reverse_mode():
         cost.analyze_training(halve, "f32[n]")
     with pytest.raises(ValueError, match=r"cost.analyze_training: .* must be a dtype with"):
         cost.analyze_training(lambda x: x, "f32[n")
+    with pytest.raises(
+        TypeError, match=r"`policy` must be one of jax\.checkpoint_policies; got dots"
+    ):
+        cost.analyze_training(jnp.sin, "f32[n]", policy="dots_saveable")
     with pytest.raises(TypeError, match=r"`args\[0\]` must be an array"):
         cost.analyze_training(lambda x: x, object())
 

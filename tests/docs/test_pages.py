@@ -102,7 +102,24 @@ def test_every_page_has_a_twin_in_markdown_that_the_list_names(site, pages):
         assert re.search(r"^# \S", twin.read_text(), re.MULTILINE), f"{name} has no title"
         assert f"]({name}.md)" in listed, f"llms.txt does not list {name}"
     sweep = (site / "api" / "generated" / "equipoise.games.sweep.md").read_text()
-    assert r"sweep(game, rule, players, \*, step_sizes," in sweep
+    assert "sweep(game: [Game](equipoise.games.Game.md#equipoise.games.Game), rule: " in sweep
+    assert r", players: Players, \*, step_sizes: Array, num_steps: int, " in sweep
+    expression = (site / "api" / "generated" / "equipoise.cost.Expression.md").read_text()
+    assert "equipoise.cost.Expression(" not in expression, "results are not constructed"
+
+
+def test_every_link_of_a_twin_resolves(site):
+    broken, pictures, downloads = [], 0, 0
+    for twin in sorted(site.rglob("*.md")):
+        text = re.sub(r"^```.*?^```|\$\$.*?\$\$|\$.*?\$", "", twin.read_text(), flags=re.M | re.S)
+        for link in re.findall(r"\]\(([^)\s]+)\)", text):
+            if not is_outside(link) and not target(twin, link)[0].exists():
+                broken.append(f"{twin.relative_to(site)}: no file {link}")
+            pictures += "_images/" in link
+            downloads += "_downloads/" in link
+    assert not broken, "\n".join(broken)
+    assert pictures > 50
+    assert downloads > 100
 
 
 def test_notebooks_hold_the_code_of_their_pages(site):

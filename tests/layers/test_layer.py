@@ -16,6 +16,7 @@ def test_init_draws_what_shapes_says(name, key):
     text = jax.tree.map(lambda w: f"f32[{','.join(map(str, w.shape))}]", params)
     assert text == layer.shapes()
     assert len(str(layer).splitlines()) == 1 + len(jax.tree.leaves(params))
+    assert repr(layer) == str(layer)
 
 
 def test_init_recurrence_is_orthogonal(key):

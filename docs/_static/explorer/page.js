@@ -172,7 +172,7 @@
   function pathText(path) {
     const [first, last] = [path[0], path[path.length - 1]].map((z) => Math.hypot(...z));
     if (first === 0) return "This play starts at the equilibrium and stays there.";
-    const local = state.game === "dirac" ? " The verdict is of small pushes; a far start may do otherwise." : "";
+    const local = state.game === "dirac" ? " The verdict holds near the equilibrium; from a distant start play may end elsewhere." : "";
     return `This play: distance × ${number(last / first, 3)} after ${path.length - 1} steps.${local}`;
   }
 

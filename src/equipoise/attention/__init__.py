@@ -10,6 +10,7 @@ and ``attention_statistics`` says what each row reads. The lookup functions turn
 which query copies a value, or averages some, and how wrong can it be?
 """
 
+from equipoise._types import legible as _legible
 from equipoise.attention._cache.append import append_to_cache
 from equipoise.attention._cache.cache import KVCache
 from equipoise.attention._cache.pages import evict_from_cache, reserve_pages
@@ -86,3 +87,5 @@ __all__ = [  # noqa: RUF022
     "noisy_lookup",
     "NoisyLookup",
 ]
+
+_legible(globals())

@@ -50,7 +50,7 @@ def flax_attention_fn(
         dropout_rate: Probability that a weight is dropped; the others grow by 1/(1 − rate).
         broadcast_dropout: Without effect: each weight has its own fate.
         deterministic: Whether nothing is dropped.
-        dtype: To compute in. Default that of the arrays.
+        dtype: Type to compute in. Default that of the arrays.
         precision: None; :func:`jax.default_matmul_precision` sets that of all products.
         module: None: the weights that flax would sow here never exist.
         **options: The keyword arguments of :func:`dot_product_attention` from ``scale`` to

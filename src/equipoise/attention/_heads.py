@@ -137,11 +137,11 @@ class MultiHeadAttention:
         """Output for every row of ``inputs``, which read ``context`` or themselves.
 
         ``options`` are those of :func:`dot_product_attention` from ``scale`` to ``mask_fn``, and
-        stand for the layer's own: a window may be an array, so that layers in one scan have each
-        theirs. ``positions`` turn the rotary embedding; with a context its tokens count from 0.
+        stand for the layer's own: a window may be an array, so that layers in one scan each have
+        their own. ``positions`` turn the rotary embedding; with a context its tokens count from 0.
         Without a ``dropout_key`` nothing is dropped. ``implementation`` is that of
-        :func:`dot_product_attention`, or ``"plain"``, which writes out the scores, s of them a row
-        or those of the window, and is analyzed exactly with named sizes; of the options and
+        :func:`dot_product_attention`, or ``"plain"``, which writes out the scores, s of them per
+        row or those of the window, and is analyzed exactly with named sizes; of the options and
         arrays it takes ``is_causal`` alone, and no sinks.
         """
         inputs = self._checked(params, "inputs", inputs)
@@ -181,7 +181,7 @@ class MultiHeadAttention:
     def init_cache(self, capacity: int, **layout: Unpack[Layout]) -> KVCache:
         """An empty cache for :meth:`step`, ``layout`` as in :func:`init_cache`.
 
-        With a latent it holds c + r numbers a token, for all heads together.
+        With a latent it holds c + r numbers per token, for all heads together.
         """
         heads, size, values = self.num_key_heads, self.head_size, self.value_size
         if self.latent_size is not None:

@@ -32,16 +32,16 @@ def multi_head_attention(
         y = \sum_{h=1}^{n} \operatorname{softmax}\!\left(
             \frac{x W^Q_h (c W^K_h)^\top}{\sqrt{d_h}}\right) c\, W^V_h W^O_h
 
-    With a latent each token is known by c numbers ℓ and one key κ that is turned, and so it is
-    cached; a head's keys and values are linear maps of them:
+    With a latent each token is represented by c numbers ℓ and one rotated key κ, which is all that
+    a cache holds; a head's keys and values are linear maps of them:
 
     .. math::
 
         \ell = c\, W^L, \quad k_h = [\,c\, W^{KR};\; \ell\, W^K_h\,], \quad v_h = \ell\, W^V_h,
         \qquad q_h = [\,x\, W^{QR}_h;\; x\, W^Q_h\,]
 
-    It is the library's one layer of attention: ``equipoise.layers`` builds its transformer block
-    on it. It has batch axes, contexts and grouped heads, for use; and named sizes, for counting.
+    It is the library's one layer of attention: ``equipoise.layers`` builds its transformer block on
+    it. It has batch axes, contexts and grouped heads for use, and takes named sizes for counting.
 
     Args:
         model_size: d, features of input and output; a number, or, as all sizes, a name for
@@ -80,7 +80,7 @@ def multi_head_attention(
         TypeError: If a size is neither a Python integer nor a string.
 
     Cost: 4·t·d·(n·h + k·h) + 4·n·t·s·h FLOPs for h = e; memory linear in t. The cache has k·(h + e)
-        numbers a token, or with a latent of c numbers c + r, and then a step over s tokens takes
+        numbers per token, or with a latent of c numbers c + r, and then a step over s tokens takes
         4·n·s·(c + r) FLOPs and 2·n·c·(h + e) to absorb the maps.
 
     Examples:

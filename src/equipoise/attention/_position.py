@@ -34,7 +34,8 @@ def rotary_embedding(
                         \sin p\,\theta_i & \cos p\,\theta_i \end{pmatrix}
         \begin{pmatrix} a \\ b \end{pmatrix}, \qquad \theta_i = \text{base}^{-2i/r}
 
-    Apply it to query and key: their product then depends on positions through their difference.
+    Apply it to query and key: their product then depends on the positions through their difference
+    alone.
 
     Args:
         x: Queries or keys. Shape ``(*batch, t, n, h)``.
@@ -141,7 +142,7 @@ def rotary_tables(
         ValueError: If ``size`` is odd or below 2.
         TypeError: If ``positions`` are not integers or ``size`` no Python integer.
 
-    Cost: 2·r FLOPs a position.
+    Cost: 2·r FLOPs per position.
 
     Examples:
         >>> cos, sin = attention.rotary_tables(jnp.arange(100), 4)
@@ -192,7 +193,7 @@ def alibi(num_heads: int, *, dtype: jnp.dtype | None = None) -> Alibi:
 
     Args:
         num_heads: n.
-        dtype: Of the slopes. Default float32, or float64 where it is enabled.
+        dtype: Type of the slopes. Default float32, or float64 where it is enabled.
 
     Returns:
         :class:`Alibi`, a pytree that is its own ``score_fn``, so slopes can be learned; no T × S

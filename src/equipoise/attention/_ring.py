@@ -91,8 +91,8 @@ def ring_attention(
         TypeError: If dtypes are wrong, as :func:`dot_product_attention` says.
 
     Cost: as :func:`dot_product_attention` over all keys, shared by the devices; memory is linear in
-        the tokens of one device, but for a random word a row with dropout. Keys and values travel
-        once around the ring.
+        the tokens of one device, apart from one random word per row with dropout. Keys and values
+        travel once around the ring.
 
     Examples:
         >>> mesh = jax.sharding.Mesh(jax.devices()[:1], ("sequence",))

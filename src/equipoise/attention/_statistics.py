@@ -34,7 +34,7 @@ class AttentionStatistics:
             keys may be read.
         top_indices: Their keys; −1 where fewer may be read.
         key_mass: Weight that each key gets from all rows, ``(*batch, s, n)``.
-        log_sum_exp: Of the scores and the sink, ``(*batch, t, n)``.
+        log_sum_exp: Log-sum-exp of the scores and the sink, ``(*batch, t, n)``.
         block: Weights of the chosen block, ``(*batch, n, rows, keys)``, or None.
     """
 

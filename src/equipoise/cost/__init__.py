@@ -14,6 +14,7 @@ on a mesh ``Cost.per_device`` is what one device does.
 ``dependencies`` and ``path_length`` say which outputs read which inputs, and over how long a path.
 """
 
+from equipoise._types import legible as _legible
 from equipoise.cost._analyze import Cost, analyze
 from equipoise.cost._breakdown import Breakdown, Communication
 from equipoise.cost._checkpoint import Checkpoints, best_checkpoint
@@ -56,3 +57,5 @@ __all__ = [  # noqa: RUF022
     "Pattern",
     "path_length",
 ]
+
+_legible(globals())

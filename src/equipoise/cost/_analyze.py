@@ -22,7 +22,7 @@ from equipoise.cost._expression.printing import folded
 from equipoise.cost._memory.peak import new_graph, peak_bytes
 from equipoise.cost._memory.residuals import Kept, of_function
 from equipoise.cost._partition.local import on_one_device
-from equipoise.cost._program.arguments import donated, scope_of, structures
+from equipoise.cost._program.arguments import donated, fitting, scope_of, structures
 from equipoise.cost._program.later import Later, known
 from equipoise.cost._program.layouts import layouts, mesh_of
 from equipoise.cost._program.mesh import Axes, Mesh
@@ -40,7 +40,7 @@ class Cost:
     Attributes:
         flops: Operations in all.
         matmul_flops: Those of products of matrices and convolutions, 2·m·k·n each.
-        elementwise_flops: Arithmetic, comparisons and selections, one an element.
+        elementwise_flops: Arithmetic, comparisons and selections, one per element.
         transcendental_flops: Exponentials, logarithms, roots and trigonometric functions.
         reduction_flops: Sums, maxima and running sums, one for each element but the first.
         other_flops: Sorting, Fourier transforms and linear algebra.
@@ -62,7 +62,7 @@ class Cost:
         branches: Operations of each branch of each ``cond``, in the order of the program.
         parts: Work by place in the code; :meth:`by` sums it.
         notes: What was assumed while counting.
-        residuals: Of the function's derivative, found when it is asked for.
+        residuals: Residuals of the function's derivative, found when they are asked for.
         per_device: What one device of a mesh computes, holds and sends, its shapes those of its
             parts; None where there is no mesh.
     """
@@ -120,14 +120,14 @@ class Cost:
         """What each part of the code costs: expressions that sum to the whole.
 
         A kind is ``"line"``, ``"function"``, ``"scope"`` (of ``jax.named_scope``), ``"primitive"``
-        or ``"dtype"``; of several the parts are what agrees in all. ``measure`` is ``"flops"`` or
-        another field that counts operations, ``"bytes_read"``, ``"bytes_written"``,
+        or ``"dtype"``; with several kinds, a part is what agrees in all of them. ``measure`` is
+        ``"flops"`` or another field that counts operations, ``"bytes_read"``, ``"bytes_written"``,
         ``"bytes_sent"``, or ``"boundary_bytes"``: of arguments where they are first read, and of
-        results. Lines and functions are those of your own files, the innermost that led
-        to an operation; with ``libraries`` also those of installed packages, JAX apart. A
-        derivative counts at the line that it differentiates. Of a ``cond`` without a branch that
-        is largest in every measure, the work counts at the line of the ``cond``. Raises
-        ``ValueError`` for another kind or measure.
+        results. Lines and functions are those of your own files, the innermost that led to an
+        operation; with ``libraries`` also those of installed packages, JAX apart. A derivative
+        counts at the line that it differentiates. Of a ``cond`` without a branch that is largest in
+        every measure, the work counts at the line of the ``cond``. Raises ``ValueError`` for
+        another kind or measure.
         """
         parts = (self.per_device or self).parts if measure == "bytes_sent" else self.parts
         return by(parts, kinds, measure, libraries=libraries)
@@ -214,19 +214,25 @@ def analyze(
     program = trace(fn, shapes, axes).program
     over = donated(donate, shapes, opened(program).outvars)
     residuals = Later(lambda: of_function(fn, shapes, axes))
-    found = _counted(program, ledger_of(counts), over, residuals)
+    found = _counted(program, ledger_of(counts), over, residuals, partitioned=False)
     sizes = meshes_in(program) if axes is None else axes.dimensions()
     if not sizes:
         return found
     local, notes = on_one_device(program, specs, sizes)
-    alone = _counted(local, ledger_of(counts, notes, sizes), over, known((None, ())))
+    ledger, over = ledger_of(counts, notes, sizes), fitting(over, opened(local))
+    alone = _counted(local, ledger, over, known((None, ())), partitioned=True)
     # What is sent is known of one device.
     assumed = tuple(note for note in found.notes if note != RESHARDED)
     return dataclasses.replace(found, per_device=alone, notes=assumed)
 
 
 def _counted(
-    program: ClosedProgram, ledger: Ledger, over: Mapping[int, int], residuals: Later[Kept]
+    program: ClosedProgram,
+    ledger: Ledger,
+    over: Mapping[int, int],
+    residuals: Later[Kept],
+    *,
+    partitioned: bool,
 ) -> Cost:
     """The cost of a program some of whose arguments have results that are written over them."""
     body = opened(program)
@@ -234,7 +240,7 @@ def _counted(
     walked = walked._replace(parts=with_boundary(walked.parts, program))
 
     def peak(*, barriers: bool) -> Expression:
-        graph = new_graph(barriers=barriers)
+        graph = new_graph(barriers=barriers, partitioned=partitioned)
         inputs = graph.arguments(body.invars)
         results = graph.run(program, inputs)
         return peak_bytes(graph, results, {inputs[i]: results[j] for i, j in over.items()})

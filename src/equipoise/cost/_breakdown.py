@@ -37,7 +37,7 @@ class Breakdown(Mapping[Label, Expression]):
     Attributes:
         kinds: What the parts are: lines, functions, scopes, primitives or dtypes.
         measure: The field of :class:`Cost` that is divided.
-        labels: One a part, in the order of the program; a tuple where there are several kinds.
+        labels: One per part, in the order of the program; a tuple where there are several kinds.
         expressions: What each part costs.
         code: The text of each line, where the parts are lines; otherwise empty.
     """

@@ -18,7 +18,7 @@ from equipoise.cost._training import under_policies
 
 @static_result
 class Checkpoints:
-    """What each policy of :func:`jax.checkpoint` keeps and computes, a row each.
+    """What each policy of :func:`jax.checkpoint` keeps and computes, one row each.
 
     Attributes:
         best: The policy that fits at the least work; None where none fits.

@@ -15,7 +15,7 @@ _COLUMNS = (*(n for n in Cost.__annotations__ if n not in _NO_COLUMNS), "residua
 
 @static_result
 class Comparison:
-    """Costs side by side; printed as a table, a row per name.
+    """Costs side by side; printed as a table, one row per name.
 
     Each measure is an attribute too, such as ``comparison.flops``: its column, in the order of
     ``names``, of numbers where sizes were given and of expressions otherwise.

@@ -68,7 +68,7 @@ def dependencies(fn: Layer, x: Point, axis: int = 0) -> Dependencies:
         axis: The axis of positions, in x and in the result.
 
     Returns:
-        :class:`Dependencies`, with one row an output position. ``structural`` is exact for
+        :class:`Dependencies`, with one row per output position. ``structural`` is exact for
         elementwise operations, matrix products, moves, masks, loops with known lengths and
         branches with known predicates; an operation outside of these reads everything and is named
         in ``assumptions``. A mask must lie below −10⁸ to count as one. ``measured`` is below

@@ -25,7 +25,7 @@ class Bounds(Mapping[Label, float]):
 
     Attributes:
         kinds: What the parts are: lines, functions, scopes, primitives or dtypes.
-        labels: One a part, in the order of the program; a tuple where there are several kinds.
+        labels: One per part, in the order of the program; a tuple where there are several kinds.
         matmul_seconds: Of each part; they sum to that of the whole.
         memory_seconds: Arguments first read there, and results made there. What no part reads or
             makes, such as an argument that is returned, counts in the whole alone.

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import jax
 
-from equipoise._check import at
+from equipoise._check import at, type_error
 from equipoise._jax.programs import OpenProgram, is_literal, opened
 from equipoise._types import PyTree, aligned, static_result
 from equipoise.cost._analyze import Cost, Peak, summary, trip_counts
@@ -74,7 +74,7 @@ class TrainingCost:
         """Both passes under each policy of :data:`jax.checkpoint_policies` that needs no names.
 
         The cost of a policy has what it keeps as ``residual_bytes``, and what it computes as
-        ``flops``. This traces a derivative a policy when it is first asked for.
+        ``flops``. This traces one derivative per policy when it is first asked for.
         """
         return self.under.found
 
@@ -134,7 +134,7 @@ def analyze_training(
     Raises:
         ValueError: As for :func:`analyze`, and where reverse mode is not defined, as through a
             ``while`` loop of unknown length.
-        TypeError: If an argument is neither an array nor a shape.
+        TypeError: If an argument is neither an array nor a shape, or ``policy`` is no function.
 
     Cost: Two traces with their derivatives and three walks each, whatever the sizes; four more
         when ``checkpoints`` are first asked for, or the result is printed.
@@ -152,6 +152,9 @@ def analyze_training(
     fn, args = closed_over(fn, args)
     shapes = structures(args, constraints)
     counts = trip_counts(trips)
+    if policy is not None and not callable(policy):
+        remedy = "Write jax.checkpoint_policies.dots_saveable, for one."
+        raise type_error("policy", "must be one of jax.checkpoint_policies", policy, remedy)
     ahead, back, total, residual = _passes(fn, shapes, counts, donate)
     again = jax.checkpoint(fn, policy=policy)
     return TrainingCost(

@@ -12,6 +12,7 @@ Make a game with ``zero_sum`` or ``general_sum``, choose an update rule Φ, and 
 Lyapunov exponents, orbit diagrams and basins of attraction.
 """
 
+from equipoise._types import legible as _legible
 from equipoise.games._beyond.normal_form import normal_form
 from equipoise.games._beyond.outcome import NormalForm, Outcome
 from equipoise.games._beyond.stable import StableStepSizes, stable_step_sizes
@@ -136,3 +137,5 @@ __all__ = [  # noqa: RUF022
     "basins",
     "Basins",
 ]
+
+_legible(globals())

@@ -13,6 +13,7 @@ A layer has ``init(key)``, ``apply(params, x)`` and, if it reads no later positi
 ``init_state(params, max_length)`` and ``step(params, state, x_t)``, equal to ``apply``.
 """
 
+from equipoise._types import legible as _legible
 from equipoise.layers._convolution import convolution
 from equipoise.layers._layer import Layer
 from equipoise.layers._linear_attention import linear_attention
@@ -32,3 +33,5 @@ __all__ = [  # noqa: RUF022
     "transformer_block",
     "stack",
 ]
+
+_legible(globals())

@@ -33,7 +33,7 @@ def convolution(
         dilation: δ, their distance; with k⁰, k¹, k², … in successive layers every position is
             reached after log n layers.
         features: The width of y. Default d.
-        is_causal: Whether the positions read are the own one and earlier ones.
+        is_causal: Whether it reads a position and earlier ones, rather than those around it.
 
     Returns:
         A :class:`Layer` with ``params`` ``kernel`` (k, d, e) and ``bias`` (e,). If causal, its

@@ -66,6 +66,8 @@ class Layer:
         leaves, _ = jax.tree_util.tree_flatten_with_path(self.shapes())
         return "\n".join([self.name, *(f"  {jax.tree_util.keystr(p)} {s}" for p, s in leaves)])
 
+    __repr__ = __str__  # without the addresses of its functions
+
 
 def sequence(value: Array, width: Extent) -> Array:
     """The argument as a sequence of the layer's width."""

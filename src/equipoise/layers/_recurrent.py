@@ -39,7 +39,7 @@ def elman_rnn(width: Size, *, hidden: Size | None = None) -> Layer:
     Raises:
         ValueError: If a width is below one or does not parse, or ``x`` is not (n, d).
 
-    Cost: 2·n·h·(d + h) FLOPs in n steps that wait for each other; O(h) memory a step in use.
+    Cost: 2·n·h·(d + h) FLOPs in n steps that wait for each other; O(h) memory per step in use.
 
     Examples:
         >>> rnn = layers.elman_rnn(3)
@@ -100,7 +100,7 @@ def gru(width: Size, *, hidden: Size | None = None) -> Layer:
     Raises:
         ValueError: If a width is below one or does not parse, or ``x`` is not (n, d).
 
-    Cost: 6·n·h·(d + h) FLOPs in n steps that wait for each other; O(h) memory a step in use.
+    Cost: 6·n·h·(d + h) FLOPs in n steps that wait for each other; O(h) memory per step in use.
 
     Examples:
         >>> layer = layers.gru(3)

@@ -34,7 +34,7 @@ def transformer_block(
         num_heads: h. It divides d.
         hidden: The width inside the feed-forward map. Default 4·d.
         is_causal: Whether a position reads itself and earlier ones alone.
-        window: How many positions to either side attention reads, the own one included.
+        window: How many positions attention reads to either side, its own included.
         implementation: ``"plain"`` writes out the scores, n² of them or n·r in a window, and is
             analyzed exactly with named sizes; ``"blockwise"`` is
             :func:`equipoise.attention.dot_product_attention`, in memory linear in n.

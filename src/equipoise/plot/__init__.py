@@ -5,6 +5,7 @@ new figure. Titles state what the numbers say, colors are told apart by color-bl
 nothing global is changed: ``styled`` is the house style as a context, for figures of your own.
 """
 
+from equipoise._types import legible as _legible
 from equipoise.plot._attention import (
     attention_costs,
     attention_rows,
@@ -76,3 +77,5 @@ __all__ = [  # noqa: RUF022
     "new_axes",
     "new_grid",
 ]
+
+_legible(globals())

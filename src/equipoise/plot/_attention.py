@@ -86,7 +86,7 @@ def attention_rows(
     """Entropy of every row and mass of every key, for inputs of any length.
 
     Args:
-        statistics: Of :func:`equipoise.attention.attention_statistics`, without batch axes.
+        statistics: Result of :func:`equipoise.attention.attention_statistics`, without batch axes.
         heads: Which heads to draw; the first four by default.
         ax: Two axes to draw on; those of a new figure by default.
 

@@ -43,7 +43,7 @@ def cost_curves(
     Raises:
         ValueError: If a size is missing, or fewer than two values are given.
 
-    Cost: One evaluation a point, and one :func:`equipoise.cost.crossover` for each pair.
+    Cost: One evaluation per point, and one :func:`equipoise.cost.crossover` for each pair.
 
     Examples:
         >>> from equipoise import plot

@@ -36,7 +36,7 @@ def time_bounds(
     Raises:
         ValueError: If ``kind`` is unknown, or no part takes a finite time above 0.
 
-    Cost: Three evaluations a part.
+    Cost: Three evaluations per part.
 
     Examples:
         >>> from equipoise import plot

@@ -45,7 +45,7 @@ def cost_tree(
     Raises:
         ValueError: If a size is missing, the cost is 0, or ``kind`` or ``measure`` is unknown.
 
-    Cost: One evaluation a place in the code.
+    Cost: One evaluation per place in the code.
 
     Examples:
         >>> from equipoise import plot

@@ -128,7 +128,7 @@ def eigenvalue_paths(
         rule: The update rule.
         equilibrium: A tuple of one pytree per player.
         step_sizes: Step sizes η, a vector.
-        critical: Of this rule; marks where the circle is left.
+        critical: Critical step of this rule; marks where the circle is left.
         ax: Axes to draw on. Default: those of a new figure.
 
     Returns:

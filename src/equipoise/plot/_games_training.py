@@ -22,8 +22,8 @@ def sharpness(
     """The sharpness along training, and the edge beyond which its learning rate would leave.
 
     Args:
-        found: Of :func:`equipoise.games.critical_learning_rate` at many points of a run, its arrays
-            one a point: by ``jax.lax.map``, or results stacked leaf by leaf.
+        found: Results of :func:`equipoise.games.critical_learning_rate` at many points of a run,
+            one entry per point: by ``jax.lax.map``, or results stacked leaf by leaf.
         steps: The step of each point, a vector.
         learning_rate: That of the run. The edge is the sharpness at which it would be critical.
         ax: Axes to draw on. Default: those of a new figure.
@@ -70,9 +70,9 @@ def noise_floors(
     """The distance at which the noise of batches holds play, over step sizes.
 
     Args:
-        floors: Of :func:`equipoise.games.noise_floor` for many step sizes, by ``jax.vmap``.
+        floors: Results of :func:`equipoise.games.noise_floor` for many step sizes, by ``jax.vmap``.
         step_sizes: The step sizes η, a vector.
-        critical: Of the same game and rule; marks where the variance begins to grow.
+        critical: Critical step of the same game and rule; marks where the variance begins to grow.
         played: Root mean square distances of runs, one per step size, drawn as points.
         ax: Axes to draw on. Default: those of a new figure.
 

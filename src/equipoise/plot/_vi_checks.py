@@ -23,8 +23,8 @@ def fit_history(fit: vi.Fit, *, ax: Axes | None = None) -> Axes:
     The curve is on the fit's own points; the level beside it is the bound on fresh draws, with two
     standard errors. The log evidence is that of the weighted draws. As the first steps may gain
     thousands of nats, the axis shows where the last nine tenths of the steps are. After the steps
-    stands a column for each of ``fit.stages``, from cheap to dear, in the color of its verdict;
-    the one with a frame made the draws of the fit.
+    stands a column for each of ``fit.stages``, from cheap to expensive, in the color of its
+    verdict; the one with a frame made the draws of the fit.
 
     Args:
         fit: What :func:`equipoise.vi.fit` returned.
@@ -98,7 +98,7 @@ def rank_histograms(
             figure, for twelve numbers at most.
 
     Returns:
-        The axes, one a number. Titles give its name and p-value.
+        The axes, one per number. Titles give its name and p-value.
 
     Raises:
         ValueError: If there are more axes than numbers.

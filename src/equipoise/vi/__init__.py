@@ -11,6 +11,7 @@ The bound, its two terms and its tighter relatives come with standard errors, an
 ``gradient_variance`` measure what is otherwise hoped for.
 """
 
+from equipoise._types import legible as _legible
 from equipoise.vi._bounds.annealed import annealed_bound
 from equipoise.vi._bounds.elbo import elbo
 from equipoise.vi._bounds.elbo_terms import ElboTerms, cyclical_weight, elbo_terms, free_bits
@@ -81,3 +82,5 @@ __all__ = [  # noqa: RUF022
     "from_numpyro",
     "to_arviz",
 ]
+
+_legible(globals())

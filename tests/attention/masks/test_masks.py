@@ -106,6 +106,12 @@ def test_masks_compute_every_block_that_has_a_pair(name, row_block, key_block):
             assert bool(some) == ((i, j) in pairs), "a block without a pair is skipped"
 
 
+def test_from_function_prints_without_its_program():
+    mask = attention.from_function(lambda b, h, q, k: k != q) & attention.causal()
+    assert "from_function(...)" in repr(mask)
+    assert "lambda" not in repr(mask)
+
+
 def test_masks_halve_causal_work_and_bound_window_work():
     mask = attention.causal()
     grid = Grid(1, 12, 12, 1, 1, 1)

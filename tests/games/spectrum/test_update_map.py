@@ -12,6 +12,10 @@ START = (jnp.asarray(1.0), jnp.asarray(0.5))
 BILINEAR = games.zero_sum(lambda x, y: x * y)
 
 
+def test_update_map_prints_without_addresses():
+    assert repr(games.update_map(BILINEAR, games.simultaneous(), 0.3)).count("0x") == 0
+
+
 def test_update_map_equals_a_step_on_the_full_state():
     rule = games.momentum(0.5)
     step, ravel, unravel = games.update_map(BILINEAR, rule, 0.3)

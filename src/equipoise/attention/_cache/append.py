@@ -38,11 +38,11 @@ def append_to_cache(
         cache: The tokens so far.
         key: k of the new tokens. Shape ``(*batch, t, k, h)``; converted to the cache's dtype.
         value: v of the new tokens. Shape ``(*batch, t, k, e)``.
-        entries: Which entries get them, all different, where each has a length of its own. Then
-            the arrays have m for ``*batch``. A number that is no entry's, such as -1, is a row
-            that goes nowhere. Default all entries in order.
-        lengths: How many of the t tokens each of them gets, the first ones. Default t, which is
-            the most, as 0 is the least.
+        entries: Which entries get them, all different, where each has a length of its own. Then the
+            arrays have m for ``*batch``. A number that is no entry's, such as -1, is a row that is
+            dropped. Default all entries in order.
+        lengths: How many of the t tokens each of them gets, the first ones. From 0 to t, which is
+            the default.
 
     Returns:
         The cache with these tokens. Without ``ring``, tokens that find no room are dropped: those

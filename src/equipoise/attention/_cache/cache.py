@@ -13,7 +13,7 @@ GIVEN_BACK = -2
 
 @result
 class KVCache:
-    """Keys and values of the tokens so far, of entries of one length or of one each.
+    """Keys and values of the tokens so far; entries share a length or have their own.
 
     In pages an entry's positions lie in the pages that its row of the table names, one page of
     positions after the other; entries that share a first part name the same pages.
@@ -22,7 +22,7 @@ class KVCache:
         key: Shape ``(*batch, capacity, k, h)``; in pages ``(num_pages, page_size, k, h)``.
         value: The same with e features.
         length: Tokens appended so far, those that found no room included: a scalar, or one number
-            an entry, ``(*batch)``.
+            per entry, ``(*batch)``.
         ring: Whether a new token takes the place of the oldest when there is no room.
         page_table: The numbers of an entry's pages, ``(*batch, capacity / page_size)``; a number
             outside of 0, …, num_pages − 1 is no page: -1 if there was none yet, -2 if it was given

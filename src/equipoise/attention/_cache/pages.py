@@ -110,7 +110,7 @@ def evict_from_cache(
         \ell_b \leftarrow 0, \qquad \text{pages of } b \leftarrow \varnothing
 
     Args:
-        cache: The tokens so far, with one length an entry.
+        cache: The tokens so far, with one length per entry.
         entries: Which entries. Shape ``(m,)``; a number that is no entry's, such as -1, is passed
             over.
         before: Positions, ``(m,)``: only pages that lie wholly before them are given back, and the

@@ -51,12 +51,12 @@ def init_cache(
         head_size: h.
         value_size: e. Default h; 0 where keys are read as values, as latents are.
         batch: Leading axes.
-        dtype: Of keys and values. Numbers of 8 bits, int8 or ``float8_e4m3fn`` and its like, have
-            a float32 scale for each token and head beside them.
+        dtype: Type of keys and values. Numbers of 8 bits, int8 or ``float8_e4m3fn`` and its like,
+            have a float32 scale for each token and head beside them.
         ring: Whether a new token replaces the oldest when the cache is full. For windows: a window
             of w past positions, decoded t tokens at a time, needs capacity w + t only.
         ragged: Whether each entry has a length of its own, as requests of a server have. Pages
-            come with that.
+            imply it.
         page_size: Tokens of a page, which divide C. None for storage without pages. A page is what
             is read at once: on a CPU 64 and more are faster than 16.
         num_pages: Pages that all entries share. Default as many as they can fill. No entry has one
@@ -68,18 +68,19 @@ def init_cache(
 
         In 8 bits a number of a vector x of one token and head comes back as
         :math:`\hat x = s \operatorname{round}(x / s)`, s = max|x| / 127 in int8, so that
-        :math:`|\hat x - x| \le \max|x| / 254`; short floats have the largest number m of their
-        format for 127, and :math:`|\hat x - x|` at most 1/17 of :math:`|x|` (e4m3) or 1/9 (e5m2),
-        or half the least number of the format times s. Scores c·q·k then move by at most
-        δ = c·Σ|q|·max|k| / 254 in int8, weights by a factor between :math:`e^{\pm 2\delta}`, and
-        an output by at most :math:`\max|v|\,(1/254 + e^{2\delta} - 1)`. Rounding has no slope:
+        :math:`|\hat x - x| \le \max|x| / 254`; floats of 8 bits have the largest number m of
+        their format in place of 127, and :math:`|\hat x - x|` at most 1/17 of :math:`|x|` (e4m3)
+        or 1/9 (e5m2), or half the least number of the format times s. Scores c·q·k then move by at
+        most δ = c·Σ|q|·max|k| / 254 in int8, weights by a factor between :math:`e^{\pm 2\delta}`,
+        and an output by at most :math:`\max|v|\,(1/254 + e^{2\delta} - 1)`. Rounding has no slope:
         the gradient by appended keys and values is 0.
 
     Raises:
         ValueError: If a size is below 1, pages do not divide the capacity, or a ring has pages.
         TypeError: If a size is no Python integer, or ``dtype`` is neither floating-point nor int8.
 
-    Cost: capacity·k·(h + e) numbers a batch entry; with pages num_pages·page_size·k·(h + e) in all.
+    Cost: capacity·k·(h + e) numbers per batch entry; with pages num_pages·page_size·k·(h + e) in
+        all.
 
     Examples:
         >>> cache = attention.init_cache(128, 2, 16, batch=(4,))

@@ -21,8 +21,13 @@ from equipoise.attention._kernel.operations import (
     spread,
     times_value,
 )
-from equipoise.attention._kernel.problem import Problem
-from equipoise.attention._kernel.schedule import grid_of, grid_of_values, schedule_of
+from equipoise.attention._kernel.problem import Block, Problem, indices
+from equipoise.attention._kernel.schedule import (
+    grid_of,
+    grid_of_values,
+    partly_allowed,
+    schedule_of,
+)
 from equipoise.attention._kernel.scores import dropout, scores
 from equipoise.attention._kernel.tangent import (
     BY_ROW,
@@ -47,7 +52,9 @@ def blockwise(problem: Problem, block_size: int | None) -> _Totals:
         return out, jnp.broadcast_to(zero - jnp.inf, shape)
     grid = grid_of(problem, block_size)
     static = _Static(grid, grid_of_values(problem, grid, block_size))
-    schedules = schedule_of(problem, grid), schedule_of(problem, static.values)
+    schedule = schedule_of(problem, grid)
+    same = static.values == grid
+    schedules = schedule, schedule if same else schedule_of(problem, static.values)
     return _attend(dataclasses.replace(problem, sinks=None).as_arrays(), schedules, static)
 
 
@@ -97,20 +104,16 @@ def _forward(problem: Problem, schedule: Schedule, grid: Grid) -> _Totals:
     def update(carry: _Carry, place: Place, blocks: list[Array]) -> _Carry:
         top, total, acc = carry
         part = jax.tree.unflatten(structure, blocks[: len(leaves)])
+        # Rows are fewer numbers to scale than scores are.
+        part = dataclasses.replace(part, query=part.query.astype(dtype) * part.scale, scale=1.0)
         if problem.masked:
             # A masked value must reach nothing, and 0 times NaN is NaN: it counts as 0, and its key
             # is NaN, which reaches the scores of those alone who may read it.
             broken = blocks[-1] if several else broken_values(part.value)
             key = lax.add(part.key, spread(broken, part.key))
             part = dataclasses.replace(part, key=key, value=clean(part.value))
-        else:
-            # Nothing passes over the scores: the rows are fewer numbers to scale.
-            part = dataclasses.replace(part, query=part.query.astype(dtype) * part.scale, scale=1.0)
         block = block_of(part, place, grid)
-        score, allowed = scores(block)
-        allowed = both(allowed, overlap(place, block, grid, of_rows=False))
-        if allowed is not None:
-            score = only(score, allowed, -jnp.inf)
+        score = _allowed_scores(block, place, grid)
         peak = lax.max(top, lax.reduce_max(score, (3,)))
         weight = lax.exp(lax.sub(score, spread(peak, score)))
         shrink = lax.exp(lax.sub(top, peak))
@@ -142,6 +145,30 @@ def _forward(problem: Problem, schedule: Schedule, grid: Grid) -> _Totals:
         arrays, axes = [*arrays, broken_values(value)], [*axes, along]
     found = walk(grid, schedule, arrays, axes, totals, start=start, update=update, finish=finish)
     return written_whole(found[0], BY_ROW, grid), written_whole(found[1], BY_ROW, grid)
+
+
+def _allowed_scores(block: Block, place: Place, grid: Grid) -> Array:
+    """Scores of a block, -inf where a pair may not attend or an earlier block had it."""
+    problem = block.problem
+    partly, mask = partly_allowed(problem, place, grid), problem.mask
+    if partly is not None:
+        block = block._replace(problem=dataclasses.replace(problem, mask=None))
+    score, allowed = scores(block)
+    allowed = both(allowed, overlap(place, block, grid, of_rows=False))
+    if allowed is not None:
+        score = only(score, allowed, -jnp.inf)
+    if partly is None or mask is None:
+        return score
+
+    def ruled(score: Array) -> Array:
+        return only(score, mask.allowed(indices(block)), -jnp.inf)
+
+    def where_needed(score: Array) -> Array:
+        # In this order: XLA copies what is handed through a first branch.
+        return lax.cond(partly, ruled, lambda score: score, score)
+
+    found: Array = lax.platform_dependent(score, cpu=where_needed, default=ruled)
+    return found
 
 
 def broken_values(value: Array) -> Array:

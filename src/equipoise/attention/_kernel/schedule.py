@@ -6,16 +6,22 @@ import math
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 
 from equipoise._jax.varying import mesh_of
 from equipoise._types import Array, PyTree
-from equipoise.attention._kernel.grid import Grid, Schedule, int32, is_named, least
+from equipoise.attention._kernel.grid import Grid, Place, Schedule, int32, is_named, least
 from equipoise.attention._kernel.problem import Problem
 from equipoise.attention._masks.mask import Extent, Flags, Mask
 
 # Blocks are long enough for XLA on CPU to share out their products between cores; what is held at
 # once, over batch and heads, is at most so many scores.
 _BLOCK, _SMALLEST, _LONGEST, _SCORES = 512, 128, 4096, 2**24
+# Where a mask is known to skip some of them, blocks of this length in place of a single one: so few
+# scores stay in a core's own cache, and are not worth to be shared out.
+_SHORT = 64
+# A pass over as many scores costs more than a branch that spares it.
+_WORTH_A_BRANCH = 2**16
 # On CPU a product of one head is shared out between cores, and products of several heads go one
 # after another: heads are taken together only while their scores are few enough to stay in cache.
 _IN_CACHE = 2**19
@@ -24,11 +30,25 @@ _NAMED_BATCH = 8  # what a batch counts whose size is a name
 
 def grid_of(problem: Problem, block_size: int | None) -> Grid:
     """Blocks of nearly equal length, none longer than asked for."""
+    grid = _grid(problem, block_size)
+    if block_size is not None or problem.mask is None or not _on_cpu(problem):
+        return grid
+    one = not is_named(grid.rows, grid.keys) and grid.row_blocks == grid.key_blocks == 1
+    finer = _grid(problem, _SHORT) if one else grid
+    possible = None if finer == grid else _known(problem, finer)
+    return finer if possible is not None and not possible.all() else grid
+
+
+def _on_cpu(problem: Problem) -> bool:
+    """Whether one device computes all of it, a CPU."""
+    return jax.default_backend() == "cpu" and _divided(problem) == 1
+
+
+def _grid(problem: Problem, block_size: int | None) -> Grid:
     b, t, s, k, g = problem.sizes
     b, named_heads = _NAMED_BATCH if is_named(b) else b, is_named(k, g)
     # Heads that XLA may have divided between devices are not taken one by one.
-    devices = _divided(problem)
-    on_cpu = jax.default_backend() == "cpu" and devices == 1
+    devices, on_cpu = _divided(problem), _on_cpu(problem)
     row_block = key_block = block_size or _BLOCK
     if block_size is None:
         # Where no block is skipped, long ones waste nothing and pass over the sums less often.
@@ -148,13 +168,37 @@ def possible_blocks(mask: Mask | None, offset: int | Array, grid: Grid) -> Flags
         return every
     rows = _ends(grid.rows, grid.row_block, grid.row_blocks)
     keys = _ends(grid.keys, grid.key_block, grid.key_blocks)
+    return mask.bounds(_extent(rows, keys, offset, grid))[0] & every
+
+
+def partly_allowed(problem: Problem, place: Place, grid: Grid) -> Array | None:
+    """Whether some pairs of a block may not attend; None where that is not worth to be asked."""
+    if problem.mask is None or is_named(grid.rows, grid.keys) or not _on_cpu(problem):
+        return None
+    if grid.key_blocks == 1 or grid.row_block * grid.key_block < _WORTH_A_BRANCH:
+        return None
+    rows, keys = (
+        (lax.reshape(start, (1,)), lax.reshape(start + np.int32(size - 1), (1,)))
+        for start, size in (
+            (place.row_start, grid.block_rows),
+            (place.key_start, grid.block_keys),
+        )
+    )
+    certain = problem.mask.bounds(_extent(rows, keys, problem.offset, grid))[1]
+    # Of NumPy where it is false for any block.
+    return most_of_batch(~certain.all()) if isinstance(certain, jax.Array) else None
+
+
+def _extent(
+    rows: tuple[Flags, Flags], keys: tuple[Flags, Flags], offset: int | Array, grid: Grid
+) -> Extent:
+    """Of blocks from these first to these last rows and keys."""
     row_first, row_last = (x[None, :, None] for x in rows)
     key_first, key_last = (x[None, None, :] for x in keys)
     ahead = offset if isinstance(offset, int) else offset[:, None, None]
     query = row_first + ahead, row_last + ahead
     sizes = grid.block_rows, grid.block_keys
-    extent = Extent((row_first, row_last), query, (key_first, key_last), sizes)
-    return mask.bounds(extent)[0] & every
+    return Extent((row_first, row_last), query, (key_first, key_last), sizes)
 
 
 @jax.custom_batching.custom_vmap

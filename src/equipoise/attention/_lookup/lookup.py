@@ -59,13 +59,13 @@ class LookupQuery:
 
     Attributes:
         query: Least-norm query q, ``(d,)``; NaN where the target cannot be reached.
-        feasible: Whether it can.
-        reason: 0 where it can, otherwise an number of :class:`LookupReason`.
+        feasible: Whether the target can be reached.
+        reason: 0 where it can, otherwise a number of :class:`LookupReason`.
         weights: Attained softmax(k q), ``(n,)``; NaN where the target cannot be reached.
         margin: Attained distance in score between mixture and best other key; at least the
             sharpness up to rounding, infinite without other keys.
         norm: ‖q‖.
-        certificate: c, ``(n,)``, the proof where there is none: Σc = 0 and Σ c_i k_i = 0 with
+        certificate: c, ``(n,)``, the proof where no query exists: Σc = 0 and Σ c_i k_i = 0 with
             c_i ≤ 0 on keys that should not be read. Zero where the target is reached.
     """
 

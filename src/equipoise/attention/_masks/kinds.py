@@ -174,6 +174,10 @@ class _Function(Mask):
     function: Hoisted = static_field()
     captured: tuple[Array, ...]
 
+    def __repr__(self) -> str:
+        """As it was made, without the program of its function."""
+        return "from_function(...)"
+
     def allowed(self, pairs: Indices) -> Array:
         """The function's values."""
         return self.function(self.captured, (pairs.batch, pairs.head, pairs.query, pairs.key))

@@ -56,11 +56,11 @@ def document(lengths: Int[Array, "*batch documents"]) -> Mask:
 
     Args:
         lengths: Tokens of each document. Shape ``(*batch, documents)``, or ``(documents,)``
-            for all. Documents of length 0 are none.
+            for all. A length of 0 is no document.
 
     Returns:
-        A mask value. Positions count, that of a row with the ``query_offset`` of the call; those
-        after the last document are one more.
+        A mask value. A row counts by its position, the ``query_offset`` of the call included.
+        Positions after the last document form one more.
 
     Raises:
         ValueError: If there is no axis of documents.
@@ -84,7 +84,7 @@ def document(lengths: Int[Array, "*batch documents"]) -> Mask:
 
 @at("attention.prefix")
 def prefix(length: int | Int[Array, "*batch"]) -> Mask:
-    r"""Every query reads the first keys; with a causal mask, a prefix model.
+    r"""Every query reads the first keys; joined with a causal mask, a prefix model.
 
     .. math::
 

@@ -13,15 +13,15 @@ from equipoise.attention._masks.packed import integers
 
 @at("attention.tree")
 def tree(parents: Int[Array, "*batch t"]) -> Mask:
-    r"""Guessed tokens read their ancestors in a tree, and all that came before it.
+    r"""Guessed tokens read their ancestors in a tree, and everything before the tree.
 
     .. math::
 
         m_{ij} = [\, j < o \,] \lor [\, j - o \preceq i \,], \qquad o = \text{query offset}
 
     Args:
-        parents: The row of each row's parent, before its own; any other number is no parent, as
-            −1. Shape ``(*batch, t)``, or ``(t,)`` for all.
+        parents: For each row the row of its parent, which comes before it; any other number, such
+            as −1, says that it has none. Shape ``(*batch, t)``, or ``(t,)`` for all.
 
     Returns:
         A mask value. With the number of past tokens as the ``query_offset`` of the call, rows

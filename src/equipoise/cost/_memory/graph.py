@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 import jax.numpy as jnp
 
 from equipoise._jax.checkpoints import recomputes
+from equipoise._jax.evaluation import implementation
 from equipoise._jax.programs import (
     SCAN,
     SHARD_MAP,
@@ -18,7 +19,6 @@ from equipoise._jax.programs import (
     Program,
     aval,
     called,
-    implementation,
     is_array,
     is_literal,
     opened,
@@ -46,10 +46,10 @@ from equipoise.cost._memory.values import Node, Values, shape_of
 from equipoise.cost._program.sizes import count, is_one
 
 _INDEX = 4  # bytes of a place in an axis
-_WORDS = 3  # beside random bits, while they are mixed: theirs, and two that are next
+_WORD = 4  # bytes of each of the two words that random bits are made of
 _FLAT = "flat"  # the shape of products that are computed as matrices
 _ELEMENTWISE = frozenset(ELEMENTWISE.split())
-_Inner = Callable[[Program, int], Sequence[Expression]]
+_Inner = Callable[[Program, int, set[int]], Sequence[Expression]]
 
 
 class Graph(Values):
@@ -58,9 +58,9 @@ class Graph(Values):
     With barriers, what a checkpoint computes again waits for all that it reads.
     """
 
-    def __init__(self, inner: _Inner, *, barriers: bool = False) -> None:
+    def __init__(self, inner: _Inner, *, barriers: bool, partitioned: bool) -> None:
         super().__init__()
-        self._inner, self._barriers = inner, barriers
+        self._inner, self._barriers, self.partitioned = inner, barriers, partitioned
         self._scattered: dict[int, tuple[int, ...]] = {}  # sums onto zeros: indices and updates
         self._masks: set[int] = set()  # ones and zeros that were Booleans
         self._unread: set[Atom] = set()  # what loops build for nobody
@@ -121,8 +121,14 @@ class Graph(Values):
         if name == "dot_general":
             operands = [self.lying.get(v, v) for v in operands]
         apart = lies_apart(equation)
-        for i in (0,) if apart else reordered(equation):
-            operands[i] = self.copy(operands[i])
+        if apart:
+            operands[0] = self.copy(operands[0])
+        for i, order in reordered(equation):
+            operands[i] = self.in_order(operands[i], order)
+        if name == "erf_inv":
+            return [self._inverse(equation.outvars[0], *operands)]
+        if name == "random_bits":
+            return [self._mix(equation.outvars[0], *operands)]
         if name == "select_and_scatter_add":
             return [self._select_and_scatter(equation, *operands)]
         makes = tuple(
@@ -135,6 +141,32 @@ class Graph(Values):
         elif not self._scatters(name, operands, makes):
             self.nodes.append(self._node(equation, operands, makes))
         return [self.put_together(v) for v in makes] if apart else makes
+
+    def _inverse(self, atom: Atom, operand: int) -> int:
+        """The inverse error function: a polynomial in a logarithm and its root, where read."""
+        log, root, made = (self.value(atom) for _ in range(3))
+        for kind, reads, result in (
+            (Kind.DEAR, (operand,), log),
+            (Kind.DEAR, (log,), root),
+            (Kind.CHEAP, (operand, log, root), made),
+        ):
+            self.nodes.append(Node(kind, reads, (result,), alike=frozenset(reads)))
+        return made
+
+    def _mix(self, atom: Atom, key: int) -> int:
+        """Random bits: two words for each number, mixed where they lie, the next two beside them.
+
+        They are put together wherever the bits are read.
+        """
+        word = _WORD * count(aval(atom).shape)
+        counted, mixed = (tuple(self.new(word) for _ in range(2)) for _ in range(2))
+        over, made = tuple(zip(counted, mixed, strict=True)), self.value(atom)
+        self.nodes += [
+            *(Node(Kind.OPAQUE, (key,), (v,)) for v in counted),
+            Node(Kind.OPAQUE, counted, mixed, (2 * word,), over),
+            Node(Kind.CHEAP, mixed, (made,)),
+        ]
+        return made
 
     def _select_and_scatter(self, equation: Equation, source: int, operand: int) -> int:
         """What was largest in its window takes the source: found with its place in each axis."""
@@ -187,13 +219,12 @@ class Graph(Values):
                 operands.append(over[-1][0])
         if name in (SCAN, WHILE):
             operands = [self.straightened(v) for v in operands]
+        unread = {i for i, v in enumerate(equation.outvars) if v in self._unread}
         inside = tuple(
             extra * times
             for program, constants, times in held(equation)
-            for extra in self._inner(program, constants)
+            for extra in self._inner(program, constants, unread)
         )
-        if name == "random_bits":
-            inside = (self.bytes[makes[0]] * _WORDS,)
         views = self._views(equation, operands, makes)
         if name == "transpose":
             self.turned[makes[0]] = operands[0]

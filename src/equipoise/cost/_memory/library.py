@@ -11,25 +11,51 @@ from equipoise.cost._memory.kinds import REDUCING, Kind
 from equipoise.cost._memory.values import Node
 
 
-def take_whole(graph: Graph, results: set[int]) -> None:
-    """Put one operation in the place of each reduction and what the library computes with it."""
+def take_whole(graph: Graph, results: set[int], *, few: bool) -> None:
+    """Put one operation in the place of each reduction and what the library computes with it.
+
+    What reductions make may have too few elements for a call; then what follows from it alone is
+    computed outside.
+    """
     nodes, readers = graph.nodes, _readers(graph, results)
     maker = makers(graph, range(len(nodes)))
+    known = {i for i, node in enumerate(nodes) if node.in_library}
+    if few:
+        known -= _of_few(graph)
     for first in reversed(range(len(nodes))):
-        if not (nodes[first].in_library and nodes[first].kind in REDUCING and first in readers):
+        if not (first in known and nodes[first].kind in REDUCING and first in readers):
             continue
         inside, grown = set[int](), {first}
         while grown:
             inside |= grown
             above = {maker.get(v, -1) for i in inside for v in nodes[i].reads} - inside
-            grown = {i for i in above if i >= 0 and nodes[i].in_library and readers[i] <= inside}
+            grown = {i for i in above if i in known and readers[i] <= inside}
             below = readers[max(inside)]
             if not grown and len(below) == 1:
-                grown = {i for i in below if i >= 0 and nodes[i].in_library}
+                grown = below & known
         _join(graph, inside)
+        known -= inside
 
 
 _CALLER = -1  # reads the results
+
+
+def _of_few(graph: Graph) -> set[int]:
+    """The operations that compute as few numbers from results of reductions alone."""
+    few, found, filled = set[int](), set[int](), set[int]()
+    for index, node in enumerate(graph.nodes):
+        if node.kind is Kind.FILLED:
+            filled.update(node.makes)
+        reads = set(node.reads) - filled
+        if node.kind is Kind.SPREAD:  # with axes of one it is no operation
+            few.update(
+                v for v in node.makes if graph.bytes[v] in [graph.bytes[r] for r in reads & few]
+            )
+        elif reads and reads <= few:
+            found.add(index)
+        if node.kind is Kind.REDUCTION or index in found:
+            few.update(node.makes)
+    return found
 
 
 def _readers(graph: Graph, results: set[int]) -> dict[int, set[int]]:

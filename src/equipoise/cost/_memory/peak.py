@@ -6,6 +6,7 @@ whatever is computed again. Results have memory of their own from the beginning,
 arguments where there is some.
 """
 
+import functools
 import types
 from collections.abc import Mapping, Sequence
 
@@ -19,14 +20,21 @@ from equipoise.cost._memory.joint import join
 from equipoise.cost._memory.kinds import Kind
 from equipoise.cost._memory.library import take_whole
 from equipoise.cost._memory.places import spans
-from equipoise.cost._memory.schedule import save, schedule
+from equipoise.cost._memory.schedule import rebuild, save, schedule
 
 _NONE: Mapping[int, int] = types.MappingProxyType({})
 
 
-def new_graph(*, barriers: bool = False) -> Graph:
-    """A graph without values yet; with barriers, checkpoints are kept."""
-    return Graph(_inside, barriers=barriers)
+def new_graph(*, barriers: bool = False, partitioned: bool = False) -> Graph:
+    """A graph without values yet; with barriers, checkpoints are kept.
+
+    A partitioned program is that of one device of a mesh, which the partitioner wrote.
+    """
+    return Graph(
+        functools.partial(_inside, partitioned=partitioned),
+        barriers=barriers,
+        partitioned=partitioned,
+    )
 
 
 def peak_bytes(graph: Graph, results: Sequence[int], over: Mapping[int, int] = _NONE) -> Expression:
@@ -39,14 +47,17 @@ def peak_bytes(graph: Graph, results: Sequence[int], over: Mapping[int, int] = _
     return whole + largest(_alive(graph, results, over=over))
 
 
-def _inside(program: Program, num_constants: int) -> tuple[Expression, ...]:
+def _inside(
+    program: Program, num_constants: int, unread: set[int], *, partitioned: bool
+) -> tuple[Expression, ...]:
     """Bytes that one run of a loop's program needs beside its operands and results.
 
     What follows from constants alone is computed before the loop, and stays.
     """
-    graph = new_graph()
+    graph = new_graph(partitioned=partitioned)
     inputs = graph.arguments(opened(program).invars)
-    results = graph.run(program, inputs)
+    made = enumerate(graph.run(program, inputs))
+    results = [v for i, v in made if i not in unread]
     varying, bare = set(inputs[num_constants:]), set[int]()  # of the rest, what reads no array
     hoisted, here = set[int](), set[int]()
     for node in graph.nodes:
@@ -74,13 +85,17 @@ def _alive(
 ) -> tuple[Expression, ...]:
     """What may be the most bytes alive at once, beside the caller's and those of results.
 
-    XLA calls a library for what has many elements, which names do not say: so either with or
-    without it, whichever takes more.
+    XLA calls a library for what has many elements, which names do not say: so for nothing, for
+    everything, or for all but what reductions make, whichever takes more.
     """
+    if graph.partitioned:
+        rebuild(graph, (*results, *kept))
     join(graph)
-    called = graph.copied()
-    take_whole(called, {*results, *kept})
-    return frontier([p for way in (graph, called) for p in _peaks(way, results, kept, over)])
+    ways = [graph]
+    for few in (False, True):
+        ways.append(graph.copied())
+        take_whole(ways[-1], {*results, *kept}, few=few)
+    return frontier([p for way in ways for p in _peaks(way, results, kept, over)])
 
 
 def _peaks(

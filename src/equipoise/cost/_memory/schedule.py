@@ -1,7 +1,7 @@
 """When each loop runs: breadth first, as XLA runs programs on the CPU."""
 
 import collections
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from equipoise.cost._memory.fusion import Loops, ancestors, makers
 from equipoise.cost._memory.graph import Graph
@@ -29,6 +29,24 @@ def schedule(graph: Graph, reads: Mapping[int, frozenset[int]]) -> list[int]:
             if not missing[index]:
                 line.append(index)
     return [index for index in order if index >= 0]
+
+
+def rebuild(graph: Graph, results: Iterable[int]) -> None:
+    """Bring the operations into the order in which the partitioner writes a program anew.
+
+    That is depth first: before each operation what its operands follow from, the first one first.
+    """
+    maker, nodes = makers(graph, range(len(graph.nodes))), graph.nodes
+    done, order = set[int](), list[int]()
+    line = [maker[v] for v in results if v in maker][::-1]
+    while line:
+        before = [maker[v] for v in nodes[line[-1]].reads if v in maker]
+        if missing := [index for index in before if index not in done]:
+            line += missing[::-1]
+        elif (index := line.pop()) not in done:
+            done.add(index)
+            order.append(index)
+    graph.nodes = [nodes[index] for index in order]
 
 
 def save(graph: Graph, found: Loops, over: Mapping[int, int]) -> None:

@@ -1,7 +1,7 @@
 """Arguments given as arrays, shape structures or strings, with one scope of named sizes a call."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TypeAlias
 
 import jax
@@ -11,7 +11,7 @@ from jax import export
 
 from equipoise._check import type_error, value_error
 from equipoise._jax.meshes.local import typed_as
-from equipoise._jax.programs import Atom, Size, aval, is_array
+from equipoise._jax.programs import Atom, OpenProgram, aval, is_array
 from equipoise._types import PyTree
 from equipoise.cost._program.layouts import without_axes
 from equipoise.cost._program.sizes import as_text, structure
@@ -61,12 +61,12 @@ def donated(
     results: dict[_Kind, list[int]] = {}
     for i, v in enumerate(outvars):
         if is_array(v):
-            results.setdefault(_kind(aval(v).shape, aval(v).dtype), []).append(i)
+            results.setdefault(_kind(aval(v)), []).append(i)
     over = {}
     for i, (path, leaf) in enumerate(jax.tree_util.tree_leaves_with_path(tuple(shapes))):
         if path[0].idx not in numbers:
             continue
-        kind = _kind(jnp.shape(leaf), jnp.result_type(leaf))
+        kind = _kind(leaf)
         if not results.get(kind):
             raise value_error(
                 "donate",
@@ -78,8 +78,14 @@ def donated(
     return over
 
 
-def _kind(shape: Sequence[Size], dtype: np.dtype) -> _Kind:
-    return tuple(map(as_text, shape)), dtype
+def fitting(over: Mapping[int, int], local: OpenProgram) -> dict[int, int]:
+    """The same of one device: a part of another size than that of the result is kept."""
+    pairs = ((i, j, aval(local.invars[i]), aval(local.outvars[j])) for i, j in over.items())
+    return {i: j for i, j, part, result in pairs if _kind(part) == _kind(result)}
+
+
+def _kind(array: PyTree) -> _Kind:
+    return tuple(map(as_text, array.shape)), array.dtype
 
 
 def scope_of(args: Sequence[PyTree], constraints: Sequence[str]) -> export.SymbolicScope:

@@ -66,7 +66,7 @@ def critical_step_size(
         equilibrium: z*, a tuple of one pytree per player.
         max_step_size: Where the search ends. A positive number.
         step_ratios: Factors rᵢ of the common step, one per player: player i moves with rᵢ·η.
-            Default: 1 for everybody.
+            Default: 1 for all.
         num_evaluations: How many spectra are taken, rounded up to a multiple of 16, ≥ 32.
         method: ``"dense"``, ``"matrix_free"``, or ``"auto"``: dense up to 2048 unknowns of
             the full state. Without a matrix the same search runs on a few directions: the

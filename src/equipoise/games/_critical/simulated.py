@@ -82,7 +82,7 @@ def simulated_critical_step_size(
         max_step_size: η_max, where the search ends. A positive number.
         num_steps: T, the steps of a run at most, ≥ 16 and static.
         equilibrium: Where distances are measured from; see ``sweep``.
-        step_ratios: Factors of the common step, one per player. Default: 1 for everybody.
+        step_ratios: Factors of the common step, one per player. Default: 1 for all.
         num_rounds: How often the brackets shrink by m, ≥ 1 and static.
         lanes: m, ≥ 2.
         tolerance: See ``sweep``.

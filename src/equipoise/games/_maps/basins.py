@@ -75,8 +75,8 @@ def basins(
 
     Args:
         fn: f, a map z -> z.
-        axes: Coordinates of the grid, one vector an axis.
-        embed: From one number an axis to a start z₀. Default: the vector of these numbers.
+        axes: Coordinates of the grid, one vector per axis.
+        embed: From one number per axis to a start z₀. Default: the vector of these numbers.
         num_steps: Steps before the cycle is looked for.
         max_period: The longest cycle that is looked for.
         max_attractors: The most that are numbered; starts that settle on others have label 0.

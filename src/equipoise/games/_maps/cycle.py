@@ -13,7 +13,7 @@ from equipoise.games._maps.flat import Map, advance, flat_step, known_map, orbit
 
 @result
 class Cycle:
-    """States that a map visits in turn for ever, and how their neighbors move.
+    """States that a map visits in turn forever, and how their neighbors move.
 
     Attributes:
         states: z₀ … z_{p−1} on a new leading axis of each leaf.

@@ -51,7 +51,7 @@ def orbit_diagram(
         parameters: η, one leading axis on every leaf.
         num_transient: N, the steps that are left out.
         num_states: M, the states that are kept.
-        tolerance: Of the period, as in :func:`period`.
+        tolerance: Tolerance of the period, as in :func:`period`.
 
     Returns:
         :class:`OrbitDiagram`. Cycles up to length M − 1 are recognized.

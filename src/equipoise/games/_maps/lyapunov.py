@@ -20,7 +20,8 @@ class LyapunovExponents:
 
     Attributes:
         values: λ, per step in natural logarithms, largest first up to their standard errors.
-        standard_error: Of each value, from the means of 20 blocks; infinite where unknown.
+        standard_error: Standard error of each value, from the means of 20 blocks; infinite where
+            unknown.
         num_steps: Steps that were measured; fewer than asked for where the orbit overflowed.
         diverged: Whether the orbit or its tangents overflowed.
     """

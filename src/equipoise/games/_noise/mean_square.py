@@ -91,7 +91,7 @@ def mean_square_critical_step_size(
         rule: Φ, the update rule.
         equilibrium: z*, of the full-data game, a tuple of one pytree per player.
         max_step_size: Where the search ends. A positive number.
-        step_ratios: Factors rᵢ of the common step, one per player. Default: 1 for everybody.
+        step_ratios: Factors rᵢ of the common step, one per player. Default: 1 for all.
 
     Returns:
         The step size; see ``MeanSquareCriticalStep``. It differentiates once, in forward and

@@ -60,15 +60,15 @@ def from_optax(
     advances once a step, by the gradient at the half-point.
 
     The spectrum of such a rule is that of its players and of the memory that moves with them, as
-    momentum does. Slow memory is held: second moments, step counts, hyperparameters. It is told
-    apart by pushing the optimizer: what has no derivative by a vanishing gradient does not move.
-    With ``state`` it is held there; by default where a constant gradient, the one at the
-    equilibrium, leads it: Adam's second moment is its square, step counts are at their limit. An
-    optimizer whose step counts turn in a circle, as those of ``optax.MultiSteps``, is linearized
-    over the whole circle: a step is then that many updates.
+    momentum does. Slow memory is held: second moments, step counts, hyperparameters. Which memory
+    is slow is found by trial, with small pushes of the optimizer. With ``state`` it is held at that
+    state; by default it is held where a constant gradient, the one at the equilibrium, leads it:
+    Adam's second moment is its square, step counts are at their limit. An optimizer whose step
+    counts turn in a circle, as those of ``optax.MultiSteps``, is linearized over the whole circle:
+    a step is then that many updates.
 
     Args:
-        *optimizers: One ``optax.GradientTransformation`` a player, or one for all.
+        *optimizers: One ``optax.GradientTransformation`` per player, or one for all.
         order: The players in their order of play, each at least once; None moves all at once.
         extrapolate: Whether to take gradients at the half-point. Not with an order.
         projections: Πᵢ, as in ``simultaneous``; the half-point is projected too.
@@ -88,9 +88,9 @@ def from_optax(
         ValueError: If there are no optimizers, their number is neither one nor the game's, the
             order does not name every player, or it comes together with ``extrapolate``; if
             ``state`` or ``frozen`` does not fit. From the spectrum: if an optimizer answers a small
-            push of the gradient out of proportion, as Lion and all that goes by signs.
+            push of the gradient out of proportion, as Lion and others that go by signs do.
 
-    Cost: one vector field a step, two with ``extrapolate``, and the optimizers' own.
+    Cost: one vector field per step, two with ``extrapolate``, and the optimizers' own.
 
     Examples:
         >>> import optax

@@ -32,7 +32,7 @@ def simulate(
     Args:
         game: The game.
         rule: Φ, the update rule.
-        players: z₀, a tuple of one pytree of real arrays a player.
+        players: z₀, a tuple of one pytree of real arrays per player.
         step_size: η, one number or one per player.
         num_steps: T, the number of steps, ≥ 0 and static.
         key: Draws the batches of a sampled game, one per step. Without one every game is

@@ -52,8 +52,8 @@ def sweep(
 
     with Δt the time between the starts of the two spans where r shrinks and between their ends
     where it grows. Without an equilibrium, :math:`r_t = \lVert z_t - z_{t-1} \rVert`: a run is then
-    said to converge where it comes to rest, wherever that is. Its ``gradient`` tells whether the
-    players are content there.
+    said to converge where it comes to rest, wherever that is. Its ``gradient`` tells whether that
+    place is an equilibrium.
 
     In a sampled game with a key, z* or z_{t−1} is the place of a twin run under the same batches,
     which begins at the equilibrium or one step ahead. The noise that both share drops out of the
@@ -67,7 +67,7 @@ def sweep(
         step_sizes: η, an array of any shape. A concrete array that is sharded over a device mesh
             is swept where it lies, each device with its own loop.
         num_steps: T, the steps of a run at most, ≥ 16 and static.
-        step_ratios: Factors rᵢ of the common step, one per player. Default: 1 for everybody.
+        step_ratios: Factors rᵢ of the common step, one per player. Default: 1 for all.
         equilibrium: z*, where the distance is measured from. Default: none.
         tolerance: The relative change between the two spans that counts as none. The verdict then
             resolves rates that differ from 1 by about 4·tolerance/T.
@@ -90,10 +90,10 @@ def sweep(
         ValueError: If the players do not fit the game or the rule, a step size is negative or NaN,
             ``num_steps`` < 16, ``max_period`` < 1, or there is a key and the game is not sampled.
 
-    Cost: T + 2·``max_period`` steps for each step size at most, in blocks of 2 MiB of states
-    that end as soon as all their lanes are judged; memory of a few states a step size of a block
-    and of the results, no trajectories. From 10⁸ steps in all, Python numbers that game and rule
-    close over are compiled in: the steps are quicker, and other numbers compile anew.
+    Cost: T + 2·``max_period`` steps for each step size at most, in blocks of 2 MiB of states that
+    end as soon as all their lanes are judged; memory of a few states per step size of a block and
+    of the results, no trajectories. From 10⁸ steps in all, Python numbers that game and rule close
+    over are compiled in: the steps are quicker, and other numbers compile anew.
 
     Examples:
         >>> game = games.zero_sum(lambda p, q: p * q)

@@ -44,7 +44,7 @@ def consensus(gamma: float | jax.Array, *, projections: Projections = None) -> R
     Raises:
         TypeError: If ``projections`` is not a tuple of functions or None.
 
-    Cost: one vector field and one vector–Jacobian product of it a step.
+    Cost: one vector field and one vector–Jacobian product of it per step.
 
     Examples:
         >>> game, rule = games.zero_sum(lambda p, q: p * q), games.consensus(1.0)
@@ -80,7 +80,7 @@ def symplectic_adjustment(lambda_: float | jax.Array, *, projections: Projection
     Raises:
         TypeError: If ``projections`` is not a tuple of functions or None.
 
-    Cost: one vector field, one Jacobian–vector and one vector–Jacobian product of it a step.
+    Cost: one vector field, one Jacobian–vector and one vector–Jacobian product of it per step.
 
     Examples:
         >>> game, rule = games.zero_sum(lambda p, q: p * q), games.symplectic_adjustment(1.0)

@@ -42,7 +42,7 @@ def primal_dual_hybrid(theta: float | jax.Array = 1.0, *, projections: Projectio
         TypeError: If ``projections`` is not a tuple of functions or None.
         ValueError: If the game has not two players (by ``init``).
 
-    Cost: one partial gradient a player and step.
+    Cost: one partial gradient per player and step.
 
     Examples:
         >>> game, rule = games.zero_sum(lambda p, q: p * q), games.primal_dual_hybrid()
@@ -93,7 +93,7 @@ def alternating_extrapolation(
         TypeError: If ``projections`` is not a tuple of functions or None.
         ValueError: If the game has not two players (by ``init``).
 
-    Cost: one partial gradient a player and step.
+    Cost: one partial gradient per player and step.
 
     Examples:
         >>> game = games.zero_sum(lambda p, q: p * q)

@@ -41,7 +41,7 @@ class Game:
     """Losses of the players; made by ``zero_sum``, ``general_sum`` or ``sampled``.
 
     Attributes:
-        losses: One function a player, of all players in order, to a scalar.
+        losses: One function per player, of all players in order, to a scalar.
         is_zero_sum: Whether there are two players and the second loss is minus the first.
         batches: The data that a sampled game is played on; None for any other.
     """
@@ -116,7 +116,7 @@ def general_sum(*losses: Callable[..., Scalar]) -> Game:
         TypeError: If one of ``losses`` is not callable.
         ValueError: If there are none.
 
-    Cost: none; the vector field costs one reverse pass a player.
+    Cost: none; the vector field costs one reverse pass per player.
 
     Examples:
         >>> game = games.general_sum(lambda x: 3 * x**2)
@@ -151,7 +151,7 @@ def vector_field(game: Game, players: Players) -> Players:
 
     Args:
         game: The game.
-        players: z, a tuple of one pytree of real arrays a player.
+        players: z, a tuple of one pytree of real arrays per player.
 
     Returns:
         F(z), with the structure of ``players``.
@@ -202,14 +202,20 @@ def _field(game: TracedGame, players: Players) -> Players:
 def field(game: Game, players: Players) -> Players:
     """``vector_field`` without checks."""
     if game.is_zero_sum:
-        x, y = jax.grad(game.losses[0], argnums=(0, 1))(*players)
+        x, y = _gradient(game.losses[0], (0, 1))(*players)
         return x, jax.tree.map(jnp.negative, y)
     return tuple(partial_gradient(game, i, players) for i in range(len(players)))
 
 
 def partial_gradient(game: Game, player: int, players: Players) -> PyTree[Array]:
     """The gradient of one player's loss by its own position."""
-    return jax.grad(game.losses[player], argnums=player)(*players)
+    (gradient,) = _gradient(game.losses[player], (player,))(*players)
+    return gradient
+
+
+def _gradient(loss: Callable[..., Scalar], argnums: tuple[int, ...]) -> Callable[..., Players]:
+    """The gradient by some players; that of a traced loss is known to all that compute alike."""
+    return loss.gradient(argnums) if isinstance(loss, Traced) else jax.grad(loss, argnums)
 
 
 def checked_players(game: Game, players: Players, argument: str = "players") -> Players:

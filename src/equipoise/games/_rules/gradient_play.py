@@ -23,7 +23,7 @@ from equipoise.games._rules.rule import (
 
 @at("games.simultaneous")
 def simultaneous(*, projections: Projections = None) -> Rule:
-    r"""Everybody moves at once, down the gradient of its own loss.
+    r"""All players move at once, each down the gradient of its own loss.
 
     .. math::
 
@@ -42,7 +42,7 @@ def simultaneous(*, projections: Projections = None) -> Rule:
     Raises:
         TypeError: If ``projections`` is not a tuple of functions or None.
 
-    Cost: one vector field a step.
+    Cost: one vector field per step.
 
     Examples:
         >>> game, rule = games.zero_sum(lambda p, q: p * q), games.simultaneous()
@@ -75,7 +75,7 @@ def alternating(order: Sequence[int] | None = None, *, projections: Projections 
 
     Args:
         order: o, the players in their order of play, each at least once; one named k times moves k
-            times a step. Default: first to last, so that the minimizer of a zero-sum game begins.
+            times per step. Default: first to last, so that the minimizer of a zero-sum game begins.
         projections: Πᵢ, as in ``simultaneous``.
 
     Returns:
@@ -132,7 +132,7 @@ def extragradient(*, projections: Projections = None) -> Rule:
     Raises:
         TypeError: If ``projections`` is not a tuple of functions or None.
 
-    Cost: two vector fields a step.
+    Cost: two vector fields per step.
 
     Examples:
         >>> game, rule = games.zero_sum(lambda p, q: p * q), games.extragradient()
@@ -181,7 +181,7 @@ def optimistic(
     Raises:
         TypeError: If ``projections`` is not a tuple of functions or None.
 
-    Cost: one vector field a step.
+    Cost: one vector field per step.
 
     Examples:
         >>> game = games.zero_sum(lambda p, q: p * q)
@@ -232,7 +232,7 @@ def momentum(
         TypeError: If ``order`` is not a sequence of Python integers, or ``projections`` is no tuple
             of functions or None.
 
-    Cost: one vector field a step (one partial gradient a player with an order).
+    Cost: one vector field per step (one partial gradient per player with an order).
 
     Examples:
         >>> game, rule = games.zero_sum(lambda p, q: p * q), games.momentum(-0.5, order=(0, 1))

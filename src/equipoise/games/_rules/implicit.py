@@ -27,7 +27,7 @@ def proximal_point(*, max_newton: int = 20, projections: Projections = None) -> 
 
         z_{t+1} = \Pi\bigl(z_t - \eta F(z_{t+1})\bigr)
 
-    On a bilinear game it converges for every step size, by 1/√(1 + η²σ²) a step.
+    On a bilinear game it converges for every step size, by 1/√(1 + η²σ²) per step.
 
     Args:
         max_newton: Newton steps allowed for one step of play, ≥ 1. A quadratic game needs one.
@@ -92,7 +92,7 @@ def competitive(*, projections: Projections = None) -> Rule:
         TypeError: If ``projections`` is not a tuple of functions or None.
         ValueError: If the game has not two players (by ``init``).
 
-    Cost: a linear solve in all players' coordinates a step: dense up to 512, GMRES on
+    Cost: a linear solve in all players' coordinates per step: dense up to 512, GMRES on
     Jacobian–vector products above.
 
     Examples:

@@ -38,7 +38,7 @@ def lookahead(rule: Rule, num_steps: int = 5, alpha: float | Array = 0.5) -> Rul
         TypeError: If ``rule`` is no rule or ``num_steps`` no Python integer.
         ValueError: If ``num_steps`` < 1.
 
-    Cost: k steps of the inner rule a step.
+    Cost: k steps of the inner rule per step.
 
     Examples:
         >>> game, rule = games.zero_sum(lambda p, q: p * q), games.simultaneous()

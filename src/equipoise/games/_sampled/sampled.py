@@ -37,7 +37,7 @@ def sampled(
     Args:
         payoff: fᵢ(z), a function ``payoff(*players, datum)`` of the players and one row of the data
             to a scalar. A function of one player and a datum is minimized, one of two players and a
-            datum is the payoff of a zero-sum game. For any other game a tuple of losses, one a
+            datum is the payoff of a zero-sum game. For any other game a tuple of losses, one per
             player, each of all players and a datum.
         data: A pytree of arrays with the n rows in front. A datum is the pytree of one row.
         batch_size: B, the rows of a batch, static.

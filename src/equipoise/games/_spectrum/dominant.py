@@ -36,10 +36,10 @@ def dominant_eigenvalues(
     Args:
         matvec: v -> A v, linear, on vectors like ``example_vector``.
         example_vector: Gives length n and dtype; its values are not used.
-        key: Of the start vector, and of the directions after a breakdown.
+        key: Randomness of the start vector, and of the directions after a breakdown.
         num: How many eigenvalues.
         subspace: How many rows V has, m; memory is about 3·m·n numbers.
-        tolerance: Of the residual, relative to the modulus.
+        tolerance: Largest residual that counts as none, relative to the modulus.
         max_restarts: Bounds the number of products by about ``subspace``·``max_restarts``.
 
     Returns:
@@ -52,7 +52,7 @@ def dominant_eigenvalues(
         ValueError: If ``num`` exceeds n or the subspace leaves no room to restart.
 
     Cost: ``num_products`` products, each with 4·m·n operations to keep V orthonormal, and an
-    eigenvalue problem of m unknowns a restart; memory of about 3·m·n numbers.
+    eigenvalue problem of m unknowns per restart; memory of about 3·m·n numbers.
 
     Examples:
         >>> weights = jnp.linspace(0.01, 1.0, 100).at[-1].set(-2.0)

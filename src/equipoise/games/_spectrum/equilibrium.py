@@ -71,7 +71,7 @@ def find_equilibrium(
         TypeError: If a player is not real and floating-point, or ``max_steps`` no Python integer.
         ValueError: If the players do not fit the game, or ``max_steps`` < 1.
 
-    Cost: N tangents of F and O(N³) a step up to 512 coordinates; GMRES on tangents above, where a
+    Cost: N tangents of F and O(N³) per step up to 512 coordinates; GMRES on tangents above, where a
     singular J ends the search early.
 
     Examples:

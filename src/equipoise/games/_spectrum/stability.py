@@ -104,7 +104,7 @@ def stability(
             each eigenvalue, from its condition number, at most ε^0.4; matrix-free, the residual r
             of the eigenvalue, rounding included, times its condition number, at most r^0.4.
         method: ``"dense"``, ``"arnoldi"`` (matrix-free), or ``"auto"``: dense up to 512 unknowns.
-        key: Of Arnoldi's random start vector. Default: a fixed one.
+        key: Randomness of Arnoldi's start vector. Default: a fixed one.
 
     Returns:
         The verdict and what it rests on. Matrix-free, Jordan blocks are not looked for, the numbers
@@ -194,7 +194,7 @@ def spectral_radius(
         equilibrium: z*, a tuple of one pytree per player.
         step_size: η, one number or one per player.
         method: ``"dense"``, ``"arnoldi"`` (matrix-free), or ``"auto"``: dense up to 512 unknowns.
-        key: Of Arnoldi's random start vector. Default: a fixed one.
+        key: Randomness of Arnoldi's start vector. Default: a fixed one.
 
     Returns:
         ρ, a scalar. Its derivative is that of the leading eigenvalue, or of the mean of those that

@@ -29,6 +29,10 @@ class UpdateMap(NamedTuple):
     ravel: Callable[[State], Array]
     unravel: Callable[[Array], State]
 
+    def __repr__(self) -> str:
+        """Without the addresses of its functions."""
+        return "UpdateMap(step, ravel, unravel)"
+
 
 @at("games.update_map")
 def update_map(

@@ -72,12 +72,12 @@ def critical_learning_rate(
         optimizer: An optax optimizer at rate 1, such as ``optax.adam(1.0)``. The answer multiplies
             what it returns, and schedules inside it.
         optimizer_state: The optimizer's state. A step count of 0 in it stands for its limit.
-        max_step_size: A critical rate beyond it is not lost. Default: no limit.
+        max_step_size: A critical rate beyond it counts as not lost. Default: no limit.
         frozen: Which leaves of the state are held, where the function is not to find out: booleans
             in the structure of the state, or of the upper part of it.
         method: ``"dense"`` (the matrix of all directions, which are then counted),
             ``"matrix_free"``, or ``"auto"``: dense up to 512 parameters.
-        tolerance: Of the relative error at which the iteration ends, at least 4ε of the dtype.
+        tolerance: Relative error at which the iteration ends, at least 4ε of the dtype.
         subspace: How many vectors like ``params`` the iteration keeps, ≥ 4.
         max_products: How many products with the Hessian it takes at most.
 
@@ -92,7 +92,7 @@ def critical_learning_rate(
         ValueError: If the loss is not a scalar, or it or its gradient is known and not finite; if
             the state does not fit the optimizer; if the optimizer needs more than gradient, state
             and parameters, acts in turns of several steps, or answers a small push of the gradient
-            out of proportion, as Lion and all that goes by signs.
+            out of proportion, as Lion and others that go by signs do.
 
     Cost: some dozens of products with the Hessian, each about two gradients; ``subspace`` + 5
     vectors like the parameters. One compiled program for losses and optimizers that compute alike.

@@ -29,12 +29,13 @@ class CriticalLearningRate:
             it is the largest eigenvalue of P⁻¹H where all coordinates have one recurrence.
         direction: v, a unit vector with the structure of the parameters.
         kind: A ``Kind``: ``FLIP``, ``NEIMARK_SACKER``, or ``NOT_LOST``.
-        eigenvalue: Of the update, on the unit circle; of a pair, the one above the real axis.
+        eigenvalue: Eigenvalue of the update on the unit circle; of a pair, the one above the real
+            axis.
         error: A bound of the relative error of the learning rate, from the residual of v; the
             square of the residual over the gap to the next eigenvalue where that is less.
         converged: Whether the error is within the tolerance.
         num_flat: How many directions have no curvature, to rounding; −1 where they are not counted.
-        num_repelling: How many have a negative one; −1 where they are not counted.
+        num_repelling: How many have a negative curvature; −1 where they are not counted.
         bend: How far the update of the present gradient is from its linearization, as a part of
             it. Large where the gradient is clipped, or unlike those that the optimizer has seen.
         num_products: How many products with the Hessian were taken.

@@ -67,19 +67,19 @@ def fit(
     quadratics exactly; any other family, or any with an ``optimizer``, starts at that normal and
     follows gradients of the ELBO. Last, the density is asked at points of all distances, and at
     images of the mean with other signs and labels, for mass that no path reached, and importance
-    weights judge q; where they are uneven, or there are other modes, an
-    adapted mixture of Student t gives better draws, and the verdict is about those. Where standard
-    errors alone are too large, more draws are made. Where they are not trusted, two stages follow,
-    dearer ones, each from the same normal and judged alike. ``"conditional"`` finds the few
-    coordinates that bend the density, draws them from a mixture, and all others from the normal
-    that they leave. ``"annealed"`` moves particles from q to p and compares islands of them. A
-    ``reason`` of no trust names the coordinate by its path in the example, and what would help.
+    weights judge q; where they are uneven, or there are other modes, an adapted mixture of Student
+    t gives better draws, and the verdict is about those. Where standard errors alone are too large,
+    more draws are made. Where they are not trusted, two more expensive stages follow, each from the
+    same normal and judged alike. ``"conditional"`` finds the few coordinates that bend the density,
+    draws them from a mixture, and all others from the normal that they leave. ``"annealed"`` moves
+    particles from q to p and compares islands of them. Where a fit is not trusted, ``reason`` names
+    the coordinate by its path in the example, and what would help.
 
-    The log density is compiled once for its equations and shapes, and once more within the steps
-    of an optimizer; two or three small programs depend on the family alone. A density, family or
-    optimizer that is made anew, other captured arrays and other floating-point numbers in the
-    density's own lines compile nothing. A number inside of a loop, or an integer, is part of the
-    equations.
+    The log density is compiled once for its equations and shapes, and once more within the steps of
+    an optimizer; two or three small programs depend on the family alone. Nothing is compiled again
+    for a density, family or optimizer that is made anew, for other captured arrays, or for other
+    floating-point numbers in the density's own lines. A number inside of a loop, or an integer, is
+    part of the equations.
 
     Args:
         log_density: log p, a function of one position that returns one number. Arrays that it
@@ -101,13 +101,13 @@ def fit(
             your own whose ``init`` takes no position, the mean of its first draws.
         num_steps: Largest number of steps in all. Default: 100 natural-gradient steps, or 2000
             of an optimizer, 6000 on batches.
-        num_samples: Points of the ELBO that is maximized. Default: 512 at least, or 16 a step; 64
+        num_samples: Points of the ELBO that is maximized. Default: 512 at least, or 16 per step; 64
             where draws have no path.
         num_restarts: Number of Newton paths.
         max_evaluations: Largest number of draws at which the log density is evaluated to judge q
-            and to find better ones, at least 100. They end at 8192 where q is good, and go on
-            while standard errors alone forbid to trust them; above 50 coordinates only where
-            k̂ ≤ ½, as errors of weights without a variance prove nothing. Default: ten seconds of
+            and to find better ones, at least 100. They end at 8192 where q is good, and go on while
+            standard errors alone forbid to trust them; above 50 coordinates only where k̂ ≤ ½, as
+            standard errors prove nothing where weights have no variance. Default: ten seconds of
             work for one core, at 10¹⁰ elementary operations a second as the density's equations
             count them; but 163 840 at least, and no more draws than have 2²⁵ numbers. Each later
             stage may take the work of as many evaluations, gradients and matrices counted; one that
@@ -159,11 +159,11 @@ def fit(
 
     Cost: a few dozen gradients and Newton paths for each of ``num_samples`` points, then 8192
         evaluations of ``log_density`` and 4544 to look for other modes, 1472 above 50 coordinates;
-        where q is poor or its draws are too few, up to ``max_evaluations``. A verdict of no trust
-        takes a few thousand more for its reason. A draw of the conditional stage takes about one
-        Hessian and its factor; the annealed stage takes up to a million gradients. With ``data``,
-        three to ten passes for derivatives at one point, and one for every 512 evaluations of the
-        verdict; memory of 512 times ``batch_size`` terms beside the data.
+        where q is poor or its draws are too few, up to ``max_evaluations``. Where the fit is not
+        trusted, its reason takes a few thousand more. A draw of the conditional stage takes about
+        one Hessian and its factor; the annealed stage takes up to a million gradients. With
+        ``data``, three to ten passes for derivatives at one point, and one for every 512
+        evaluations of the verdict; memory of 512 times ``batch_size`` terms beside the data.
 
     Examples:
         >>> fit = vi.fit(lambda z: -0.5 * (z - 8) ** 2 / 0.04, jnp.zeros(()), jax.random.key(0))

@@ -37,7 +37,7 @@ class Calibration:
 
     Attributes:
         names: Where each number is in the position, as in ``['theta'][3]``.
-        ranks: How many draws lie below the true number, a row a simulation, from 0 to
+        ranks: How many draws lie below the true number, one row per simulation, from 0 to
             ``num_draws``.
         counts: How many ranks are in each bin of the histogram, a row per number.
         expected: How many there should be in each bin.
@@ -92,8 +92,8 @@ def calibrate(
         \quad \Rightarrow \quad \#\{l : z_l < z\} \sim \operatorname{Uniform}\{0, \dots, L\}
 
     Positions are drawn from the prior, data from each of them, and each data set is fitted. A q
-    that is too narrow puts too many ranks at both ends, one that is too wide in the middle, and
-    one that leans to a side at the other side.
+    that is too narrow puts too many ranks at both ends, one that is too wide puts them in the
+    middle, and one that is shifted puts them at the opposite end.
 
     Args:
         prior: ``prior(key)`` gives one position.

@@ -93,10 +93,10 @@ def summary(
         \bar z = \sum_i w_i z_i, \qquad s^2 = \sum_i w_i (z_i - \bar z)^2, \qquad
         \operatorname{se}^2 = \sum_i w_i^2 (z_i - \bar z)^2
 
-    The weighted draws are those that the verdict of the fit was made on. Weights towards the target
-    leave no error but that of a finite number of draws, also where q is biased; so the intervals,
-    of the standard errors around the mean and around the logarithm of the sd, are for the true
-    moments of the posterior.
+    The weighted draws are those that the verdict of the fit was made on. The weights correct q, so
+    that no error remains but that of a finite number of draws. The intervals, made of the standard
+    errors around the mean and around the logarithm of the sd, are therefore for the true moments of
+    the posterior, even where q is biased.
 
     Args:
         fit: What :func:`fit` returned.

@@ -84,6 +84,16 @@ class _Known(NamedTuple):
         """Of the covariance that the curvature gives."""
         return self.basis * self.bend[:, None] ** -0.5
 
+    @property
+    def frame(self) -> np.ndarray:
+        """Directions along which to tell curvatures, as long as an sd or as a Newton step.
+
+        Where the density is flat neither is known, and may be far too long.
+        """
+        bend = np.maximum(self.bend, float(np.finfo(self.value.dtype).eps) ** 0.5)
+        length = np.maximum(1, np.sum(self.slope**2 / bend, axis=1) ** 0.5)
+        return self.basis * (length[:, None] * bend**-0.5)[:, None]
+
 
 class _Paths(NamedTuple):
     """Newton paths, one per row: which they are, how damped, where, and what is known there."""
@@ -108,7 +118,9 @@ def _newton_paths(
     """
     eps = float(np.finfo(target.dtype).eps)
     n = len(starts)
-    arrived, sound = _arrive(target, np.arange(n), np.zeros(n), starts)
+    # Twice, as it takes curvatures to know how far to look for them.
+    first, _ = _arrive(target, np.arange(n), np.zeros(n), starts, np.eye(starts.shape[1]))
+    arrived, sound = _arrive(target, *first[:3], first.known.frame)
     here = arrived.rows(sound)
     yield here.path, here.point, here.known.factor
     for _ in range(num_steps):
@@ -117,7 +129,7 @@ def _newton_paths(
         now = here.known
         step = np.einsum("pij,pj->pi", now.basis, now.slope / (now.bend + here.damping[:, None]))
         relaxed = np.where(here.damping > 1e-3, here.damping / 5, 0.0)
-        there, sound = _arrive(target, here.path, relaxed, here.point + step)
+        there, sound = _arrive(target, here.path, relaxed, here.point + step, now.frame)
         value = there.known.value
         accept = np.isfinite(value) & (value >= now.value - 4 * eps * abs(now.value))
         gain = np.sum(now.slope**2 / now.bend, axis=1)
@@ -129,10 +141,10 @@ def _newton_paths(
 
 
 def _arrive(
-    target: Target, path: np.ndarray, damping: np.ndarray, point: np.ndarray
+    target: Target, path: np.ndarray, damping: np.ndarray, point: np.ndarray, frames: np.ndarray
 ) -> tuple[_Paths, np.ndarray]:
     """Paths at new points, and whether everything is finite there."""
-    value, gradient, curvature = target.curvatures(point)
+    value, gradient, curvature = target.curvatures(point, frames)
     sound = np.all(np.isfinite(gradient), axis=1) & np.all(np.isfinite(curvature), axis=(1, 2))
     curvature = np.where(sound[:, None, None], curvature, np.eye(point.shape[1]))
     # Unit curvature along every axis: the units of the coordinates do not matter.

@@ -67,10 +67,12 @@ def other_modes(
     modes: list[Local] = []
     whiten = functools.partial(np.linalg.solve, factor)
     for center, spread, elbo, distance in zip(*everywhere, least, strict=True):
+        if elbo <= best - _NEGLIGIBLE:  # and may be too narrow to be inverted
+            continue
         z, root = whiten(center - mean), whiten(spread)
         near = [np.linalg.norm(np.linalg.solve(m.factor, z - m.mean)) < distinct for m in modes]
         far = min(np.linalg.norm(z), np.linalg.norm(np.linalg.solve(root, z)))
-        if elbo > best - _NEGLIGIBLE and far > distance and not any(near):
+        if far > distance and not any(near):
             modes.append(Local(z, np.linalg.cholesky(root @ root.T), elbo - best))
     if not modes:
         return no_modes(d)

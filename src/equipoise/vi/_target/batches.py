@@ -22,7 +22,7 @@ from equipoise._types import Array, PRNGKeyArray, PyTree, Scalar, record, static
 from equipoise.vi._bounds.density import LogDensity, density_of, flat_log_density
 from equipoise.vi._families.family import Family
 from equipoise.vi._families.layout import Layout
-from equipoise.vi._target.target import Expansion, asked_in, second_order
+from equipoise.vi._target.target import Expansion, asked_in
 
 _LogDensityOfRows: TypeAlias = Callable[[PyTree, PyTree, Scalar], Scalar]
 _Sharding: TypeAlias = NamedSharding | None
@@ -215,8 +215,15 @@ def expanded(
     flat = flat_log_density(batches.on(*rows), batches.positions)
     if not curved:
         return Expansion(center, *jax.value_and_grad(flat)(center))
-    value, derivatives = second_order(flat, center)
+    value, derivatives = _second_order(flat, center)
     return Expansion(center, value, derivatives[0], derivatives[1:])
+
+
+def _second_order(log_p: Callable[[Array], Scalar], point: Array) -> tuple[Scalar, Array]:
+    """Value; gradient and second derivatives, one row more than columns."""
+    (value, gradient), along = jax.linearize(jax.value_and_grad(log_p), point)
+    _, curvature = jax.vmap(along)(jnp.eye(point.shape[0], dtype=point.dtype))
+    return value, jnp.concatenate([gradient[None], curvature])
 
 
 def lacking(whole: Expansion, part: Expansion) -> Expansion:

@@ -1,13 +1,13 @@
 """The log density as data, and the one program that a fit asks it by, a chunk of points at a time.
 
-Values, gradients and curvatures are branches of one program of one shape, so that a fit compiles
-its log density once, whatever it does with it. The rest of a fit runs on the host. What the log
-density closes over keeps its sharding, and other data of the same shapes compile nothing.
+Values and gradients are branches of one program of one shape, and curvatures are differences of
+gradients, so that a fit compiles its log density once, whatever it does with it. The rest of a fit
+runs on the host. What the log density closes over keeps its sharding, and other data of the same
+shapes compile nothing.
 """
 
 import dataclasses
 import functools
-from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -23,8 +23,8 @@ from equipoise.vi._weights.effort import evaluated
 MAX_CURVED = 200  # coordinates above which no d × d matrix is formed
 _MIN_POINTS, _POINTS_EACH = 512, 16  # of an ELBO, in all and for each coordinate
 _MAX_ROWS = 512  # points in a chunk, so that memory does not grow with their number
-_MANY = 1024  # points whose curvatures are held at once
-_MAX_BLOCK = 4  # points whose curvatures are found together, at most
+_BLOCK = 64  # points whose gradients are found together
+_RESOLVED = 64  # roundings of a point, within which no other is told from it
 
 
 @record
@@ -75,39 +75,66 @@ class Target:
         values, gradients = self._ask(1, points)
         return values, gradients
 
-    def curvatures(self, points: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Log densities, gradients and second derivatives; up to ``MAX_CURVED`` coordinates."""
+    def curvatures(
+        self, points: np.ndarray, frames: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Log densities, gradients and second derivatives; up to ``MAX_CURVED`` coordinates.
+
+        Differences of gradients along the columns of each point's frame, or of one frame for all,
+        that are best as long as sds: a program that holds second derivatives takes twice as long
+        to compile. Not a number where columns are none that the dtype can tell apart.
+        """
         n, d = points.shape
-        values, rows = self._ask(2, points)
-        derivatives = rows.reshape(n, d + 1, d)
-        return values, derivatives[:, 0], derivatives[:, 1:]
+        columns, center = np.swapaxes(frames, -2, -1), points[:, None]
+        size = np.maximum(np.abs(center), np.finfo(float).tiny)
+        relative = np.max(np.abs(columns) / size, axis=2)
+        resolved = _RESOLVED * float(np.finfo(self.dtype).eps) / relative
+        steps = columns * np.maximum(_step(self.dtype), resolved)[:, :, None]
+        rows = np.concatenate([center, center + steps, center - steps], axis=1, dtype=self.dtype)
+        found = self.gradients(rows.reshape(-1, d))
+        values, gradients = found[0].reshape(n, -1), found[1].reshape(n, -1, d)
+        # Between points as they were rounded.
+        apart, change = (_halves_apart(x[:, 1:]) for x in (rows, gradients))
+        regular = np.linalg.slogdet(apart)[0][:, None, None] != 0
+        curvature = np.linalg.solve(np.where(regular, apart, np.eye(d)), change)
+        curvature = np.where(regular, 0.5 * (curvature + np.swapaxes(curvature, 1, 2)), np.nan)
+        return values[:, 0], gradients[:, 0], curvature
 
     def _ask(self, order: int, points: np.ndarray) -> list[np.ndarray]:
-        """Values and, from order 1 on, rows of derivatives."""
+        """Values and, for order 1, gradients."""
         points = np.asarray(points, self.dtype)
         n, d = points.shape
-        evaluated(n * (1 + d) if order == 2 else n)
-        block, number = _blocks(d)
-        size, each = (block * number, d + 1) if order == 2 else (_num_rows(d), 1)
+        evaluated(n)
+        size = _num_rows(d)
         chunks = [points[first : first + size] for first in range(0, n, size)]
         # All of them are on their way before the first is waited for.
         found = [
-            _evaluate(
+            evaluate(
                 self,
                 np.int32(order),
                 # What fills a chunk up are points that are there, not ones of our making.
-                _filled(chunk, _num_rows(d)),
-                np.int32(-(-len(chunk) // max(block, 1))),
+                _filled(chunk, size),
+                np.int32(-(-len(chunk) // _BLOCK)),
             )
             for chunk in chunks
         ]
         counts = [len(chunk) for chunk in chunks]
-        values, rows = zip(*found, strict=True)
-        parts = [(values, 1), (rows, each)] if order else [(values, 1)]
+        parts = [*zip(*found, strict=True)][: 1 + order]
         return [
-            np.concatenate([np.asarray(x)[: m * k] for x, m in zip(part, counts, strict=True)])
-            for part, k in parts
+            np.concatenate([np.asarray(x)[:m] for x, m in zip(part, counts, strict=True)])
+            for part in parts
         ]
+
+
+def _step(dtype: np.dtype) -> float:
+    """How far apart gradients are, in sds, whose differences err least by rounding and by bend."""
+    return float(np.finfo(dtype).eps) ** 0.25
+
+
+def _halves_apart(rows: np.ndarray) -> np.ndarray:
+    """The first half of the rows less the second."""
+    first, second = np.split(rows.astype(float), 2, axis=-2)
+    return first - second
 
 
 def _filled(chunk: np.ndarray, number: int) -> np.ndarray:
@@ -140,55 +167,28 @@ def _num_rows(size: int) -> int:
     return number // -(-number // _MAX_ROWS)
 
 
-def _blocks(size: int) -> tuple[int, int]:
-    """Points of a block, and blocks in a chunk, whose curvatures fit where gradients do."""
-    if size > MAX_CURVED:
-        return 0, 0
-    block = min(_MAX_BLOCK, _num_rows(size) // (size + 1))
-    return block, _num_rows(size) // (block * (size + 1))
-
-
 @jax.jit
-def _evaluate(target: Target, order: Array, points: Array, blocks: Array) -> tuple[Array, Array]:
-    """Values of the rows, and 0, their gradients, or derivatives of the first blocks of them.
-
-    The derivatives of a point are its gradient and the rows of its second derivatives.
-    """
-    rows, d = points.shape
-    block, _ = _blocks(d)
+def evaluate(target: Target, order: Array, points: Array, blocks: Array) -> tuple[Array, Array]:
+    """Values of the rows, and 0, or the gradients of the first blocks of them with their values."""
     over = target.log_density.over
-    # Once for all branches, and not in each of them.
+    # Once for both branches, and not in each of them.
     target = dataclasses.replace(target, log_density=target.log_density.prepared())
-    nothing = jnp.zeros(rows, points.dtype), jnp.zeros((rows, d), points.dtype)
+    nothing = jnp.zeros(len(points), points.dtype), jnp.zeros_like(points)
 
     def values() -> tuple[Array, Array]:
         return over(target.flat)(points), nothing[1]
 
     def gradients() -> tuple[Array, Array]:
-        return over(jax.value_and_grad(target.flat))(points)
-
-    def curvatures() -> tuple[Array, Array]:
         def add(index: Array, found: tuple[Array, Array]) -> tuple[Array, Array]:
-            first = index * block
-            here = jax.lax.dynamic_slice_in_dim(points, first, block)
-            value, derivatives = over(functools.partial(second_order, target.flat))(here)
-            below = derivatives.reshape(-1, d)
-            return (
-                jax.lax.dynamic_update_slice_in_dim(found[0], value, first, 0),
-                jax.lax.dynamic_update_slice_in_dim(found[1], below, first * (d + 1), 0),
-            )
+            first = index * _BLOCK  # the last block begins earlier where it would not fit
+            here = jax.lax.dynamic_slice_in_dim(points, first, _BLOCK)
+            new = over(jax.value_and_grad(target.flat))(here)
+            update = functools.partial(jax.lax.dynamic_update_slice_in_dim, axis=0)
+            return jax.tree.map(lambda all_, part: update(all_, part, first), found, new)
 
         return jax.lax.fori_loop(0, blocks, add, nothing)
 
-    branches = [values, gradients, curvatures] if block else [values, gradients]
-    return jax.lax.switch(order, branches)
-
-
-def second_order(log_p: Callable[[Array], Scalar], point: Array) -> tuple[Scalar, Array]:
-    """Value; gradient and second derivatives, one row more than columns."""
-    (value, gradient), along = jax.linearize(jax.value_and_grad(log_p), point)
-    _, curvature = jax.vmap(along)(jnp.eye(point.shape[0], dtype=point.dtype))
-    return value, jnp.concatenate([gradient[None], curvature])
+    return jax.lax.switch(order, [values, gradients])
 
 
 def linear_response(
@@ -200,16 +200,15 @@ def linear_response(
     inverse Hessian of the negative ELBO. For a normal target it is exact. The Hessian is that of
     the points z = m + s (x + e^y ε) at x = y = 0.
     """
-    n, d = noise.shape
-    hessian = np.zeros((2, 2, d, d))
-    for at in range(0, n, _MANY):
-        eps = noise[at : at + _MANY]
-        _, gradients, curvatures = target.curvatures(mean + scale * eps)
-        hessian[0, 0] -= np.sum(curvatures, axis=0)
-        hessian[0, 1] -= np.einsum("nij,nj->ij", curvatures, eps)
-        hessian[1, 1] -= np.einsum("nij,ni,nj->ij", curvatures, eps, eps)
-        hessian[1, 1] -= np.diag(np.sum(gradients * eps, axis=0) / scale)
-    (of_means, mixed), (_, of_scales) = hessian * (scale[:, None] * scale) / n
+    d = noise.shape[1]
+    step, rows = _step(target.dtype), []
+    for change in step * np.concatenate([np.eye(2 * d), -np.eye(2 * d)]):
+        stretched = np.exp(change[d:]) * noise
+        gradients = scale * target.gradients(mean + scale * (change[:d] + stretched))[1]
+        rows.append(np.mean(np.hstack([gradients, stretched * gradients]), axis=0))
+    slopes = _halves_apart(np.asarray(rows)) / (-2 * step)
+    hessian = 0.5 * (slopes + slopes.T)
+    of_means, mixed, of_scales = hessian[:d, :d], hessian[:d, d:], hessian[d:, d:]
     try:
         np.linalg.cholesky(of_scales)
         precision = of_means - mixed @ np.linalg.solve(of_scales, mixed.T)

@@ -105,7 +105,7 @@ def diagnose(
         \qquad \hat k \le \min\Bigl(1 - \frac{1}{\log_{10} S},\ 0.7\Bigr)
 
     The largest ratios r are replaced by quantiles of a generalized Pareto fitted to them, whose
-    shape is k̂; the result are the weights w. A q that is too wide has a small k̂, so the effective
+    shape is k̂; this gives the weights w. A q that is too wide has a small k̂, so the effective
     sample size and the shift of the reweighted moments are reported beside it.
 
     Args:
