@@ -93,7 +93,7 @@ html_search_scorer = str(HERE / "_static" / "scorer.js")  # wherever the build i
 html_show_sourcelink = False
 html_context = {"default_mode": "auto"}
 alone = ("index", "tour", "explorer", "changelog", "references", "search")
-html_sidebars = {page: [] for page in alone}
+html_sidebars = {page: [] for page in (*alone, "guide/performance")}  # its tables are wide
 html_theme_options = {
     "logo": {
         "text": f"Equipoise {version}",

@@ -31,15 +31,18 @@ SECTIONS = {
 }
 HEAD = """# Performance
 
-One row is one task. The ratio comes first: a peer's time divided by ours, so that above 1 ours is
-faster, or what the head of the column says. Both sides run in one process and in turns, compiled
-beforehand and blocked until ready, after a check that their results agree. A time is a median of
-repeats; the quantiles of 10 % and 90 % stand in brackets, or the distance from the fastest to the
-slowest repeat where only that was kept. Compilation and the first call, which includes it, stand
-beside.
+Each row is one task. Its first column is a ratio: a peer's time divided by ours, so that ours is
+faster where it is above 1. Where there is no peer, the head of the column says what is divided by
+what, and an empty cell belongs to a row that only shows how our own time grows.
 
-All of it is measured anew by one command, from the root of a checkout and on a machine that does
-nothing else; building the docs then makes this page.
+Both sides are compiled beforehand and run in turns in one process, after a check that their results
+agree; only the times to a first result are those of fresh processes. A time is the median of its
+repeats. In brackets stand their quantiles of 10 % and 90 % or, where only that was kept, the
+distance between the fastest and the slowest repeat (*within*). Compilation and the first call,
+which includes it, have columns of their own.
+
+One command measures all of it anew, from the root of a checkout and on a machine that does nothing
+else; building the docs then makes this page.
 
 ```sh
 pip install ".[test,bench]" && python -m tests.benchmarks

@@ -7,18 +7,26 @@ import textwrap
 from sphinx import addnodes
 
 
-def as_written(_app, what, _name, obj, _options, signature, annotation):
+def as_written(_app, what, _name, obj, _options, _signature, _annotation):
     """Arguments, defaults and the result as they stand in the source: no alias is spelled out."""
     if what not in ("function", "method"):
-        return signature, annotation
+        return None
     source = textwrap.dedent(inspect.getsource(inspect.unwrap(obj)))
     function = ast.parse(source).body[0]
-    arguments = function.args
+    for node in ast.walk(function.args):
+        if isinstance(node, ast.arg):
+            node.annotation = unquoted(node.annotation)
     if what == "method":
-        del (arguments.posonlyargs or arguments.args)[0]  # self
-    result = "" if function.returns is None else ast.unparse(function.returns)
+        del (function.args.posonlyargs or function.args.args)[0]  # self
+    result = "" if function.returns is None else ast.unparse(unquoted(function.returns))
     # A single axis is written with a space, so that linters do not take it for a name.
-    return f"({ast.unparse(arguments)})".replace("' ", "'"), result.replace("' ", "'")
+    return f"({ast.unparse(function.args)})".replace("' ", "'"), result.replace("' ", "'")
+
+
+def unquoted(annotation):
+    """A type that is quoted because its class is not there yet, as the type."""
+    quoted = isinstance(annotation, ast.Constant) and isinstance(annotation.value, str)
+    return ast.parse(annotation.value, mode="eval").body if quoted else annotation
 
 
 def types_are_text(_app, _env, node, content):

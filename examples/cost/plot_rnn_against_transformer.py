@@ -99,8 +99,8 @@ for ax, quantity in ((left, "flops"), (right, "depth")):
 left.axvline(crossings["own"].root, color="gray", lw=1)
 left.set(title="Beyond n = 6 d attention is most of a block", ylabel="operations")
 shallow = crossings["depth"].size
-right.axvline(shallow, color="gray", lw=1)
 right.set(title=f"Beyond n = {shallow} a transformer is shallower", ylabel="steps in sequence")
+right.axvline(shallow, color="gray", lw=1)
 
 # %%
 # Every claim, checked

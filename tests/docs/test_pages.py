@@ -104,6 +104,8 @@ def test_every_page_has_a_twin_in_markdown_that_the_list_names(site, pages):
     sweep = (site / "api" / "generated" / "equipoise.games.sweep.md").read_text()
     assert "sweep(game: [Game](equipoise.games.Game.md#equipoise.games.Game), rule: " in sweep
     assert r", players: Players, \*, step_sizes: Array, num_steps: int, " in sweep
+    expression = (site / "api" / "generated" / "equipoise.cost.Expression.md").read_text()
+    assert "equipoise.cost.Expression(" not in expression, "results are not constructed"
 
 
 def test_every_link_of_a_twin_resolves(site):

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 
 from equipoise._jax.evaluation import as_function, with_operands
-from equipoise._jax.primitives import is_linear, is_zero, primitive
+from equipoise._jax.primitives import bound, is_linear, is_zero, primitive
 from equipoise._jax.programs import ClosedProgram, constants
 from equipoise._jax.varying import alike
 from equipoise._types import Array, PyTree
@@ -61,7 +61,7 @@ def pair_sum(
 
 
 def _sums(operands: Sequence[Array], body: ClosedProgram, layout: Layout) -> list[Array]:
-    return list(_pair_sum_p.bind(*operands, body=body, layout=layout))  # type: ignore[no-untyped-call]
+    return bound(_pair_sum_p, *operands, body=body, layout=layout)
 
 
 def _split(operands: Sequence[PyTree]) -> tuple[Schedule, Sequence[PyTree]]:

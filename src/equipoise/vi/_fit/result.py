@@ -31,6 +31,7 @@ class Source(enum.StrEnum):
     VARIATIONAL = "variational"
     LINEAR_RESPONSE = "linear response"
     IMPORTANCE_RESAMPLED = "importance resampled"
+    RECENTRED = "recentred"
     CONDITIONAL = "conditional"
     ANNEALED = "annealed"
 
@@ -59,7 +60,8 @@ class Fit:
         source: Which draws :func:`posterior_draws` gives, a :class:`Source`: ``"variational"``,
             ``"linear response"`` or ``"importance resampled"``, or one of a later stage.
         verdict: The :class:`Verdict` whose sentence ``reason`` is.
-        stages: What was tried or left out, from cheap to expensive: pairs of a source and its reason.
+        stages: What was tried or left out, from cheap to expensive: pairs of a source and its
+            reason.
         evaluations: How often the log density was evaluated at a point, with its gradient or
             without, in all of the fit; each direction of a second derivative counts as one more.
     """
