@@ -9,7 +9,7 @@ import pytest
 
 from equipoise import games
 from tests.games.noise.batches_by_hand import BATCHES, RULES, descent, radius, saddle
-from tests.thinned import thinned
+from tests.thinned import slow_but, thinned
 
 # Where E[Φ ⊗ Φ] has radius 1 to the rounding of an eigenvalue of a 49 × 49 matrix.
 ROUNDING = 1e-12
@@ -54,7 +54,7 @@ def test_mean_square_critical_step_size_of_extragradient_on_one_batch():
     np.testing.assert_allclose(found, np.sqrt(np.mean(sigma**2) / np.mean(sigma**4)), rtol=1e-12)
 
 
-@pytest.mark.parametrize("name", RULES)
+@pytest.mark.parametrize("name", slow_but(RULES, "momentum", "alternating"))
 def test_mean_square_critical_step_size_of_all_rows_is_the_critical_step_size(name):
     game, at = saddle(7, False)
     mean = games.critical_step_size(game, RULES[name], at, max_step_size=20.0).step_size

@@ -7,7 +7,7 @@ import pytest
 
 from equipoise import games
 from tests.games.noise.batches_by_hand import BATCHES, DATA, RULES, H, descent, saddle, stationary
-from tests.thinned import thinned
+from tests.thinned import slow_but, thinned
 
 MEAN_AT = (jnp.array(2.0),)
 
@@ -30,7 +30,7 @@ def test_noise_floor_is_what_all_batches_leave_as_it_is(name, batches):
     np.testing.assert_allclose(floor.excess_loss[0], -floor.excess_loss[1])
 
 
-@pytest.mark.parametrize("name", ["simultaneous", "momentum"])
+@pytest.mark.parametrize("name", slow_but(["simultaneous", "momentum"], "momentum"))
 def test_noise_floor_is_what_long_runs_show(name):
     game, at = descent(2, False)
     floor = games.noise_floor(game, RULES[name], at, step_size=0.1)

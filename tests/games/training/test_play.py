@@ -1,7 +1,6 @@
 """The critical learning rate against training that is left to itself, and the table of it."""
 
 import json
-import re
 
 import jax
 import pytest
@@ -14,7 +13,7 @@ from tests.benchmarks._report import FOLDER
     ("name", "kind"),
     [
         ("4-16-1, elu, logistic", "momentum"),
-        ("4-16-1, relu, squares of 12, no decay", "Adam"),
+        pytest.param("4-16-1, relu, squares of 12, no decay", "Adam", marks=pytest.mark.slow),
     ],
 )
 def test_critical_learning_rate_is_where_training_leaves(name, kind):
@@ -27,5 +26,4 @@ def test_critical_learning_rate_is_where_training_leaves(name, kind):
 def test_table_of_prediction_against_play_is_within_5_percent_in_every_row():
     rows = json.loads((FOLDER / "prediction.json").read_text())["rows"]
     assert len(rows) == len(bench.NETWORKS) * len(bench.OPTIMIZERS) == 36
-    ratios = [float(re.search(r"over it (\S+);", row["note"])[1]) for row in rows]
-    assert max(abs(ratio - 1) for ratio in ratios) < 0.05
+    assert max(abs(row["ratio"] - 1) for row in rows) < 0.05
