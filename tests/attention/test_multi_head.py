@@ -9,6 +9,7 @@ import pytest
 
 from equipoise import attention
 from tests.oracles import sequence
+from tests.thinned import thinned
 
 EPS = np.finfo(np.float64).eps
 
@@ -263,8 +264,9 @@ def test_multi_head_attention_rejects_wrong_arguments(kind, call, message):
         call()
 
 
-@pytest.mark.parametrize("options", [{"ragged": True}, {"page_size": 4}])
-@pytest.mark.parametrize("latent_size", [None, 5])
+@pytest.mark.parametrize(
+    ("options", "latent_size"), thinned([{"ragged": True}, {"page_size": 4}], [None, 5])
+)
 def test_multi_head_attention_serves_requests_of_different_lengths(rng, key, options, latent_size):
     layer = attention.multi_head_attention(
         12, 4, head_size=4, rotary_base=50.0, latent_size=latent_size

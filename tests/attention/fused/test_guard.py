@@ -10,6 +10,7 @@ import pytest
 from equipoise import attention
 from tests.attention.fused.stand_in import as_cuda
 from tests.attention.fused.test_tower import ARRAYS, LENGTHS, MASK, SERVED, T, normal
+from tests.thinned import thinned
 
 HALF = T // 2
 
@@ -20,21 +21,20 @@ def run(options, arrays, given):
     return jax.jit(lambda *x: (attend(*x[:3]), *jax.vjp(attend, *x[:3])[1](x[3])))(*arrays, given)
 
 
-@pytest.mark.parametrize(
-    "options",
-    [
-        {"is_causal": True},
-        {"is_causal": True, "local_window_size": (4, 0)},
-        {"is_causal": True, "key_value_seq_lengths": jnp.array([T, T - 1], jnp.int32)},
-        {"mask": jnp.tril(jnp.ones((1, 1, T, T), bool))},
-        {"bias": jnp.where(jnp.tril(jnp.ones((1, 1, T, T), bool)), 0, -jnp.inf).astype("bfloat16")},
-    ],
-    ids=["causal", "window", "lengths", "boolean array", "bias"],
-)
-@pytest.mark.parametrize("number", [jnp.nan, jnp.inf], ids=str)
-def test_dot_product_attention_edge_masked_numbers_do_not_leak_from_kernels(options, number):
+LOWER = jnp.tril(jnp.ones((1, 1, T, T), bool))
+LATE = {
+    "causal": {"is_causal": True},
+    "window": {"is_causal": True, "local_window_size": (4, 0)},
+    "lengths": {"is_causal": True, "key_value_seq_lengths": jnp.array([T, T - 1], jnp.int32)},
+    "boolean array": {"mask": LOWER},
+    "bias": {"bias": jnp.where(LOWER, 0, -jnp.inf).astype("bfloat16")},
+}
+
+
+@pytest.mark.parametrize(("name", "number"), thinned(LATE, [jnp.nan, jnp.inf]))
+def test_dot_product_attention_edge_masked_numbers_do_not_leak_from_kernels(name, number):
     """Late values reach no early row, nor the slope of its query."""
-    q, k, v = ARRAYS.values()
+    options, (q, k, v) = LATE[name], ARRAYS.values()
     given = normal(*q.shape)
     with as_cuda() as calls:
         late = run(options, (q, k, v.at[:, HALF:].set(number)), given)

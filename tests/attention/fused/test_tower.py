@@ -9,6 +9,7 @@ import pytest
 
 from equipoise import attention
 from tests.attention.fused.stand_in import as_cuda
+from tests.thinned import slow_but
 
 B, T, N, K, H = 2, 24, 4, 2, 8
 _rng = np.random.default_rng(0)
@@ -97,11 +98,8 @@ KERNELS = {
 }
 
 
-# By default what differs in the request's arrays or masks; sizes and types are slow tests.
-PLAIN = {"full", "causal", "window", "lengths", "bias", "boolean array", "one key head"}
-REQUESTS = [
-    pytest.param(name, marks=[] if name in PLAIN else [pytest.mark.slow]) for name in SERVED
-]
+# By default a mask by position, by lengths and by an array; sizes and types are slow tests.
+REQUESTS = slow_but(SERVED, "causal", "window", "lengths", "bias")
 
 
 @pytest.mark.parametrize("name", REQUESTS)

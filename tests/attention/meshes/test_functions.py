@@ -9,6 +9,7 @@ from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from equipoise import attention
+from tests.thinned import slow_but
 
 _rng = np.random.default_rng(0)
 QUERY, TABLE = jnp.asarray(_rng.normal(size=(2, 12, 3, 4))), jnp.asarray(_rng.normal(size=3))
@@ -80,7 +81,7 @@ def mesh():
     return jax.make_mesh((1,), ("d",), axis_types=(AxisType.Explicit,))
 
 
-@pytest.mark.parametrize("kind", ["explicit", "manual"])
+@pytest.mark.parametrize("kind", slow_but(("explicit", "manual"), "manual"))
 def test_attention_on_a_mesh_takes_functions_of_every_kind(mesh, kind):
     run = slopes
     if kind == "manual":

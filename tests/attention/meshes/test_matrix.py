@@ -4,12 +4,17 @@ import pytest
 
 from tests.attention.meshes import matrix
 from tests.attention.meshes.process import finished
+from tests.thinned import slow_but
+
+# By default one of attention, of its primitives, of statistics, of caches and of layers.
+QUICK = ("dot_product_attention", "half", "attention_statistics", "decode_step_in_pages")
+FUNCTIONS = {function.__name__: function for function in matrix.FUNCTIONS}
 
 
-@pytest.mark.parametrize("function", matrix.FUNCTIONS)
-def test_attention_takes_explicit_axes(function):
+@pytest.mark.parametrize("name", slow_but(FUNCTIONS, *QUICK, "multi_head_attention"))
+def test_attention_takes_explicit_axes(name):
     """What they want of types, which is the same on one device."""
-    matrix.check(function, "Explicit", "both", shape=(1, 1))
+    matrix.check(FUNCTIONS[name], "Explicit", "both", shape=(1, 1))
 
 
 @pytest.mark.slow
