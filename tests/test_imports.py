@@ -36,8 +36,19 @@ ROOMS = {
         "_bounds": {"_supports", "_families"},
         "_weights": {"_supports", "_families", "_bounds"},
         "_target": {"_supports", "_families", "_bounds", "_weights"},
+        "_starts": {"_families", "_weights", "_target"},
         "_stages": {"_supports", "_families", "_bounds", "_weights"},
-        "_fit": {"_supports", "_families", "_bounds", "_weights", "_target", "_stages"},
+        "_steps": {"_families", "_bounds", "_weights", "_target", "_starts"},
+        "_fit": {
+            "_supports",
+            "_families",
+            "_bounds",
+            "_weights",
+            "_target",
+            "_starts",
+            "_steps",
+            "_stages",
+        },
         "_report": {"_families", "_bounds", "_weights", "_fit"},
         "_elsewhere": {"_supports", "_fit"},
     },
@@ -68,7 +79,7 @@ ROOMS = {
 }
 # What lies below JAX's documented surface, and the adapter that alone imports it.
 BELOW = {
-    "jax.extend": {"programs", "primitives"},
+    "jax.extend": {"programs", "evaluation", "primitives"},
     "jax.interpreters": {"primitives"},
     "jax.custom_derivatives": {"zeros"},
     "jax._src": set(),

@@ -10,9 +10,11 @@ import pytest
 from jax import lax
 
 from equipoise._jax import programs
+from equipoise._jax.evaluation import bind, implementation, run
+from equipoise._jax.meshes.shards import num_devices
 from equipoise._jax.primitives import is_linear, is_zero, primitive
-from equipoise._jax.programs import SCAN, SHARD_MAP, SOLVE, WHILE, bind, opened, run
-from equipoise._jax.work import work
+from equipoise._jax.programs import SCAN, SHARD_MAP, SOLVE, WHILE, opened
+from equipoise._jax.tracing.work import work
 from equipoise._jax.zeros import is_zero as is_symbolic_zero
 
 
@@ -160,7 +162,7 @@ def test_called_and_num_devices_read_a_shard_map():
     fn = jax.shard_map(jnp.sin, mesh=mesh, in_specs=spec, out_specs=spec)
     (equation,) = jax.make_jaxpr(fn)(X).eqns
     assert equation.primitive.name == SHARD_MAP
-    assert programs.num_devices(equation) == 1
+    assert num_devices(equation) == 1
     assert [e.primitive.name for e in opened(programs.called(equation)).eqns] == ["sin"]
 
 
@@ -189,10 +191,10 @@ def test_implementation_opens_what_has_one_and_nothing_else():
         batch=lambda *_: None,
     )
     (equation,) = jax.make_jaxpr(lambda x: made.bind(x)[0])(X).eqns
-    inside = programs.implementation(equation)
+    inside = implementation(equation)
     assert list(programs.primitive_names(inside))[-2:] == ["sin", "add"]  # within a call
     (equation,) = jax.make_jaxpr(jnp.sin)(X).eqns
-    assert programs.implementation(equation) is None
+    assert implementation(equation) is None
 
 
 def test_operands_say_what_they_are():

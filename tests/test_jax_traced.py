@@ -11,6 +11,7 @@ import pytest
 from equipoise._jax import traced as module
 from equipoise._jax.programs import primitive_names
 from equipoise._jax.traced import traced
+from equipoise._jax.tracing.outline import outlines
 
 X = np.linspace(0.5, 1.5, 3)
 
@@ -209,9 +210,9 @@ def test_functions_of_jax_are_outlined_once_and_other_programs_leave_nothing(mon
     trace(jnp.full((), 0.5))
     traces.clear()
     gc.collect()
-    before = len(module.outlines)
+    before = len(outlines)
     for scale in (1.0, 2.0, 3.0):
         trace(jnp.full((), scale))
     gc.collect()
     assert len(traces) == 3
-    assert len(module.outlines) == before
+    assert len(outlines) == before

@@ -86,7 +86,7 @@ def blackjax_scan(log_density, size):
 
 def ours(log_density, size):
     """The plain Adam loop of fit, closed-form entropy, without its start and its verdict."""
-    from equipoise.vi._fit.gradient import fit_gradient, plan
+    from equipoise.vi._steps.gradient import fit_gradient, plan
     from equipoise.vi._target.target import trace
 
     family = vi.mean_field(jnp.zeros(size))

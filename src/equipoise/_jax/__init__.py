@@ -4,7 +4,9 @@
 adapter         imports                                       seen to work on jax
 ==============  ============================================  ========================
 ``programs``    ``jax.extend.core``: ClosedJaxpr, Jaxpr,      0.9.0, 0.10.2, 0.12.0.1
-                JaxprEqn, Literal, Var, jaxpr_as_fun
+                JaxprEqn, Literal, Var
+``evaluation``  ``jax.extend.core``: ClosedJaxpr, Var,        0.9.0, 0.10.2, 0.12.0.1
+                jaxpr_as_fun
 ``primitives``  ``jax.extend.core``: Primitive;               0.9.0, 0.10.2, 0.12.0.1
                 ``jax.interpreters``: ad, batching, mlir;
                 of a lowering: ``axis_context``,
@@ -14,7 +16,7 @@ adapter         imports                                       seen to work on ja
 ``zeros``       ``jax.custom_derivatives``: SymbolicZero      0.9.0, 0.10.2, 0.12.0.1
 ==============  ============================================  ========================
 
-``ahead``, ``meshes``, ``pruned``, ``reads`` and ``traced`` are written in terms of ``programs``.
+``meshes``, ``pruned``, ``reads``, ``traced`` and ``tracing`` are written in terms of ``programs``.
 ``tests/test_imports.py`` holds the table, as nothing else imports from these places, and
 ``tests/test_jax_programs.py`` holds what the adapters say on each version that CI runs.
 """

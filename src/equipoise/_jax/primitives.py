@@ -9,7 +9,7 @@ import jax
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
-from equipoise._types import PyTree
+from equipoise._types import Array, PyTree
 
 OwnPrimitive: TypeAlias = Primitive
 _Rule: TypeAlias = Callable[..., PyTree]
@@ -48,6 +48,11 @@ def primitive(
     alone = made.bind if lowered else evaluate
     made.def_impl(jax.jit(alone, static_argnames=static))  # type: ignore[no-untyped-call]
     return made
+
+
+def bound(made: Primitive, *operands: PyTree, **params: PyTree) -> list[Array]:
+    """The results of a primitive for these operands, which JAX leaves untyped."""
+    return list(made.bind(*operands, **params))  # type: ignore[no-untyped-call]
 
 
 def lower_as(made: Primitive, run: _Rule, platform: str | None) -> None:

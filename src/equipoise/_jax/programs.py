@@ -5,16 +5,13 @@ and parameters. Some primitives hold programs: calls, loops, branches and solves
 called, and where they keep what they hold, is known here and nowhere else.
 """
 
-import functools
-import operator
-from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple, Protocol, SupportsInt, TypeAlias, TypeGuard, TypeVar
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple, Protocol, SupportsInt, TypeAlias, TypeGuard
 
 import jax
 import numpy as np
-from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal, Var, jaxpr_as_fun
+from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal, Var
 
-from equipoise._jax.primitives import definition
 from equipoise._types import Array, PyTree
 
 Program: TypeAlias = ClosedJaxpr | Jaxpr
@@ -24,12 +21,10 @@ Equation: TypeAlias = JaxprEqn
 Atom: TypeAlias = Literal | Var
 Variable: TypeAlias = Var
 Value: TypeAlias = PyTree  # an array, a tracer, or what an abstract interpreter puts in its place
-_V = TypeVar("_V")
 Size: TypeAlias = SupportsInt  # a number, or one of JAX's symbolic dimensions
 
 SCAN, WHILE, COND, SOLVE, SHARD_MAP = "scan", "while", "cond", "custom_linear_solve", "shard_map"
 KERNEL = "pallas_call"
-_MAPPED = ("newly_manual_axes", "manual_axes")  # as newer and older versions call them
 _STORES = ("swap", "masked_swap", "addupdate")  # into what an operand of a kernel points at
 # Under which names a primitive keeps a program.
 _CALLED = ("jaxpr", "call_jaxpr", "fun_jaxpr")
@@ -117,24 +112,6 @@ def bare(program: Program) -> Jaxpr:
     return closed(body, ()).jaxpr if constants(body) else body
 
 
-def as_function(program: ClosedJaxpr) -> Callable[..., list[Array]]:
-    """The program as a function of its operands."""
-    return jaxpr_as_fun(program)
-
-
-def with_operands(program: ClosedProgram, *, after: int) -> ClosedProgram:
-    """The program with the arrays that it captured as operands, after the first so many."""
-    captured, avals = constants(program), program.in_avals
-    if not captured:
-        return program
-
-    def run(*args: Array) -> Sequence[Array]:
-        given, rest = args[after : after + len(captured)], args[after + len(captured) :]
-        return as_function(closed(opened(program), given))(*args[:after], *rest)
-
-    return jax.make_jaxpr(run)(*avals[:after], *map(jax.typeof, captured), *avals[after:])
-
-
 def called(equation: Equation) -> Program | None:
     """The program that an equation runs once on its operands; None where it is no call.
 
@@ -187,48 +164,6 @@ def primitive_names(program: Program) -> Iterator[str]:
         yield equation.primitive.name
         for inner in held(equation):
             yield from primitive_names(inner)
-
-
-def run(
-    program: Program, operands: Sequence[_V], apply: Callable[[Equation, list[_V]], Sequence[_V]]
-) -> list[_V]:
-    """The results of a program, each of whose equations is evaluated by ``apply``.
-
-    Numbers in the program's text and arrays that it captured are taken for values as they are.
-    """
-    jaxpr = opened(program)
-    captured: Sequence[PyTree] = constants(program)
-    known: dict[Atom, _V] = dict(zip(jaxpr.constvars, captured, strict=True))
-    known.update(zip(jaxpr.invars, operands, strict=True))
-
-    def read(atom: Atom) -> _V:
-        return atom.val if is_literal(atom) else known[atom]
-
-    for equation in jaxpr.eqns:
-        results = apply(equation, [read(atom) for atom in equation.invars])
-        known.update(zip(equation.outvars, results, strict=True))
-    return [read(atom) for atom in jaxpr.outvars]
-
-
-def bind(equation: Equation, operands: Sequence[Value], **changed: object) -> list[Value]:
-    """The results of an equation's primitive on other operands, some parameters changed."""
-    params = {**equation.params, **changed}
-    found = equation.primitive.bind(*operands, **params)  # type: ignore[no-untyped-call]
-    return list(found) if equation.primitive.multiple_results else [found]
-
-
-def again(program: Program, equation: Equation, operands: Sequence[Value]) -> list[Value]:
-    """The results of an equation of the program on other operands, its rules and context kept."""
-    variables: list[Atom] = [Var(atom.aval) for atom in equation.invars]
-    body = opened(program)
-    one = body.replace(  # type: ignore[no-untyped-call]
-        constvars=[],
-        invars=variables,
-        outvars=equation.outvars,
-        eqns=[equation.replace(invars=variables)],
-        debug_info=body.debug_info.with_unknown_names(),
-    )
-    return jaxpr_as_fun(ClosedJaxpr(one, ()))(*operands)
 
 
 class _Scan(NamedTuple):
@@ -317,33 +252,3 @@ def kernel(equation: Equation) -> _Kernel:
         outvars=[e.invars[1] for e in stores], debug_info=body.debug_info.with_unknown_names()
     )
     return _Kernel(storing, equation.params["grid_mapping"].grid)
-
-
-def mapped_axes(equation: Equation) -> frozenset[str]:
-    """The axes of the mesh along which a ``shard_map`` runs its program on each device."""
-    (found,) = (equation.params[name] for name in _MAPPED if name in equation.params)
-    return frozenset(found)
-
-
-def num_devices(equation: Equation) -> Size:
-    """On how many devices a ``shard_map`` runs its program."""
-    sizes = equation.params["mesh"].shape
-    return functools.reduce(operator.mul, (sizes[axis] for axis in mapped_axes(equation)), 1)
-
-
-def implementation(equation: Equation) -> ClosedJaxpr | None:
-    """What a primitive computes, traced; None where JAX cannot look inside of it."""
-    primitive = equation.primitive
-
-    def computed(*operands: Array) -> Sequence[Array]:
-        found = definition(primitive)(*operands, **equation.params)
-        return found if primitive.multiple_results else [found]
-
-    structure: Callable[..., PyTree] = jax.ShapeDtypeStruct  # it is left untyped
-    shapes = [structure(a.shape, a.dtype) for a in map(aval, equation.invars)]
-    try:
-        traced = jax.make_jaxpr(computed)(*shapes)
-    except Exception:  # whatever an implementation raises that wants values
-        return None
-    # The implementation of a primitive of XLA is that primitive.
-    return None if primitive.name in primitive_names(traced) else traced

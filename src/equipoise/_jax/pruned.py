@@ -5,7 +5,8 @@ from collections.abc import Callable, Sequence
 
 import jax
 
-from equipoise._jax.programs import Equation, bind, is_literal, opened, run
+from equipoise._jax.evaluation import bind, run
+from equipoise._jax.programs import Equation, is_literal, opened
 from equipoise._types import Array, PyTree
 
 

@@ -5,16 +5,8 @@ from collections.abc import Callable, Sequence
 import jax
 import jax.numpy as jnp
 
-from equipoise._jax.programs import (
-    SCAN,
-    Equation,
-    Program,
-    aval,
-    called,
-    is_array,
-    run,
-    scan,
-)
+from equipoise._jax.evaluation import run
+from equipoise._jax.programs import SCAN, Equation, Program, aval, called, is_array, scan
 from equipoise._types import PyTree
 
 _MARK = object()  # stands for a value that depends on what is asked about

@@ -7,50 +7,31 @@ and Python numbers alike, becomes operands; the rest is looked up among the prog
 """
 
 import collections
-import weakref
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from typing import TypeAlias, TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from equipoise._jax.ahead import ahead
-from equipoise._jax.programs import (
-    Atom,
-    ClosedProgram,
-    Equation,
-    OpenProgram,
-    Program,
-    again,
-    as_function,
-    aval,
-    bare,
-    constants,
-    is_literal,
-    is_program,
-    opened,
-    own_rules,
-    plain_call,
-)
-from equipoise._jax.work import factorizes, work
+from equipoise._jax.evaluation import as_function
+from equipoise._jax.programs import ClosedProgram, OpenProgram, Program, bare
+from equipoise._jax.tracing.ahead import ahead
+from equipoise._jax.tracing.outline import Outline, lifted, none
+from equipoise._jax.tracing.work import factorizes, work
 from equipoise._types import Array, PyTree, record, static_field
 
 _Key: TypeAlias = Hashable
 _T = TypeVar("_T")
 _MOST_PROGRAMS = 1024
-_ORDERS = 2  # of derivatives that tell functions with rules of their own apart
-
-
-def _none(number: float) -> bool:
-    return False
 
 
 class _Shared:
     """A program whose captured values are its first operands; equal to itself alone."""
 
-    def __init__(self, program: ClosedProgram, out_tree: PyTree) -> None:
-        self.program, self.out_tree = program, out_tree
+    def __init__(self, program: ClosedProgram, in_tree: PyTree, out_tree: PyTree) -> None:
+        self.program, self.in_tree, self.out_tree = program, in_tree, out_tree
+        self.gradients: dict[tuple[int, ...], _Shared] = {}
 
 
 # The programs used last; what was compiled for one is found again by its identity.
@@ -75,7 +56,9 @@ class Traced:
         """The same function, of which what no argument changes is computed here, and once."""
         first, rest = ahead(self.shared.program, len(self.captured))
         found = as_function(first)(*self.captured)
-        return Traced([*found, *self.captured], _Shared(rest, self.shared.out_tree))
+        return Traced(
+            [*found, *self.captured], _Shared(rest, self.shared.in_tree, self.shared.out_tree)
+        )
 
     @property
     def shapes(self) -> PyTree:
@@ -86,6 +69,22 @@ class Traced:
     def work(self) -> float:
         """About how many elementary operations a call is."""
         return work(self.shared.program)
+
+    def gradient(self, argnums: tuple[int, ...]) -> "Traced":
+        """Of its one number, by some of its arguments; derived once for all of the same program."""
+        shared = self.shared
+        if argnums not in shared.gradients:
+            avals = shared.program.in_avals[len(self.captured) :]
+
+            def gradients(captured: Sequence[Array], *args: PyTree) -> PyTree:
+                return jax.grad(Traced(captured, shared), argnums)(*args)
+
+            args = jax.tree.unflatten(shared.in_tree, avals)
+            captured = shared.program.in_avals[: len(self.captured)]
+            program, shapes = jax.make_jaxpr(gradients, return_shape=True)(captured, *args)
+            out_tree = jax.tree.structure(shapes)
+            shared.gradients[argnums] = _Shared(program, shared.in_tree, out_tree)
+        return Traced(self.captured, shared.gradients[argnums])
 
     @property
     def repeated_work(self) -> float:
@@ -117,7 +116,7 @@ class Traced:
 
 
 def traced(
-    function: Callable[..., PyTree], *examples: PyTree, kept: Callable[[float], bool] = _none
+    function: Callable[..., PyTree], *examples: PyTree, kept: Callable[[float], bool] = none
 ) -> Traced:
     """The function at arguments of the shapes and dtypes of the examples.
 
@@ -128,9 +127,10 @@ def traced(
     # A function that jax has not met, so that no earlier trace stands in for this one.
     program, shapes = jax.make_jaxpr(lambda *args: function(*args), return_shape=True)(*examples)
     out_tree = jax.tree.structure(shapes)
-    outline = _Outline(kept=kept)
-    key = (outline.of(program, lift=True), jax.tree.structure(examples), out_tree)
-    found = _found(seen, key, lambda: _Shared(_lifted(program, outline), out_tree))
+    outline = Outline(kept=kept)
+    in_tree = jax.tree.structure(examples)
+    key = (outline.of(program, lift=True), in_tree, out_tree)
+    found = _found(seen, key, lambda: _Shared(lifted(program, outline), in_tree, out_tree))
     return Traced(tuple(outline.captured), found)
 
 
@@ -141,7 +141,7 @@ _opened: collections.OrderedDict[_Key, OpenProgram] = collections.OrderedDict()
 def shared(program: Program) -> OpenProgram:
     """What computes the same, whatever it captured: one object for all of them."""
     found = bare(program)
-    return _found(_opened, _Outline().of(found), lambda: found)
+    return _found(_opened, Outline().of(found), lambda: found)
 
 
 def _found(programs: collections.OrderedDict[_Key, _T], key: _Key, make: Callable[[], _T]) -> _T:
@@ -152,173 +152,3 @@ def _found(programs: collections.OrderedDict[_Key, _T], key: _Key, make: Callabl
     while len(programs) > _MOST_PROGRAMS:
         programs.popitem(last=False)
     return programs[key]
-
-
-class _Same:
-    """An object that equals itself alone, whatever its own equality; kept alive by the key."""
-
-    def __init__(self, value: object) -> None:
-        self.value = value
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Same) and self.value is other.value
-
-    def __hash__(self) -> int:
-        return id(self.value)
-
-
-# As long as the programs are there, which those of the library's own functions are: their rules of
-# derivation take longer to trace than all the rest.
-outlines: weakref.WeakKeyDictionary[Program, dict[int, _Key]] = weakref.WeakKeyDictionary()
-
-
-class _Outline:
-    """What two programs must agree in to share what is compiled, and in what they may differ.
-
-    Attributes:
-        captured: The values that they may differ in, in the order of the walk.
-        orders: Of derivatives that tell functions with rules of their own apart.
-        kept: Whether they may not differ in a number.
-    """
-
-    def __init__(self, orders: int = _ORDERS, kept: Callable[[float], bool] = _none) -> None:
-        self.captured: list[Array | np.ndarray] = []
-        self.orders, self.kept = orders, kept
-
-    def of(self, program: Program, *, lift: bool = False) -> _Key:
-        """The program as a value to compare. With ``lift`` what it captured is left out."""
-        jaxpr = opened(program)
-        number: dict[Atom, int] = {v: i for i, v in enumerate([*jaxpr.constvars, *jaxpr.invars])}
-        avals = tuple(v.aval for v in number)
-        captured = constants(program)
-        if lift:
-            self.captured += captured
-
-        def read(atom: Atom) -> _Key:
-            if not is_literal(atom):
-                return number[atom]
-            if lift and self.is_data(atom):
-                self.captured.append(np.asarray(atom.val, aval(atom).dtype))
-                return atom.aval
-            return atom.aval, self.value(np.asarray(atom.val))
-
-        equations = []
-        for equation in jaxpr.eqns:
-            operands = tuple(read(atom) for atom in equation.invars)
-            if own_rules(equation):
-                held = self.rules(program, equation)
-            else:
-                inside = lift and _inlined(equation) is not None
-                params = sorted(equation.params.items())
-                held = tuple((name, self.value(v, lift=inside)) for name, v in params)
-            results = tuple(v.aval for v in equation.outvars)
-            number.update((v, len(number) + i) for i, v in enumerate(equation.outvars))
-            equations.append((equation.primitive, operands, held, results))
-        kept = () if lift else tuple(map(_Same, captured))
-        return avals, kept, tuple(equations), tuple(read(atom) for atom in jaxpr.outvars)
-
-    def known(self, program: Program) -> _Key:
-        """The whole program as a value; that of a function that JAX keeps compiled is kept too."""
-        found = outlines.setdefault(program, {})
-        if self.orders not in found:
-            found[self.orders] = self.of(program)
-        return found[self.orders]
-
-    def is_data(self, atom: Atom) -> bool:
-        """Whether it is a number in the text that may be another one."""
-        if not is_literal(atom) or not jnp.issubdtype(aval(atom).dtype, jnp.floating):
-            return False
-        return not self.kept(atom.val)
-
-    def value(self, value: object, *, lift: bool = False) -> _Key:
-        """A parameter as a value to compare."""
-        if is_program(value):
-            return self.of(value, lift=True) if lift else self.known(value)
-        if isinstance(value, (tuple, list)):
-            return (type(value), *map(self.value, value))
-        if isinstance(value, np.ndarray):
-            return value.shape, value.dtype, value.tobytes()
-        try:
-            hash(value)
-        except TypeError:
-            return _Same(value)
-        return value
-
-    def rules(self, program: Program, equation: Equation) -> _Key:
-        """A call with rules of derivation of its own, told by what it computes and they give.
-
-        The rules themselves are wrapped anew in each trace. One order less is asked of what they
-        call in turn, which is the function itself more often than not.
-        """
-        own = [self.value(v) for _, v in sorted(equation.params.items()) if is_program(v)]
-        if not self.orders:
-            return tuple(own)
-        differential = _differential(lambda *operands: again(program, equation, operands))
-        try:
-            found = jax.make_jaxpr(differential)(*(atom.aval for atom in equation.invars))
-        except Exception as error:  # whatever a function raises that has no such derivative
-            return _Same(error)  # which nothing equals: it compiles anew
-        return *own, _Outline(self.orders - 1).of(found)
-
-
-def _inlined(equation: Equation) -> ClosedProgram | None:
-    """The program of a call that holds arrays of its own, which must become operands too."""
-    program = plain_call(equation)
-    if program is None or own_rules(equation):
-        return None
-    inside = any(_inlined(e) is not None for e in opened(program).eqns)
-    return program if inside or constants(program) else None
-
-
-def _lifted(program: ClosedProgram, outline: _Outline) -> ClosedProgram:
-    """The program with captured values as its first operands, in the order of the outline."""
-
-    def whole(captured: Sequence[Array], *operands: Array) -> Sequence[Array]:
-        return _rerun(program, operands, iter(captured), outline.is_data)
-
-    return jax.make_jaxpr(whole)([jax.typeof(x) for x in outline.captured], *program.in_avals)
-
-
-def _rerun(
-    program: Program,
-    operands: Sequence[Array],
-    captured: Iterator[Array],
-    is_data: Callable[[Atom], bool],
-) -> list[Array]:
-    jaxpr = opened(program)
-    known: dict[Atom, Array] = dict(zip(jaxpr.constvars, captured, strict=False))
-    known.update(zip(jaxpr.invars, operands, strict=True))
-
-    def read(atom: Atom) -> Array:
-        if not is_literal(atom):
-            return known[atom]
-        return next(captured) if is_data(atom) else atom.val
-
-    for equation in jaxpr.eqns:
-        values = [read(atom) for atom in equation.invars]
-        inside = _inlined(equation)
-        if inside is None:
-            results = again(program, equation, values)
-        else:
-            results = _rerun(inside, values, captured, is_data)
-        known.update(zip(equation.outvars, results, strict=True))
-    return [read(atom) for atom in jaxpr.outvars]
-
-
-def _differential(function: Callable[..., Sequence[Array]]) -> Callable[..., list[Array]]:
-    """Cotangents of the floating-point operands, for results that all weigh one."""
-
-    def differential(*operands: Array) -> list[Array]:
-        floating = [i for i, x in enumerate(operands) if jnp.issubdtype(x.dtype, jnp.inexact)]
-
-        def of(*moving: Array) -> list[Array]:
-            full = list(operands)
-            for i, x in zip(floating, moving, strict=True):
-                full[i] = x
-            found = function(*full)
-            return [x for x in found if jnp.issubdtype(x.dtype, jnp.inexact)]
-
-        results, pullback = jax.vjp(of, *(operands[i] for i in floating))
-        return list(pullback([jnp.ones_like(x) for x in results]))
-
-    return differential

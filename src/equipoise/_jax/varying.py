@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.sharding import NamedSharding, PartitionSpec
 
+from equipoise._jax.evaluation import again, as_function, bind, run
 from equipoise._jax.programs import (
     COND,
     SCAN,
@@ -19,9 +20,6 @@ from equipoise._jax.programs import (
     ClosedProgram,
     Equation,
     Program,
-    again,
-    as_function,
-    bind,
     branches,
     called,
     closed,
@@ -31,7 +29,6 @@ from equipoise._jax.programs import (
     opened,
     own_rules,
     plain_call,
-    run,
     scan,
     while_loop,
 )

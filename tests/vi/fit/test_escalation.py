@@ -71,7 +71,7 @@ def test_fit_of_a_small_budget_does_not_exceed_it(key):
 
 def test_drivers_are_the_coordinates_that_bend(key):
     """A funnel has one, pairs of a banana have one each."""
-    target = hard.banana(pairs=2, rest=1)
+    target = hard.banana(pairs=2, rest=2)
     fit = vi.fit(target.log_density, target.example, key, escalate="conditional")
     assert fit.source == "conditional"
     assert fit.trusted, fit.reason

@@ -30,7 +30,7 @@ example = {"mean": jnp.zeros(()), "log_sd": jnp.zeros(())}
 fits = [vi.fit(make(data), example, jax.random.key(0)) for data in (jnp.asarray(outcome), spread)]
 # The program that a fit asks its log density by: each device has an eighth of the data, and sums.
 target = module.trace(make(spread), vi.mean_field(example))
-asked = module._evaluate.lower(target, np.int32(1), np.zeros((512, 2)), np.int32(0))
+asked = module.evaluate.lower(target, np.int32(1), np.zeros((512, 2)), np.int32(0))
 text = asked.compile().as_text()
 assert "all-reduce" in text and "f64[512]" in text and "f64[4096]" not in text
 for one, eight in zip(*map(jax.tree.leaves, [fit.params for fit in fits])):
@@ -70,7 +70,7 @@ for kind in (AxisType.Auto, AxisType.Explicit):
     # Each device has an eighth of the rows and of a batch, and nowhere all rows are gathered.
     batches = module.batches_of(log_density, one.family, spread, 64)
     whole = target.trace(batches.on(*batches.all_rows()), one.family)
-    asked = target._evaluate.lower(whole, np.int32(1), np.zeros((512, 2)), np.int32(0))
+    asked = target.evaluate.lower(whole, np.int32(1), np.zeros((512, 2)), np.int32(0))
     text = asked.compile().as_text()
     assert "all-reduce" in text and "f64[513,2]" in text and "f64[8,2]" in text
     assert "f64[4104,2]" not in text

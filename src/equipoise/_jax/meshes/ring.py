@@ -15,8 +15,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from equipoise._jax.primitives import is_linear, is_zero, primitive
-from equipoise._jax.programs import ClosedProgram, as_function, constants, with_operands
+from equipoise._jax.evaluation import as_function, with_operands
+from equipoise._jax.primitives import bound, is_linear, is_zero, primitive
+from equipoise._jax.programs import ClosedProgram, constants
 from equipoise._jax.varying import alike
 from equipoise._types import Array, PyTree
 
@@ -66,8 +67,7 @@ def ring_sum(
     def flat(source: Array, *xs: Array) -> Sequence[Array]:
         return jax.tree.leaves(body(source, *jax.tree.unflatten(structure, xs)))
 
-    types = tuple(jax.ShapeDtypeStruct(x.shape, x.dtype) for x in outputs)  # type: ignore[no-untyped-call]
-    layout = _Layout(ring, len(jax.tree.leaves(stay)), types, len(types))
+    layout = _Layout(ring, len(jax.tree.leaves(stay)), _shapes(outputs), len(outputs))
     return jax.tree.unflatten(found, _summed(flat, me, arrays, layout))
 
 
@@ -76,14 +76,18 @@ def _summed(body: _Body, me: Array, arrays: Sequence[Array], layout: _Layout) ->
     # Arrays that the body captured are operands like others, and stay.
     captured = constants(program)
     layout = layout._replace(stay=layout.stay + len(captured))
-    found: list[Array] = _ring_sum_p.bind(  # type: ignore[no-untyped-call]
-        me, *captured, *arrays, body=with_operands(program, after=1), layout=layout
-    )
-    return found
+    whole = with_operands(program, after=1)
+    return bound(_ring_sum_p, me, *captured, *arrays, body=whole, layout=layout)
 
 
 def _type(x: PyTree) -> PyTree:
     return x.aval if is_linear(x) else jax.typeof(x)
+
+
+def _shapes(arrays: Sequence[PyTree], *lead: int) -> tuple[jax.ShapeDtypeStruct, ...]:
+    """Their shapes, after further axes, and dtypes."""
+    shape: Callable[..., jax.ShapeDtypeStruct] = jax.ShapeDtypeStruct  # it is left untyped
+    return tuple(shape((*lead, *x.shape), x.dtype) for x in arrays)
 
 
 def _zeros(operands: Sequence[Array], layout: _Layout) -> list[Array]:
@@ -121,7 +125,7 @@ def _jvp(
     primals: Sequence[Array], tangents: Sequence[PyTree], *, body: ClosedProgram, layout: _Layout
 ) -> tuple[list[Array], list[Array]]:
     me, *arrays = primals
-    out: list[Array] = _ring_sum_p.bind(*primals, body=body, layout=layout)  # type: ignore[no-untyped-call]
+    out = bound(_ring_sum_p, *primals, body=body, layout=layout)
     moving = [i for i, t in enumerate(tangents[1:]) if not is_zero(t)]
     run, count = as_function(body), len(arrays)
     order = _in_order([i < layout.stay for i in (*range(count), *moving)])
@@ -166,10 +170,9 @@ def _transpose(
         return back([operands[n] for n in range(len(known), len(order))])
 
     both = [*(arrays[i] for i in known), *(cotangents[i] for i in given)]
-    outputs = tuple(jax.ShapeDtypeStruct(x.shape, x.dtype) for x in types)  # type: ignore[no-untyped-call]
     # Operands that stay come before those that travel, and so do their cotangents.
     here = sum(i < layout.stay for i in linear)
-    into = _Layout(layout.ring, sum(stays), outputs, here)
+    into = _Layout(layout.ring, sum(stays), _shapes(types), here)
     found = _summed(transposed, me, [both[n] for n in order], into)
     sums = dict(zip(linear, found, strict=True))
     return [None, *(sums.get(i) for i in range(len(arrays)))]
@@ -190,7 +193,7 @@ def _batch(
     first = [
         x if d is None else jnp.moveaxis(x, d, 0) for x, d in zip(arrays, dims[1:], strict=True)
     ]
-    outputs = tuple(jax.ShapeDtypeStruct((size, *x.shape), x.dtype) for x in layout.outputs)  # type: ignore[no-untyped-call]
+    outputs = _shapes(layout.outputs, size)
     out = _summed(run, me, first, layout._replace(outputs=outputs))
     return out, [0] * len(out)
 

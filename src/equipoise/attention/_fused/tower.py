@@ -12,7 +12,7 @@ from types import MappingProxyType
 import jax
 import jax.numpy as jnp
 
-from equipoise._jax.primitives import OwnPrimitive, is_linear, is_zero, primitive
+from equipoise._jax.primitives import OwnPrimitive, bound, is_linear, is_zero, primitive
 from equipoise._jax.pruned import pruned
 from equipoise._jax.varying import alike
 from equipoise._types import Array, PyTree
@@ -31,17 +31,17 @@ def attend(problem: Problem, *, forced: bool = False) -> tuple[Array, Array]:
     A forced request raises where it is lowered to anything but the kernels.
     """
     leaves, plan = planned(problem, forced=forced)
-    out, lse = value_p.bind(*alike(leaves), plan=plan)  # type: ignore[no-untyped-call]
+    out, lse = bound(value_p, *alike(leaves), plan=plan)
     return out.astype(problem.dtype), lse
 
 
 def _value_jvp(
     primals: Sequence[Array], tangents: Sequence[PyTree], *, plan: Plan
 ) -> tuple[list[Array], list[Array]]:
-    results = value_p.bind(*primals, plan=plan)  # type: ignore[no-untyped-call]
+    results = bound(value_p, *primals, plan=plan)
     moving = tuple(i for i, x in enumerate(tangents) if not is_zero(x))
     along = [tangents[i] for i in moving]
-    dots = _tangent_p.bind(*primals, *results, *along, plan=plan, moving=moving)  # type: ignore[no-untyped-call]
+    dots = bound(_tangent_p, *primals, *results, *along, plan=plan, moving=moving)
     return results, dots
 
 
@@ -79,7 +79,7 @@ def _tangent_transpose(
     linear = tuple(i for i, x in zip(moving, along, strict=True) if is_linear(x))
     out, lse = cotangents
     given = [_or_zeros(out, results[0])] + ([] if is_zero(lse) else [lse])
-    found = cotangent_p.bind(*leaves, *results, *given, plan=plan, moving=linear)  # type: ignore[no-untyped-call]
+    found = bound(cotangent_p, *leaves, *results, *given, plan=plan, moving=linear)
     by_leaf = dict(zip(linear, found, strict=True))
     return [*[None] * (len(leaves) + 2), *(by_leaf.get(i) for i in moving)]
 
@@ -91,7 +91,7 @@ def _cotangent_transpose(
     nonzero = [(i, x) for i, x in zip(moving, cotangents, strict=True) if not is_zero(x)]
     indices = tuple(i for i, _ in nonzero)
     along = [x for _, x in nonzero]
-    found = _tangent_p.bind(*leaves, *results, *along, plan=plan, moving=indices)  # type: ignore[no-untyped-call]
+    found = bound(_tangent_p, *leaves, *results, *along, plan=plan, moving=indices)
     wanted = [x if is_linear(y) else None for x, y in zip(found, given, strict=False)]
     return [*[None] * (len(leaves) + 2), *wanted]
 
@@ -123,7 +123,7 @@ def _made(
     lowered: Mapping[str | None, _Rule] = MappingProxyType({}),
 ) -> OwnPrimitive:
     def bind(*args: Array, **params: PyTree) -> list[Array]:
-        return made.bind(*args, **params)  # type: ignore[no-untyped-call]
+        return bound(made, *args, **params)
 
     made = primitive(
         name,

@@ -159,13 +159,16 @@ def _allowed_scores(block: Block, place: Place, grid: Grid) -> Array:
         score = only(score, allowed, -jnp.inf)
     if partly is None or mask is None:
         return score
-    # In this order: XLA copies what is handed through a first branch.
-    return lax.cond(
-        partly,
-        lambda x: only(x, mask.allowed(indices(block)), -jnp.inf),
-        lambda x: x,
-        score,
-    )
+
+    def ruled(score: Array) -> Array:
+        return only(score, mask.allowed(indices(block)), -jnp.inf)
+
+    def where_needed(score: Array) -> Array:
+        # In this order: XLA copies what is handed through a first branch.
+        return lax.cond(partly, ruled, lambda score: score, score)
+
+    found: Array = lax.platform_dependent(score, cpu=where_needed, default=ruled)
+    return found
 
 
 def broken_values(value: Array) -> Array:

@@ -15,8 +15,9 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from equipoise._jax.primitives import is_linear, is_zero, primitive
-from equipoise._jax.programs import ClosedProgram, as_function, constants, with_operands
+from equipoise._jax.evaluation import as_function, with_operands
+from equipoise._jax.primitives import bound, is_linear, is_zero, primitive
+from equipoise._jax.programs import ClosedProgram, constants
 from equipoise._jax.varying import alike
 from equipoise._types import Array, PyTree
 from equipoise.attention._kernel.grid import Axes, Grid, Place, Schedule
@@ -60,7 +61,7 @@ def pair_sum(
 
 
 def _sums(operands: Sequence[Array], body: ClosedProgram, layout: Layout) -> list[Array]:
-    return list(_pair_sum_p.bind(*operands, body=body, layout=layout))  # type: ignore[no-untyped-call]
+    return bound(_pair_sum_p, *operands, body=body, layout=layout)
 
 
 def _split(operands: Sequence[PyTree]) -> tuple[Schedule, Sequence[PyTree]]:

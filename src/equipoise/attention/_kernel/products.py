@@ -12,7 +12,8 @@ from typing import TypeAlias
 import jax.numpy as jnp
 from jax import lax
 
-from equipoise._jax.programs import ClosedProgram, Equation, Value, bind, plain_call, run
+from equipoise._jax.evaluation import bind, run
+from equipoise._jax.programs import ClosedProgram, Equation, Value, plain_call
 from equipoise._types import Array
 from equipoise.attention._kernel.grid import is_named
 

@@ -3,7 +3,9 @@
 import math
 from collections.abc import Iterable, Mapping, Sequence
 
+from equipoise._jax.evaluation import implementation
 from equipoise._jax.meshes.collectives import mesh_sizes
+from equipoise._jax.meshes.shards import num_devices
 from equipoise._jax.programs import (
     COND,
     KERNEL,
@@ -18,11 +20,9 @@ from equipoise._jax.programs import (
     While,
     branches,
     called,
-    implementation,
     is_literal,
     kernel,
     linear_solve,
-    num_devices,
     opened,
     scan,
     while_loop,

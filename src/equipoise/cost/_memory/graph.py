@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 import jax.numpy as jnp
 
 from equipoise._jax.checkpoints import recomputes
+from equipoise._jax.evaluation import implementation
 from equipoise._jax.programs import (
     SCAN,
     SHARD_MAP,
@@ -18,7 +19,6 @@ from equipoise._jax.programs import (
     Program,
     aval,
     called,
-    implementation,
     is_array,
     is_literal,
     opened,
@@ -49,7 +49,7 @@ _INDEX = 4  # bytes of a place in an axis
 _WORD = 4  # bytes of each of the two words that random bits are made of
 _FLAT = "flat"  # the shape of products that are computed as matrices
 _ELEMENTWISE = frozenset(ELEMENTWISE.split())
-_Inner = Callable[[Program, int], Sequence[Expression]]
+_Inner = Callable[[Program, int, set[int]], Sequence[Expression]]
 
 
 class Graph(Values):
@@ -121,8 +121,10 @@ class Graph(Values):
         if name == "dot_general":
             operands = [self.lying.get(v, v) for v in operands]
         apart = lies_apart(equation)
-        for i in (0,) if apart else reordered(equation):
-            operands[i] = self.copy(operands[i])
+        if apart:
+            operands[0] = self.copy(operands[0])
+        for i, order in reordered(equation):
+            operands[i] = self.in_order(operands[i], order)
         if name == "erf_inv":
             return [self._inverse(equation.outvars[0], *operands)]
         if name == "random_bits":
@@ -217,10 +219,11 @@ class Graph(Values):
                 operands.append(over[-1][0])
         if name in (SCAN, WHILE):
             operands = [self.straightened(v) for v in operands]
+        unread = {i for i, v in enumerate(equation.outvars) if v in self._unread}
         inside = tuple(
             extra * times
             for program, constants, times in held(equation)
-            for extra in self._inner(program, constants)
+            for extra in self._inner(program, constants, unread)
         )
         views = self._views(equation, operands, makes)
         if name == "transpose":

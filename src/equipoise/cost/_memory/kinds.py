@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 
 import jax.numpy as jnp
 
+from equipoise._jax.meshes.shards import num_devices
 from equipoise._jax.programs import (
     COND,
     KERNEL,
@@ -24,7 +25,6 @@ from equipoise._jax.programs import (
     branches,
     is_array,
     linear_solve,
-    num_devices,
     rank,
     scan,
     while_loop,
@@ -145,8 +145,8 @@ def folds(equation: Equation) -> bool:
     return equation.primitive.name == "transpose" and rank(equation.invars[0]) == 2
 
 
-def reordered(equation: Equation) -> Iterator[int]:
-    """Operands of a product or convolution that are copied into another order of axes first."""
+def reordered(equation: Equation) -> Iterator[tuple[int, tuple[int, ...]]]:
+    """Operands of a product or convolution that are copied first, with the order of their axes."""
     if equation.primitive.name == "dot_general":
         contracted, batch = equation.params["dimension_numbers"]
         first = tuple(range(len(batch[0])))
@@ -157,14 +157,15 @@ def reordered(equation: Equation) -> Iterator[int]:
         for i, own in enumerate(ranks):
             rest = [a for a in range(own) if a not in (*batch[i], *contracted[i])]
             inner = [*rest, *contracted[i]] if i == 0 else [*contracted[i], *rest]
-            if own > 2 and [*batch[i], *inner] != list(range(own)):
-                yield i
+            order = (*batch[i], *inner)
+            if own > 2 and order != tuple(range(own)):
+                yield i, order
     if equation.primitive.name == "conv_general_dilated":
         numbers, last = equation.params["dimension_numbers"], rank(equation.invars[0]) - 1
         if tuple(numbers.lhs_spec) != (0, last, *range(1, last)):
-            yield 0
+            yield 0, tuple(numbers.lhs_spec)
         if tuple(numbers.rhs_spec) != (last, last - 1, *range(last - 1)):
-            yield 1
+            yield 1, tuple(numbers.rhs_spec)
 
 
 def is_flat(equation: Equation) -> bool:

@@ -47,14 +47,17 @@ def peak_bytes(graph: Graph, results: Sequence[int], over: Mapping[int, int] = _
     return whole + largest(_alive(graph, results, over=over))
 
 
-def _inside(program: Program, num_constants: int, *, partitioned: bool) -> tuple[Expression, ...]:
+def _inside(
+    program: Program, num_constants: int, unread: set[int], *, partitioned: bool
+) -> tuple[Expression, ...]:
     """Bytes that one run of a loop's program needs beside its operands and results.
 
     What follows from constants alone is computed before the loop, and stays.
     """
     graph = new_graph(partitioned=partitioned)
     inputs = graph.arguments(opened(program).invars)
-    results = graph.run(program, inputs)
+    made = enumerate(graph.run(program, inputs))
+    results = [v for i, v in made if i not in unread]
     varying, bare = set(inputs[num_constants:]), set[int]()  # of the rest, what reads no array
     hoisted, here = set[int](), set[int]()
     for node in graph.nodes:

@@ -52,6 +52,7 @@ class Values:
         self._filled: dict[tuple[str, str], int] = {}  # arrays of one number, by it and their shape
         self._number_of: dict[int, int] = {}  # that fills an array
         self._given: set[int] = set()  # such arrays that something is written over
+        self._ordered: dict[tuple[int, tuple[int, ...]], int] = {}  # copies in order of axes
         self._spreads: dict[tuple[int, tuple[int, ...], _Shape], int] = {}  # by where axes go
 
     def value(self, atom: Atom, *, owned: bool = False) -> int:
@@ -63,6 +64,12 @@ class Values:
         made = self.new(self.bytes[value], self.shapes[value])
         self.nodes.append(Node(Kind.COPY, (value,), (made,)))
         return made
+
+    def in_order(self, value: int, order: tuple[int, ...]) -> int:
+        """A copy with axes in another order, the same for all that ask for it."""
+        if (value, order) not in self._ordered:
+            self._ordered[value, order] = self.copy(value)
+        return self._ordered[value, order]
 
     def copied(self) -> Self:
         """The same values and operations, to which others may be added."""

@@ -8,6 +8,7 @@ divided like any other.
 from collections.abc import Iterator, Sequence
 
 from equipoise._jax.meshes.local import Spec, map_specs
+from equipoise._jax.meshes.shards import mapped_axes
 from equipoise._jax.programs import (
     COND,
     SCAN,
@@ -19,7 +20,6 @@ from equipoise._jax.programs import (
     branches,
     called,
     linear_solve,
-    mapped_axes,
     scan,
     while_loop,
 )

@@ -7,7 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from equipoise._jax.programs import Equation, aval, bind
+from equipoise._jax.evaluation import bind
+from equipoise._jax.programs import Equation, aval
 from equipoise._types import Array
 from equipoise.cost._reads.reach import NONE, Known, Reach, Value, lift, make, unknown
 

@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 import jax.numpy as jnp
 import numpy as np
 
+from equipoise._jax.evaluation import bind, implementation, run
 from equipoise._jax.programs import (
     COND,
     SCAN,
@@ -14,11 +15,8 @@ from equipoise._jax.programs import (
     Program,
     While,
     aval,
-    bind,
     branches,
     called,
-    implementation,
-    run,
     scan,
     while_loop,
 )

@@ -202,14 +202,20 @@ def _field(game: TracedGame, players: Players) -> Players:
 def field(game: Game, players: Players) -> Players:
     """``vector_field`` without checks."""
     if game.is_zero_sum:
-        x, y = jax.grad(game.losses[0], argnums=(0, 1))(*players)
+        x, y = _gradient(game.losses[0], (0, 1))(*players)
         return x, jax.tree.map(jnp.negative, y)
     return tuple(partial_gradient(game, i, players) for i in range(len(players)))
 
 
 def partial_gradient(game: Game, player: int, players: Players) -> PyTree[Array]:
     """The gradient of one player's loss by its own position."""
-    return jax.grad(game.losses[player], argnums=player)(*players)
+    (gradient,) = _gradient(game.losses[player], (player,))(*players)
+    return gradient
+
+
+def _gradient(loss: Callable[..., Scalar], argnums: tuple[int, ...]) -> Callable[..., Players]:
+    """The gradient by some players; that of a traced loss is known to all that compute alike."""
+    return loss.gradient(argnums) if isinstance(loss, Traced) else jax.grad(loss, argnums)
 
 
 def checked_players(game: Game, players: Players, argument: str = "players") -> Players:

@@ -9,7 +9,8 @@ import jax.numpy as jnp
 
 from equipoise._check import at, value_error
 from equipoise._types import Array, PRNGKeyArray, PyTree, Scalar
-from equipoise.vi._families.family import Core, Family, Params, assemble, remembered
+from equipoise.vi._families.core import Core, assemble
+from equipoise.vi._families.family import Family, Params, remembered
 from equipoise.vi._families.full_rank import from_scale_tril, scale_tril
 from equipoise.vi._families.layout import Layout, layout
 from equipoise.vi._families.mean_field import normal_entropy, normal_log_prob

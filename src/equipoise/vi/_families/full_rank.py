@@ -6,7 +6,8 @@ import numpy as np
 
 from equipoise._check import at
 from equipoise._types import Array, PRNGKeyArray, PyTree, Scalar
-from equipoise.vi._families.family import Core, Family, Natural, assemble, remembered
+from equipoise.vi._families.core import Core, assemble
+from equipoise.vi._families.family import Family, Natural, remembered
 from equipoise.vi._families.layout import Layout, layout
 from equipoise.vi._families.mean_field import normal_entropy, normal_log_prob
 from equipoise.vi._supports.support import Support

@@ -5,7 +5,8 @@ import jax.numpy as jnp
 
 from equipoise._check import at, positive_integer
 from equipoise._types import Array, PRNGKeyArray, PyTree, Scalar
-from equipoise.vi._families.family import Core, Family, assemble, remembered
+from equipoise.vi._families.core import Core, assemble
+from equipoise.vi._families.family import Family, remembered
 from equipoise.vi._families.layout import Layout, layout
 from equipoise.vi._families.mean_field import LOG_2PI, normal_log_prob
 from equipoise.vi._supports.support import Support

@@ -1,1 +1,1 @@
-"""The fit that needs no tuning: where it starts, its two loops, its judge and its result."""
+"""The fit that needs no tuning: what it is asked for, its judge and its result."""

@@ -1,24 +1,21 @@
 """The fit that needs no tuning."""
 
-import inspect
 from collections.abc import Callable
 
 import optax
 
-from equipoise._check import (
-    at,
-    random_key,
-    type_error,
-    value_error,
-)
+from equipoise._check import at, random_key, value_error
 from equipoise._types import PRNGKeyArray, PyTree, Scalar
-from equipoise.vi._families.family import Family, check_params, completed
-from equipoise.vi._families.full_rank import full_rank
-from equipoise.vi._families.layout import layout
-from equipoise.vi._families.mean_field import mean_field
-from equipoise.vi._fit.batched import begin_on_batches
-from equipoise.vi._fit.descent import GradientState
-from equipoise.vi._fit.gradient import (
+from equipoise.vi._families.family import Family
+from equipoise.vi._fit.judge import judge
+from equipoise.vi._fit.judging import judging
+from equipoise.vi._fit.options import check_choices, check_numbers, check_state, resolve
+from equipoise.vi._fit.result import Fit
+from equipoise.vi._stages.escalate import stages_until
+from equipoise.vi._starts.begun import Begun, starting_point
+from equipoise.vi._starts.newton import find_starts
+from equipoise.vi._steps.batched import begin_on_batches
+from equipoise.vi._steps.gradient import (
     BATCHED_STEPS,
     GRADIENT_STEPS,
     choose_optimizer,
@@ -26,13 +23,8 @@ from equipoise.vi._fit.gradient import (
     fit_gradient,
     plan,
 )
-from equipoise.vi._fit.judge import judge
-from equipoise.vi._fit.judging import judging
-from equipoise.vi._fit.loop import Progress, check_choices, check_numbers, shown
-from equipoise.vi._fit.natural import NORMAL_STEPS, NormalState, fit_normal
-from equipoise.vi._fit.result import Fit
-from equipoise.vi._fit.start import Begun, find_starts, starting_point
-from equipoise.vi._stages.escalate import stages_until
+from equipoise.vi._steps.loop import Progress, shown
+from equipoise.vi._steps.natural import NORMAL_STEPS, fit_normal
 from equipoise.vi._supports.support import Support
 from equipoise.vi._target.batches import batches_of
 from equipoise.vi._target.points import balanced, chance
@@ -116,10 +108,11 @@ def fit(
             and to find better ones, at least 100. They end at 8192 where q is good, and go on while
             standard errors alone forbid to trust them; above 50 coordinates only where k̂ ≤ ½, as
             standard errors prove nothing where weights have no variance. Default: ten seconds of
-            work for one core, at 10⁹ elementary operations a second as the density's equations
-            count them; but 163 840 at least, and no more draws than have 2²⁵ numbers. Of each later
-            stage it is the largest number of draws to keep, by default 65 536 and 16 384; one that
-            could not begin with it is left out.
+            work for one core, at 10¹⁰ elementary operations a second as the density's equations
+            count them; but 163 840 at least, and no more draws than have 2²⁵ numbers. Each later
+            stage may take the work of as many evaluations, gradients and matrices counted; one that
+            could not begin with it is left out, and ``reason`` says what it takes. Neither steps
+            nor the search for other modes are part of it: ``evaluations`` of the fit counts all.
         escalate: How far to go where draws are not trusted: the name of the last stage, all of them
             by default, or none. Nothing follows a fit on ``data``, nor one that has not converged
             in a ``num_steps`` of yours.
@@ -159,11 +152,16 @@ def fit(
             ``optimizer`` is none of optax, or ``progress`` is neither a boolean
             nor a function.
 
+    The search asks the density where q has no draws. In one or two dimensions it finds nearly
+    every mode within ten sds, in more those along axes, at corners and at images of the mean.
+    Others are found by chance: of modes in five dimensions, of sds from 0.1 to 0.5 and 4 to 10 sds
+    away in any direction, about every second; in ten hardly any. No test of draws tells of them.
+
     Cost: a few dozen gradients and Newton paths for each of ``num_samples`` points, then 8192
         evaluations of ``log_density`` and 4544 to look for other modes, 1472 above 50 coordinates;
         where q is poor or its draws are too few, up to ``max_evaluations``. Where the fit is not
         trusted, its reason takes a few thousand more. A draw of the conditional stage takes about
-        three Hessians and their factors; the annealed stage takes a million gradients. With
+        one Hessian and its factor; the annealed stage takes up to a million gradients. With
         ``data``, three to ten passes for derivatives at one point, and one for every 512
         evaluations of the verdict; memory of 512 times ``batch_size`` terms beside the data.
 
@@ -180,11 +178,11 @@ def fit(
     check_numbers(num_steps, num_samples, num_restarts, max_evaluations)
     check_choices(optimizer, gradient, draws, progress)
     stages = stages_until(escalate)
-    family = _resolve(example, family, support)
+    family = resolve(example, family, support)
     size = family.dimension
     small = size <= MAX_CURVED
     natural = optimizer is None and family.natural is not None and small
-    _check_state(state, family, natural=natural)
+    check_state(state, family, natural=natural)
     batches = None
     if data is not None:
         batches = batches_of(log_density, family, data, batch_size)
@@ -221,59 +219,3 @@ def fit(
         stages = ()
     judges = judging(target, family, random, max_evaluations, stages)
     return judge(judges, found, begun.starts, begun.center)
-
-
-def _check_state(state: PyTree, family: Family, *, natural: bool) -> None:
-    """The state is one of the loop that goes on from it, and of the family's shapes."""
-    if state is None:
-        return
-    fits = isinstance(state, NormalState if natural else GradientState)
-    if not fits or (natural and len(state.mean) != family.dimension):
-        raise value_error(
-            "state",
-            "must be that of a fit with the same family, example and kind of optimizer",
-            type(state).__name__,
-            "Give fit.state.",
-        )
-    if not natural:
-        check_params(family, state.moving.params)
-
-
-def _resolve(
-    example: PyTree,
-    family: Family | Callable[[PyTree], Family] | None,
-    support: PyTree | Support | None,
-) -> Family:
-    """The family that was asked for, of positions like the example."""
-    ours = layout(example, support)
-    if family is None:
-        family = full_rank if ours.size <= MAX_CURVED else mean_field
-    if not isinstance(family, Family):
-        family = _made(family, example, support)
-    made = completed(family)
-    if made.positions is None or made.positions[:2] != ours[:2]:
-        raise value_error(
-            "family",
-            f"must have positions like `example`, {ours[:2]}",
-            "discrete ones" if made.positions is None else str(made.positions[:2]),
-            "Make it from the same example.",
-        )
-    if support is not None and made.positions.supports != ours.supports:
-        raise value_error(
-            "family",
-            "must have the supports that `support` says",
-            ", ".join(one.name for one in made.positions.supports),
-            "Make it with them, or give a function that takes support=, as vi.full_rank does.",
-        )
-    return made
-
-
-def _made(make: Callable[..., Family], example: PyTree, support: PyTree | Support | None) -> Family:
-    """The family that a function makes of the example, and of the supports where it takes them."""
-    takes = callable(make) and "support" in inspect.signature(make).parameters
-    made = make(example, support=support) if takes else callable(make) and make(example)
-    if not isinstance(made, Family):
-        raise type_error(
-            "family", "must be a Family or make one", make, "Try vi.full_rank(example)."
-        )
-    return made

@@ -10,20 +10,13 @@ from equipoise._types import Array
 from equipoise.vi._bounds.estimate import Estimate
 from equipoise.vi._families.draws import AnyArray
 from equipoise.vi._fit.judging import COMPONENTS, MAX_ADAPTED, Judging, Normal
-from equipoise.vi._fit.loop import Found
 from equipoise.vi._fit.result import Fit, Source
-from equipoise.vi._fit.start import (
-    DISTINCT,
-    Local,
-    climbed,
-    find_starts,
-    joined,
-    no_modes,
-    other_modes,
-)
 from equipoise.vi._stages.beginning import GRADIENT
-from equipoise.vi._stages.elsewhere import places_elsewhere
 from equipoise.vi._stages.escalate import Stage, Tried, escalated
+from equipoise.vi._starts.elsewhere import places_elsewhere
+from equipoise.vi._starts.newton import climbed, find_starts
+from equipoise.vi._starts.normals import Local, joined, no_modes, other_modes
+from equipoise.vi._steps.loop import Found
 from equipoise.vi._weights.adapt import adapt, first_mixture, propose
 from equipoise.vi._weights.diagnose import Diagnostics, summarize
 from equipoise.vi._weights.effort import spent
@@ -49,7 +42,7 @@ _CLOSE_MEAN, _CLOSE_SD = 0.05, 0.03
 _MORE_STARTS, _FEWEST_STARTS = 8, 4  # for each of several modes, and with what is affordable
 _WIDE_STEPS, _OF_BUDGET = 40, 0.25  # of those paths, and what share of a budget all may take
 _SEARCHES = 4  # at most, each for what those before have not found
-_SHORT = 12  # Newton steps from a place behind a valley, near a mode or of no use
+_SHORT = 12, 3  # Newton steps from a place behind a valley, of which the last may be at a mode
 
 
 def _is_good(found: Diagnostics) -> bool:
@@ -91,14 +84,14 @@ def _other_modes(with_: Judging, normal: Normal, starts: Local, center: np.ndarr
     target, rng, start = with_.target, with_.chance.starts, with_.beginning
     behind = modes = no_modes(len(center))
     for _ in range(_SEARCHES):
-        here = start(normal, modes)._replace(rng=rng)  # draws are the same without a search
-        places = places_elsewhere(here, center, starts.mean, DISTINCT)
+        places = places_elsewhere(target, normal, modes, center, starts.mean, rng)
         if len(places):
-            behind = joined(behind, climbed(target, places.astype(target.dtype), rng, _SHORT))
+            behind = joined(behind, climbed(target, places.astype(target.dtype), rng, *_SHORT))
         before, modes = len(modes.elbo), other_modes(starts, *normal, behind=behind)
         if len(modes.elbo) == before:
             break
-        mean, factor = start(normal, modes).over_all_modes()
+        here = start(normal, modes)
+        mean, factor = here.over_all_modes()
         step = GRADIENT * len(mean) * here.work * _WIDE_STEPS / _OF_BUDGET
         number = _MORE_STARTS * (1 + len(modes.elbo))
         number = min(number, max(here.affordable(step), _FEWEST_STARTS))

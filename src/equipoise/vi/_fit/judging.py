@@ -10,8 +10,8 @@ from equipoise._types import Array
 from equipoise.vi._bounds.density import dtype_of
 from equipoise.vi._families.draws import AnyArray
 from equipoise.vi._families.family import Family, Params
-from equipoise.vi._fit.start import Local, lower_factor
 from equipoise.vi._stages.beginning import Beginning, budget_of
+from equipoise.vi._starts.normals import Local, lower_factor
 from equipoise.vi._target.points import Chance
 from equipoise.vi._target.target import MAX_CURVED, Target
 from equipoise.vi._weights.diagnose import MIN_DRAWS, flat_draws
@@ -80,6 +80,7 @@ class Judging(NamedTuple):
             *normal,
             modes,
             target.values,
+            target.gradients,
             functools.partial(target.curvatures, frames=normal[1]),
             MAX_CURVED,
             self.chance.draws,

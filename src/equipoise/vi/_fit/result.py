@@ -31,6 +31,7 @@ class Source(enum.StrEnum):
     VARIATIONAL = "variational"
     LINEAR_RESPONSE = "linear response"
     IMPORTANCE_RESAMPLED = "importance resampled"
+    RECENTRED = "recentred"
     CONDITIONAL = "conditional"
     ANNEALED = "annealed"
 

@@ -34,6 +34,7 @@ _ROUNDS, _MORE, _BUDGETED = 20, 4, 40  # of the first time; draws of the second;
 _JOURNEYS, _STRIDE = 4, 2.0  # to where the drivers are, each with so much wider steps
 _LEAST_EFFECTIVE = 20  # draws for each driver, to tell their covariance
 _NUM_DRAWS, _MOST_DRAWS = 2048, 2**16  # of a round, and of all of them
+_HALVES = 3  # sizes of sets, the largest first, as each compiles a program of its own
 _ENOUGH = 0.25  # share of effective draws: no smaller set of drivers is tried
 _APART, _SMALLEST, _MOST_SPLIT = 0.25, 7.0, 0.01  # spreads and nats between modes; share of draws
 
@@ -162,7 +163,7 @@ class _Conditional(NamedTuple):
 
 def _sizes(number: int, strengths: list[float]) -> list[int]:
     """How many drivers to try: those before the widest gap, then all of them, then fewer."""
-    halves = [number >> k for k in range(number.bit_length())]
+    halves = [number >> k for k in range(min(number.bit_length(), _HALVES))]
     if len(strengths) < 2:
         return halves
     gap = int(np.argmin(np.divide(strengths[1:], strengths[:-1]))) + 1

@@ -13,10 +13,11 @@ _MOST_CURVATURES, _MOST_LOOKS = 20, 8  # of a path, and steps for each
 _TOLERANCE = 0.02  # nats that the last step gains: the rest is of third order
 _ROUGH = 2.0  # where second derivatives say a step gains less they hold at the mode
 _CONTRACTION = 0.25  # of what a step gains, from one to the next, as long as they are kept
-_DAMPED, _FIRST = 1e-4, 1e-3  # relative, below which a step is Newton's; and where damping begins
+# Relative: below it a step is Newton's, where damping begins, and where no step is left.
+_DAMPED, _FIRST, _STUCK = 1e-4, 1e-3, 1e4
 
 
-class Path(NamedTuple):
+class _Path(NamedTuple):
     """Where a path is, what is known there, and how it goes on.
 
     ``root`` is the factor of damped second derivatives ``precision``, which were taken where a step
@@ -38,7 +39,7 @@ class Path(NamedTuple):
 
 def mode_from(
     first: Array, log_p: Callable[[Array], Scalar], scales: Array, width: int | None
-) -> Path:
+) -> _Path:
     """Where Newton's method ends that begins at a point.
 
     Second derivatives, dearer than all else, are kept as long as steps gain ever less with them; a
@@ -55,7 +56,7 @@ def mode_from(
     def promised(root: Array, slope: Array, damping: Scalar) -> Scalar:
         return jnp.sum(banded.forward(root, slope, width) ** 2) * (1 + damping)
 
-    def step(now: Path) -> Path:
+    def step(now: _Path) -> _Path:
         there = now.point + _step(now, width)
         value, slope = look(there)
         sound = jnp.isfinite(value) & jnp.all(jnp.isfinite(slope))
@@ -65,33 +66,24 @@ def mode_from(
         root = jax.lax.cond(
             damping == now.damping, lambda: now.root, lambda: damped(now.precision, damping)
         )
-        point, value, slope = (
-            jnp.where(better, new, old)
-            for new, old in zip((there, value, slope), now[:3], strict=True)
-        )
+        pairs = zip((there, value, slope), now[:3], strict=True)
+        point, value, slope = (jnp.where(better, new, old) for new, old in pairs)
         gain = promised(root, slope, damping)
         stale = better & ((now.damping > 0) | ~(gain < _CONTRACTION * now.gain))
-        return now._replace(
-            point=point,
-            value=value,
-            slope=slope,
-            root=root,
-            damping=damping,
-            gain=gain,
-            stale=stale,
-            looks=now.looks + 1,
-        )
+        looks = now.looks + 1
+        known = point, value, slope, now.precision, root
+        return _Path(*known, damping, gain, now.rough, stale, looks, now.curvatures)
 
-    def going(now: Path) -> Array:
+    def going(now: _Path) -> Array:
         end = _MOST_LOOKS * now.curvatures
         return ~now.stale & ~(now.gain < _TOLERANCE) & (now.looks < end)
 
-    def bend(now: Path) -> Path:
+    def bend(now: _Path) -> _Path:
         (value, slope), push = jax.linearize(look, now.point)
         precision = -banded.stored(jax.vmap(push)(along)[1], width)
         root = damped(precision, now.damping)
         gain = promised(root, slope, now.damping)
-        fresh = Path(
+        fresh = _Path(
             now.point,
             value,
             slope,
@@ -106,25 +98,24 @@ def mode_from(
         )
         return jax.lax.while_loop(going, step, fresh)
 
-    def busy(now: Path) -> Array:
+    def busy(now: _Path) -> Array:
         arrived = (now.gain < _TOLERANCE) & (now.rough < _ROUGH)
-        moved = now.stale | (now.gain < _TOLERANCE)
-        return ~arrived & moved & (now.curvatures < _MOST_CURVATURES)
+        return ~arrived & (now.damping < _STUCK) & (now.curvatures < _MOST_CURVATURES)
 
     zero, empty = jnp.zeros((), dtype), banded.stored(jnp.zeros_like(along), width)
     none = jnp.zeros((), jnp.int32)
-    start = Path(
+    start = _Path(
         first, zero, first, empty, empty, zero, zero + jnp.inf, zero, none == 0, none, none
     )
     return jax.lax.while_loop(busy, bend, start)
 
 
-def _step(path: Path, width: int | None) -> Array:
+def _step(path: _Path, width: int | None) -> Array:
     """The one that a path takes next."""
     return banded.backward(path.root, banded.forward(path.root, path.slope, width), width)
 
 
-def normal_at(last: Path, scales: Array, width: int | None) -> tuple[Array, Array]:
+def normal_at(last: _Path, scales: Array, width: int | None) -> tuple[Array, Array]:
     """The mode that a path leads to, and the factor of its second derivatives.
 
     With no damping where that is possible, with it where not, and in the worst case by axes.

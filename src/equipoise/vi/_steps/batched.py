@@ -13,8 +13,10 @@ import numpy as np
 
 from equipoise._types import PyTree
 from equipoise.vi._families.family import Family
-from equipoise.vi._fit.natural import ascended
-from equipoise.vi._fit.start import Begun, Local, best_of, find_starts, other_modes, starting_point
+from equipoise.vi._starts.begun import Begun, starting_point
+from equipoise.vi._starts.newton import find_starts
+from equipoise.vi._starts.normals import Local, best_of, other_modes
+from equipoise.vi._steps.natural import ascended
 from equipoise.vi._target.batches import Batches, expanded, lacking
 from equipoise.vi._target.points import Chance, balanced
 from equipoise.vi._target.target import Target, asked_in, num_points, trace

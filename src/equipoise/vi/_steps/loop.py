@@ -7,14 +7,9 @@ from collections.abc import Callable, Iterator
 from typing import NamedTuple, Protocol, TypeAlias, TypeVar
 
 import numpy as np
-import optax
 
-from equipoise._check import choice, positive_integer, type_error
 from equipoise.vi._bounds.estimate import Estimate
-from equipoise.vi._bounds.estimators import ESTIMATORS
-from equipoise.vi._families.draws import DRAWS
 from equipoise.vi._families.family import Params
-from equipoise.vi._weights.diagnose import MIN_DRAWS
 
 _REPORTS = 20
 Progress: TypeAlias = Callable[[int, float], object] | bool | None
@@ -83,40 +78,3 @@ def advance(run: Callable[[_S, int], _S], state: _S, num_steps: int, report: Rep
             break
         report(state.step, float(state.history[-1]))
     return state
-
-
-def check_numbers(
-    num_steps: int | None,
-    num_samples: int | None,
-    num_restarts: int,
-    max_evaluations: int | None,
-) -> None:
-    """Numbers are checked whether they are used or not."""
-    positive_integer("num_restarts", num_restarts)
-    for name, number, minimum in (
-        ("num_steps", num_steps, 1),
-        ("num_samples", num_samples, 1),
-        ("max_evaluations", max_evaluations, MIN_DRAWS),
-    ):
-        if number is not None:
-            positive_integer(name, number, minimum=minimum)
-
-
-def check_choices(
-    optimizer: optax.GradientTransformation | None,
-    gradient: str | None,
-    draws: str | None,
-    progress: Progress,
-) -> None:
-    """So are all other options."""
-    if optimizer is not None and not isinstance(optimizer, optax.GradientTransformation):
-        raise type_error(
-            "optimizer", "must be an optax optimizer", optimizer, "Try optax.adam(0.01)."
-        )
-    for name, chosen, options in (("gradient", gradient, ESTIMATORS), ("draws", draws, DRAWS)):
-        if chosen is not None:
-            choice(name, chosen, options)
-    if not (progress is None or isinstance(progress, bool) or callable(progress)):
-        raise type_error(
-            "progress", "must be a boolean or a function of step and ELBO", progress, "Try True."
-        )

@@ -18,7 +18,7 @@ from equipoise.vi._bounds.density import LogDensity, dtype_of
 from equipoise.vi._bounds.estimators import draws_from
 from equipoise.vi._bounds.sampling import variates
 from equipoise.vi._families.family import Family, Params
-from equipoise.vi._fit.optimizer import Rule
+from equipoise.vi._steps.optimizer import Rule
 from equipoise.vi._target.batches import Batches, expanded
 from equipoise.vi._target.target import Target
 

@@ -9,8 +9,21 @@ import numpy as np
 from equipoise._types import Array
 from equipoise.vi._bounds.estimate import Estimate
 from equipoise.vi._families.family import Family, Natural, Params
-from equipoise.vi._fit.loop import Found, Report, advance
-from equipoise.vi._fit.start import Local, best_of, conditional_scales, lower_factor, normal_elbo
+from equipoise.vi._starts.normals import (
+    Local,
+    best_of,
+    conditional_scales,
+    lower_factor,
+    normal_elbo,
+)
+from equipoise.vi._steps.loop import Found, Report, advance
+from equipoise.vi._steps.proposal import (
+    NormalState,
+    decrement,
+    diagonal_proposal,
+    proposal,
+    state_at,
+)
 from equipoise.vi._target.points import sparse_grid
 from equipoise.vi._target.target import Target, linear_response
 from equipoise.vi._weights.products import gram, rows_times, transported
@@ -20,27 +33,6 @@ _POLISHING_STEPS = 30
 _MAX_WORK = 3e9  # operations of an ELBO by cubature
 _MAX_DIFFERENCE = 1e-3  # nats between two rules that agree
 _SHRINK, _GROW = 0.3, 2.0
-_MAX_RATIO = 8.0  # one step changes no variance by more than this factor
-
-
-class NormalState(NamedTuple):
-    """Everything a fit of a normal continues from, on the host in float64.
-
-    In coordinates where q is N(0, I): ``slope`` is E ∇log p and ``curvature`` is E ∇²log p.
-    ``difference`` is how far off the ELBO is by the last column of weights.
-    """
-
-    step: int
-    mean: np.ndarray
-    factor: np.ndarray
-    elbo: float
-    slope: np.ndarray
-    curvature: np.ndarray
-    rate: float
-    decrement: float
-    history: np.ndarray
-    failed: bool
-    difference: float
 
 
 class _Ascent(NamedTuple):
@@ -105,7 +97,7 @@ def ascended(
     """What a step from a full-rank normal is expected to gain, and where such steps end."""
     weights = np.full((len(noise), 1), 1 / len(noise))
     ascent = _Ascent(target, noise.astype(target.dtype), weights, diagonal=False)
-    here = _ascend(ascent, _state_at(mean, factor), 1)  # which evaluates where it is
+    here = _ascend(ascent, state_at(mean, factor), 1)  # which evaluates where it is
     return here.decrement, _ascend(ascent, here, NORMAL_STEPS)
 
 
@@ -125,7 +117,7 @@ def _polished(ascent: _Ascent, state: NormalState) -> tuple[NormalState, Estimat
         return state, None
     noise, weights = grid
     fine = ascent._replace(noise=noise, weights=weights)
-    refined = _ascend(fine, _state_at(state.mean, state.factor), _POLISHING_STEPS)
+    refined = _ascend(fine, state_at(state.mean, state.factor), _POLISHING_STEPS)
     if not (refined.decrement <= ascent.tolerance and refined.difference < _MAX_DIFFERENCE):
         return state, None
     value, error, bound = np.array([refined.elbo, 0.0, refined.difference])
@@ -136,25 +128,7 @@ def _first_state(starts: Local, *, diagonal: bool) -> NormalState:
     """The state at the best local normal, before the first step."""
     best = best_of(starts)
     factor = np.diag(conditional_scales(best.factor)) if diagonal else best.factor
-    return _state_at(best.mean, factor)
-
-
-def _state_at(mean: np.ndarray, factor: np.ndarray) -> NormalState:
-    """The state before the first step."""
-    d = len(mean)
-    return NormalState(
-        step=0,
-        mean=mean,
-        factor=factor,
-        elbo=-np.inf,
-        slope=np.zeros(d),
-        curvature=-np.eye(d),
-        rate=1.0,
-        decrement=np.inf,
-        history=np.zeros(0),
-        failed=False,
-        difference=0.0,
-    )
+    return state_at(best.mean, factor)
 
 
 def _ascend(ascent: _Ascent, state: NormalState, limit: int) -> NormalState:
@@ -171,7 +145,7 @@ def _ascend(ascent: _Ascent, state: NormalState, limit: int) -> NormalState:
 
 def _step(ascent: _Ascent, state: NormalState) -> NormalState:
     """One step; where it lowers the ELBO, or anything is not finite, it is undone and shortened."""
-    mean, factor = (_diagonal_proposal if ascent.diagonal else _proposal)(state)
+    mean, factor = (diagonal_proposal if ascent.diagonal else proposal)(state)
     elbos, slope, curvature = _expectations(ascent, mean, factor)
     elbo = elbos[0]
     finite = bool(np.isfinite(elbo) and np.all(np.isfinite(slope)))
@@ -184,7 +158,7 @@ def _step(ascent: _Ascent, state: NormalState) -> NormalState:
             slope=slope,
             curvature=curvature,
             rate=min(_GROW * state.rate, 1.0),
-            decrement=_decrement(slope, curvature, diagonal=ascent.diagonal),
+            decrement=decrement(slope, curvature, diagonal=ascent.diagonal),
             difference=abs(elbo - elbos[-1]),
         )
     else:
@@ -194,23 +168,6 @@ def _step(ascent: _Ascent, state: NormalState) -> NormalState:
         history=np.append(state.history, new.elbo),
         failed=not finite and (state.step == 0 or new.rate < ascent.eps),
     )
-
-
-def _decrement(slope: np.ndarray, curvature: np.ndarray, *, diagonal: bool) -> float:
-    """ELBO that one natural-gradient step is expected to gain, in nats; 0 at the optimum."""
-    excess = curvature + np.eye(len(slope))
-    if diagonal:
-        values, axes = _positive_axes(curvature)
-        gain = np.sum((axes.T @ slope) ** 2 / values)
-        return float(0.5 * gain + 0.25 * np.sum(np.diagonal(excess) ** 2))
-    return float(0.5 * np.sum(slope**2) + 0.25 * np.sum(excess**2))
-
-
-def _positive_axes(curvature: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Eigenvalues of −E ∇²log p, kept positive, and its axes."""
-    values, axes = np.linalg.eigh(-curvature)
-    floor = 100 * np.finfo(values.dtype).eps * np.max(np.abs(values))
-    return np.maximum(np.abs(values), floor), axes
 
 
 def _expectations(
@@ -233,33 +190,3 @@ def _expectations(
         (weights.astype(dtype) @ pulled).astype(float),
         0.5 * (curvature + curvature.T),
     )
-
-
-def _diagonal_proposal(state: NormalState) -> tuple[np.ndarray, np.ndarray]:
-    """The step for independent coordinates.
-
-    The precisions follow the diagonal of the curvature, but the mean takes a full Newton step:
-    what a diagonal covariance leaves out, it must not leave out of the direction.
-    """
-    rate = state.rate
-    values, axes = _positive_axes(state.curvature)
-    move = rate * (axes @ ((axes.T @ state.slope) / values))
-    wanted = np.clip(-np.diagonal(state.curvature), 1 / _MAX_RATIO, _MAX_RATIO)
-    scale = np.diagonal(state.factor)
-    return state.mean + scale * move, np.diag(scale * (1 + rate * (wanted - 1)) ** -0.5)
-
-
-def _proposal(state: NormalState) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and factor after a natural-gradient step of size ``rate``.
-
-    In whitened coordinates the precision moves to (1 − ρ) I − ρ E ∇²log p, with its eigenvalues
-    kept positive, and the mean by ρ times slope over the new precision.
-    """
-    rate = state.rate
-    values, axes = np.linalg.eigh(-state.curvature)
-    precision = 1 + rate * (np.clip(values, 1 / _MAX_RATIO, _MAX_RATIO) - 1)
-    move = rate * (axes.T @ state.slope) / precision
-    longest = 3.0 * len(move) ** 0.5
-    move = move * min(1.0, longest / max(float(np.linalg.norm(move)), 1e-30))
-    symmetric = (axes * precision**-0.5) @ axes.T
-    return state.mean + state.factor @ (axes @ move), state.factor @ symmetric

@@ -11,7 +11,14 @@ from equipoise._types import Array, PRNGKeyArray, PyTree
 from equipoise.vi._bounds.sampling import Sampling, check_sampling
 from equipoise.vi._families.draws import AnyArray
 from equipoise.vi._families.family import Family, Natural, Params
-from equipoise.vi._fit.descent import (
+from equipoise.vi._starts.normals import (
+    Local,
+    best_of,
+    conditional_scales,
+    lower_factor,
+    other_modes,
+)
+from equipoise.vi._steps.descent import (
     PATHWISE,
     Descent,
     GradientState,
@@ -19,9 +26,8 @@ from equipoise.vi._fit.descent import (
     Settings,
     descend,
 )
-from equipoise.vi._fit.loop import Found, Report, advance
-from equipoise.vi._fit.optimizer import memory_of, rule_of
-from equipoise.vi._fit.start import Local, best_of, conditional_scales, lower_factor, other_modes
+from equipoise.vi._steps.loop import Found, Report, advance
+from equipoise.vi._steps.optimizer import memory_of, rule_of
 from equipoise.vi._target.batches import Batches
 from equipoise.vi._target.target import Target
 from equipoise.vi._weights.effort import evaluated
