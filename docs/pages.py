@@ -63,7 +63,10 @@ def run(blocks: list[str], name: str) -> None:
 
 def agree(lines: list[str], shown: list[str]) -> bool:
     """Whether words are equal and numbers near, whatever the widths of the columns."""
-    pairs = itertools.zip_longest("\n".join(lines).split(), "\n".join(shown).split(), fillvalue="")
+    texts = ("\n".join(part) for part in (lines, shown))
+    # The shape of a tail is estimated from few draws, and differs where these do.
+    words = (re.sub(r"k̂ is \S+", "k̂", text).split() for text in texts)
+    pairs = itertools.zip_longest(*words, fillvalue="")
     return all(a == b or near(a, b) for a, b in pairs)
 
 
