@@ -8,7 +8,7 @@ import optax
 import pytest
 
 from equipoise import vi
-from equipoise.vi._fit import descent
+from equipoise.vi._steps import descent
 from tests.vi.programs import counted
 
 OPTIONS = {"family": vi.mean_field, "optimizer": optax.adam(0.05), "num_steps": 200}
