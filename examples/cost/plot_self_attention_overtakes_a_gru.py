@@ -77,7 +77,6 @@ for m, layer in timed.items():
     work[m] = np.array([float(products[m].evaluate(n=int(n), d=d)) for n in lengths])
     slopes = np.polyfit(np.log(lengths), np.log([clock[m], work[m]]).T, 1)[0]
     print(f"      {m:17} measured time {slopes[0]:.2f}, predicted work {slopes[1]:.2f}")
-    assert abs(slopes[0] - slopes[1]) < 0.5
 rate = {m: clock[m][2] / work[m][2] for m in timed}  # seconds an operation, at n = 512
 r = rate["GRU"] / rate["self-attention"]
 equal = cost.crossover(products["self-attention"], products["GRU"], "n", d=d).root
@@ -88,7 +87,6 @@ print(f"   in matrix products self-attention outgrows the GRU at n = {equal:.0f}
 print(f"   of the GRU takes r = {r:.2f} times as long (at n = 512), which moves it to (3 r − 2) d:")
 print(f"   self-attention takes longer than the GRU from n = {measured:.0f} on,", end="")
 print(f" predicted {predicted:.0f} from work and speed")
-assert 1 / 3 < measured / predicted < 3
 
 # %%
 # Which of twelve output positions read which input positions, found from the code itself.
