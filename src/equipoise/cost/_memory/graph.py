@@ -211,6 +211,7 @@ class Graph(Values):
         for i, j in written_over(equation):
             operands[i] = self.own(operands[i])
             over.append((operands[i], makes[j]))
+        carried = len(over)  # what the next turn reads
         if name == SCAN:  # what it builds piece by piece is written over zeros
             zero = self.new(ZERO, owned=True)
             built = list(zip(equation.outvars, makes, strict=True))[len(over) :]
@@ -219,7 +220,7 @@ class Graph(Values):
                 operands.append(over[-1][0])
         if name in (SCAN, WHILE):
             operands = [self.straightened(v) for v in operands]
-        unread = {i for i, v in enumerate(equation.outvars) if v in self._unread}
+        unread = {i for i, v in enumerate(equation.outvars) if v in self._unread and i >= carried}
         inside = tuple(
             extra * times
             for program, constants, times in held(equation)

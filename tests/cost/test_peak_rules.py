@@ -1,0 +1,80 @@
+"""One program for each rule of the peak of memory, against XLA's own figure on the CPU."""
+
+import jax
+import jax.numpy as jnp
+import pytest
+from jax import lax
+
+from equipoise import cost
+from tests.cost import programs
+from tests.cost.models import usual
+from tests.cost.test_peak import from_0_10
+
+
+def dropped(x, w, v):
+    """Random bits are two words until they are read."""
+    for i, weights in enumerate((w, v)):
+        kept = jax.random.bernoulli(jax.random.key(i), 0.9, (x.shape[0], weights.shape[1]))
+        x = jnp.where(kept, jax.nn.relu(x @ weights), 0.0)
+    return x @ w.T
+
+
+def noised(x, w):
+    """Normal noise that is read twice is computed again from its logarithm and the bits."""
+    noise = jax.random.normal(jax.random.key(0), x.shape, x.dtype)
+    return jnp.tanh(jnp.tanh((x + noise) @ w) @ w.T) - noise
+
+
+def descended(w, x):
+    """The derivative of a loop builds nothing for what nothing is derived of."""
+
+    def energy(x):
+        return jnp.sum(jnp.tanh(jnp.tanh(x @ w) @ w.T))
+
+    def step(y, _):
+        return y - 0.01 * jax.grad(energy)(y), None
+
+    y = lax.stop_gradient(lax.scan(step, x, None, length=10)[0])
+    return energy(x) - energy(y)
+
+
+def filtered(kernels, x):
+    """Kernels whose gradients all read one copy of the signal."""
+
+    def convolved(kernel):
+        order = ("NWC", "WIO", "NWC")
+        return lax.conv_general_dilated(x, kernel, (1,), [(2, 0)], (1,), (2,), order)
+
+    return sum(jnp.sum(jnp.tanh(convolved(kernel))) for kernel in kernels)
+
+
+W, X, KERNEL = "f32[128,512]", "f32[1024,128]", "f32[2,64,64]"
+PROGRAMS = {
+    "dropped": (dropped, X, W, "f32[512,512]"),
+    "noised": (noised, X, W),
+    "descended": (jax.grad(descended), W, X),
+    "filtered": (jax.grad(filtered), [KERNEL] * 6, "f32[8,512,64]"),
+}
+
+
+@from_0_10
+@pytest.mark.parametrize("name", PROGRAMS)
+@usual()
+def test_analyze_peak_bytes_keep_the_rules_of_xla(name):
+    fn, *args = PROGRAMS[name]
+    memory = jax.jit(fn).lower(*programs.with_sizes(args, {})).compile().memory_analysis()
+    kept = memory.argument_size_in_bytes + memory.output_size_in_bytes
+    ratio = cost.analyze(fn, *args).peak_bytes.evaluate() / (kept + memory.temp_size_in_bytes)
+    assert 0.95 <= ratio <= 1.25
+
+
+def test_per_device_keeps_a_donated_part_of_another_size_than_the_result():
+    def gathered(w):
+        return lax.with_sharding_constraint(2 * w, jax.sharding.PartitionSpec())
+
+    kept, given = (
+        cost.analyze(gathered, "f32[d*n@data,k]", mesh={"data": "d"}, donate=donate)
+        for donate in ((), 0)
+    )
+    assert given.per_device.peak_bytes == kept.per_device.peak_bytes
+    assert given.peak_bytes != kept.peak_bytes
