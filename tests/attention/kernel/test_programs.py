@@ -250,13 +250,25 @@ def sent(function, *arrays):
     shapes = [list(map(eval, re.findall(r"\\[[\\d,]+\\]", types))) for types in found]
     return len(found), sum(math.prod(shape) for types in shapes for shape in types)
 
-mesh = jax.make_mesh((8,), ("s",), axis_types=(AxisType.Auto,))
-# One block; several; and several of heads that the devices cannot share, so that masks skip none.
-for shape, masks in (((8, 64, 8, 8), 2), ((2, 1024, 8, 8), 1), ((1, 1024, 4, 8), 2)):
-    x = jax.ShapeDtypeStruct(shape, jnp.float32, sharding=NamedSharding(mesh, P(None, "s")))
+automatic, explicit = (
+    jax.make_mesh((8,), ("s",), axis_types=(kind,)) for kind in (AxisType.Auto, AxisType.Explicit)
+)
+# One block; several, of which masks skip none where types say that the sequence is divided; and
+# several of heads that the devices cannot share, of which they skip none either.
+for shape, masks, mesh in (
+    ((8, 64, 8, 8), 2, automatic),
+    ((2, 1024, 8, 8), 1, automatic),
+    ((2, 1024, 8, 8), 2, explicit),
+    ((1, 1024, 4, 8), 2, automatic),
+):
     for is_causal in (False, True)[:masks]:
         orders = []
-        for attend in (jax.nn.dot_product_attention, attention.dot_product_attention):
+        for attend, there in (
+            (jax.nn.dot_product_attention, automatic),
+            (attention.dot_product_attention, mesh),
+        ):
+            place = NamedSharding(there, P(None, "s"))
+            x = jax.ShapeDtypeStruct(shape, jnp.float32, sharding=place)
             value = lambda q, k, v: attend(q, k, v, is_causal=is_causal)
             gradient = jax.grad(lambda *a: jnp.sum(a[3] * value(*a[:3])), (0, 1, 2))
             orders.append((sent(value, x, x, x), sent(gradient, x, x, x, x)))
@@ -264,13 +276,26 @@ for shape, masks in (((8, 64, 8, 8), 2), ((2, 1024, 8, 8), 1), ((1, 1024, 4, 8),
         for peer, ours in zip(*orders):
             assert ours[0] <= peer[0] and ours[1] <= peer[1]
 # Where they may skip, rows are read in turn: each array is sent once, none of them in a loop.
-x = jax.ShapeDtypeStruct((2, 1024, 8, 8), jnp.float32, sharding=NamedSharding(mesh, P(None, "s")))
+place = NamedSharding(automatic, P(None, "s"))
+x = jax.ShapeDtypeStruct((2, 1024, 8, 8), jnp.float32, sharding=place)
 value = lambda q, k, v: attention.dot_product_attention(q, k, v, is_causal=True)
 gradient = jax.grad(lambda *a: jnp.sum(a[3] * value(*a[:3])), (0, 1, 2))
 for order, arrays, number in ((value, 3, 3), (gradient, 4, 5)):
     text = jax.jit(order).lower(*(x,) * arrays).compile().as_text()
     found = [line for line in text.splitlines() if re.search(rf" (?:{SENDS})(?:-start)?\\(", line)]
     assert len(found) == number and not any("while" in line for line in found), found
+# All rows at once are the same numbers.
+arrays = jax.random.normal(jax.random.key(0), (3, 2, 1024, 8, 8))
+split = [jax.device_put(a, NamedSharding(explicit, P(None, "s"))) for a in arrays]
+peer = lambda *a: jax.nn.dot_product_attention(*a, is_causal=True)
+for mine, wanted, places in ((value, peer, split), (gradient, None, (*split, split[0]))):
+    found = jax.jit(mine)(*places)
+    if wanted is None:
+        wanted = jax.grad(lambda *a: jnp.sum(a[3] * peer(*a[:3])), (0, 1, 2))
+        arrays = (*arrays, arrays[0])
+    for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(jax.jit(wanted)(*arrays))):
+        # Sums of a thousand terms of order one in float32.
+        assert jnp.abs(jnp.asarray(jax.device_get(a)) - b).max() < 1e-4
 """
 
 

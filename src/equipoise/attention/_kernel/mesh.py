@@ -8,6 +8,7 @@ what is split by batch or heads stays where it is, and nothing is sent.
 import functools
 import inspect
 from collections.abc import Callable
+from contextvars import ContextVar
 from typing import TypeVar
 
 import jax
@@ -21,6 +22,13 @@ from equipoise.attention._kernel.problem import wide
 from equipoise.attention._masks.functions import Hoisted, hoist
 
 _F = TypeVar("_F", bound=Callable[..., PyTree])
+# What explicit axes say of the arrays' rows, and the same axes, once automatic, do not.
+_rows: ContextVar[bool | None] = ContextVar("rows", default=None)
+
+
+def rows_divided() -> bool | None:
+    """Whether rows of the arrays at hand are divided between devices; None where no type says."""
+    return _rows.get()
 
 
 def placed_by(places: Callable[[dict[str, PyTree]], PyTree]) -> Callable[[_F], _F]:
@@ -79,11 +87,17 @@ def _automatic(
     leaves, structure = jax.tree.flatten(portable(arguments.arguments))
     there = [i for i, x in enumerate(leaves) if _explicit(x) is not None]
 
+    divided = _divides_rows(**arguments.arguments)
+
     def run(*arrays: Array) -> PyTree:
         known = dict(zip(there, arrays, strict=True))
         full = [known.get(i, x) for i, x in enumerate(leaves)]
         arguments.arguments.update(jax.tree.unflatten(structure, full))
-        return function(*arguments.args, **arguments.kwargs)
+        before = _rows.set(divided)
+        try:
+            return function(*arguments.args, **arguments.kwargs)
+        finally:
+            _rows.reset(before)
 
     shardings = jax.tree.map(
         lambda spec: NamedSharding(mesh, spec),
@@ -92,6 +106,14 @@ def _automatic(
     )
     inside: PyTree = jax.sharding.auto_axes(run, axes=mesh.explicit_axes, out_sharding=shardings)
     return inside(*(leaves[i] for i in there))
+
+
+def _divides_rows(query: PyTree = None, inputs: PyTree = None, **_: PyTree) -> bool | None:
+    """Whether the rows of a query, or of the inputs that it is made of, are divided."""
+    x, after = (inputs, 1) if query is None else (query, 2)
+    if not isinstance(x, jax.Array) or x.ndim <= after:
+        return None
+    return axes_of(x)[-1 - after] is not None
 
 
 @record

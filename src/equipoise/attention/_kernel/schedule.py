@@ -11,6 +11,7 @@ from jax import lax
 from equipoise._jax.varying import mesh_of
 from equipoise._types import Array, PyTree
 from equipoise.attention._kernel.grid import Grid, Place, Schedule, int32, is_named, least
+from equipoise.attention._kernel.mesh import rows_divided
 from equipoise.attention._kernel.problem import Problem
 from equipoise.attention._masks.mask import Extent, Flags, Mask
 
@@ -79,12 +80,14 @@ def _rows_at_once(problem: Problem, devices: int) -> bool:
     """Whether a block has all rows, so that devices that share the sequence share its work.
 
     They can always where no block is skipped. Where some are, XLA may have divided batch and heads
-    instead, on which rows are better taken in turn; unless there are not enough of those.
+    instead, on which rows are better taken in turn; unless there are not enough of those, or types
+    say which it is.
     """
     b, t, _, k, _ = problem.sizes
     if devices == 1 or is_named(b, t, k):
         return False
-    return problem.mask is None or b * k % devices != 0
+    divided = rows_divided()
+    return problem.mask is None or (b * k % devices != 0 if divided is None else divided)
 
 
 def grid_of_values(problem: Problem, grid: Grid, block_size: int | None) -> Grid:
