@@ -61,7 +61,7 @@ def escalated(
     tried: Tried,
     names: tuple[str, ...],
     start: Beginning,
-    explain: Callable[[Case], Explained],
+    explain: Callable[..., Explained],
 ) -> Tried:
     """Stages until draws are trusted, or nothing is left to try.
 
@@ -91,7 +91,8 @@ def escalated(
         elif said is Verdict.TRUSTED and (doubt := rarity(weighted)):
             said = Verdict.RARE
         case = before._replace(verdict=said, found=found, weighted=weighted, doubt=doubt)
-        why = explain(case)
+        budget = start.budget / start.work
+        why = explain(case, budget=budget, each=budget / int(found.num_draws))
         stages = (*tried.stages, Stage(name, why.sentence))
         better = why.verdict is Verdict.TRUSTED or is_better(found, before.found)
         tried = Tried(case, why, name, stages) if better else tried._replace(stages=stages)

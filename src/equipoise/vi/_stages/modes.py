@@ -23,7 +23,7 @@ from equipoise.vi._weights.growth import Draws
 _CHUNK, _MANY_TOGETHER, _DRAWS = 128, 512, 16
 _TOGETHER = 2**17  # operations to factorize those that are found together, without threads
 _MAX_FULL = 512  # rows of a full matrix
-_SHARE = 0.25  # of draws that are wider, by 1/√coordinates
+_SHARE, _WIDER = 0.25, 2.0  # of draws that are wider, by this over √coordinates
 _ZERO, _MANY = 1e-10, 16  # of the diagonal: entries that are rounding; and more than neighbors
 _MOST_SHARED = 4  # drivers that only have many of them
 
@@ -104,7 +104,7 @@ class Following:
 
 def _wide(size: int) -> float:
     """How wide the wide draws are."""
-    return 1 + 1 / math.sqrt(size)
+    return 1 + _WIDER / math.sqrt(size)
 
 
 def _filled(rows: np.ndarray, number: int) -> np.ndarray:

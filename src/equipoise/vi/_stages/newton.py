@@ -11,7 +11,7 @@ from equipoise.vi._stages import banded
 
 _MOST_CURVATURES, _MOST_LOOKS = 20, 8  # of a path, and steps for each
 _TOLERANCE = 0.02  # nats that the last step gains: the rest is of third order
-_ROUGH = 2.0  # where second derivatives say a step gains less they hold at the mode
+_ROUGH = 0.5  # where second derivatives say a step gains less they hold at the mode
 _CONTRACTION = 0.25  # of what a step gains, from one to the next, as long as they are kept
 # Relative: below it a step is Newton's, where damping begins, and where no step is left.
 _DAMPED, _FIRST, _STUCK = 1e-4, 1e-3, 1e4

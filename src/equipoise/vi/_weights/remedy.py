@@ -1,5 +1,6 @@
 """What would help where a fit is not trusted: the coordinate at fault, and the remedy for it."""
 
+import math
 from collections.abc import Callable
 from typing import NamedTuple, TypeAlias
 
@@ -44,9 +45,17 @@ class Explained(NamedTuple):
 
 
 def explained(
-    case: Case, log_p: _LogP, rng: np.random.Generator, path: Callable[[int], str], budget: int
+    case: Case,
+    log_p: _LogP,
+    rng: np.random.Generator,
+    path: Callable[[int], str],
+    budget: float,
+    each: float = 1.0,
 ) -> Explained:
-    """The verdict with the coordinate that it is about, by its path, and what would help there."""
+    """The verdict with the coordinate that it is about, by its path, and what would help there.
+
+    ``budget`` are the evaluations that there were, and ``each`` those that one more draw takes.
+    """
     said, found, doubt = case.verdict, case.found, case.doubt
     problem, place, remedy = case.problem, "", ""
     if said in (Verdict.NOT_FINITE, Verdict.NOT_CONVERGED, Verdict.HEAVY_TAIL):
@@ -72,7 +81,8 @@ def explained(
         place, remedy = path(worst(said, case.weighted)), _ANOTHER
     missing = draws_needed(found) - int(found.num_draws)
     if said is verdict(found) and missing > 0:
-        remedy = f"More draws would help: max_evaluations={rounded(budget + missing):_}."
+        number = rounded(math.ceil(budget + missing * each))
+        remedy = f"More draws would help: max_evaluations={number:_}."
     words = sentence(said, found, place, problem=problem, mean=doubt.mean, sd=doubt.sd)
     return Explained(said, f"{words} {remedy}".rstrip())
 
