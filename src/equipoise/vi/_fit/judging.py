@@ -13,7 +13,7 @@ from equipoise.vi._families.family import Family, Params
 from equipoise.vi._stages.beginning import Beginning, budget_of
 from equipoise.vi._starts.normals import Local, lower_factor
 from equipoise.vi._target.points import Chance
-from equipoise.vi._target.target import MAX_CURVED, Target
+from equipoise.vi._target.target import Target
 from equipoise.vi._weights.diagnose import MIN_DRAWS, flat_draws
 from equipoise.vi._weights.growth import Draws
 
@@ -80,9 +80,6 @@ class Judging(NamedTuple):
             *normal,
             modes,
             target.values,
-            target.gradients,
-            functools.partial(target.curvatures, frames=normal[1]),
-            MAX_CURVED,
             self.chance.draws,
             target.log_density.work,
             budget_of(target.log_density.work, self.max_evaluations),

@@ -31,7 +31,6 @@ class Source(enum.StrEnum):
     VARIATIONAL = "variational"
     LINEAR_RESPONSE = "linear response"
     IMPORTANCE_RESAMPLED = "importance resampled"
-    RECENTRED = "recentred"
     CONDITIONAL = "conditional"
     ANNEALED = "annealed"
 

@@ -34,9 +34,6 @@ class Beginning(NamedTuple):
         modes: Means, factors and relative ELBOs of local normals that it leaves out, in coordinates
             where it is standard.
         values: Log densities of flat vectors, one per row, with the volume factors of supports.
-        gradients: Those with gradients.
-        curvatures: Those with gradients and second derivatives.
-        most_curved: Coordinates up to which there are second derivatives.
         rng: Randomness of the stage.
         work: About how many elementary operations a value of the log density is.
         budget: Those that a stage may take.
@@ -49,9 +46,6 @@ class Beginning(NamedTuple):
     factor: np.ndarray
     modes: tuple[np.ndarray, np.ndarray, np.ndarray]
     values: Callable[[np.ndarray], np.ndarray]
-    gradients: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
-    curvatures: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray, np.ndarray]]
-    most_curved: int
     rng: np.random.Generator
     work: float
     budget: float

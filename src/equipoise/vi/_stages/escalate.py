@@ -8,7 +8,6 @@ from equipoise._check import choice
 from equipoise.vi._stages.beginning import Beginning, Drawn, TooDear
 from equipoise.vi._stages.conditional import draw_conditionally
 from equipoise.vi._stages.islands import draw_annealed
-from equipoise.vi._stages.recentred import draw_recentred
 from equipoise.vi._weights.remedy import Case, Explained, rounded
 from equipoise.vi._weights.verdict import (
     Verdict,
@@ -20,7 +19,6 @@ from equipoise.vi._weights.verdict import (
 )
 
 _STAGES: dict[str, Callable[[Beginning], Drawn | TooDear | None]] = {
-    "recentred": draw_recentred,
     "conditional": draw_conditionally,
     "annealed": draw_annealed,
 }
