@@ -27,15 +27,16 @@ _NUM_POINTS, _LEAST_POINTS = 64, 4  # at which a density's bends are looked for
 _MAX_NUMBERS = 2**22  # of the second derivatives there
 _MAX_SIZE = 1000  # coordinates
 _NUM_CHECKED = 256  # that are asked whether other modes are near
-_MOST_DRIVERS = 12
+_MOST_DRIVERS = 24
 _REACH, _BROADER = 3.0, 1.5  # sds as far as a guide knows, and of the drivers that it learns from
-_COMPONENTS, _NUM_ADAPTED = 12, 512  # of the drivers' mixture, and draws of a round
+_COMPONENTS = 12  # of the drivers' mixture
+_NUM_ADAPTED, _ADAPTED_EACH = 512, 128  # draws of its rounds, at least and for each driver
 _ROUNDS, _MORE, _BUDGETED = 20, 4, 40  # of the first time; draws of the second; rounds of a budget
 _JOURNEYS, _STRIDE = 4, 2.0  # to where the drivers are, each with so much wider steps
-_LEAST_EFFECTIVE = 20  # draws for each driver, to tell their covariance
-_NUM_DRAWS, _MOST_DRAWS = 2048, 2**16  # of a round, and of all of them
+_LEAST_EFFECTIVE = 5  # draws for each driver, to tell their covariance
+_NUM_DRAWS, _MOST_DRAWS = 2048, 2**17  # of a round, and of all of them
 _HALVES = 3  # sizes of sets, the largest first, as each compiles a program of its own
-_ENOUGH = 0.25  # share of effective draws: no smaller set of drivers is tried
+_ENOUGH = 0.1  # share of effective draws: no smaller set of drivers is tried
 _APART, _SMALLEST, _MOST_SPLIT = 0.25, 7.0, 0.01  # spreads and nats between modes; share of draws
 
 
@@ -212,7 +213,8 @@ def draw_conditionally(start: Beginning) -> Drawn | TooDear | None:
             dear = dear or TooDear(tried.each * tried.how.work * _BUDGETED * _NUM_ADAPTED)
             continue
         tried = tried.guided(tried.guide.mean, tried.guide.root)
-        num_adapted = min(_NUM_ADAPTED, left // _BUDGETED)
+        wanted = max(_NUM_ADAPTED, _ADAPTED_EACH * len(tried.drivers))
+        num_adapted = min(wanted, left // _BUDGETED)
         number = min(_NUM_DRAWS, left // _ROUNDS)
         make = tried.adapted(num_adapted)
         made = make(number)
