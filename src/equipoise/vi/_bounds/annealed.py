@@ -135,5 +135,5 @@ def _estimate(
 
     rows = steps + 2
     noise = independent(key, number, rows * size, dtype).reshape(number, rows, size)
-    terms = jax.vmap(one)(noise)
+    terms = density.over(one)(noise)
     return Estimate(jnp.mean(terms), standard_error(terms))

@@ -24,6 +24,7 @@ import jax
 import jax.numpy as jnp
 from jax.lax import stop_gradient
 
+from equipoise._jax.traced import Traced
 from equipoise._types import Array, PyTree
 from equipoise.vi._bounds.density import LogDensity
 from equipoise.vi._families.family import Family, Params
@@ -39,9 +40,10 @@ class Draws(NamedTuple):
     entropy: Array  # its mean is the entropy of q
     score: Array | None  # of value 0, with the derivative ∇ log q(z); where z itself has none
 
-    def each(self, function: LogDensity) -> Array:
-        """The function at every position, in the dtype of the entropy."""
-        return jax.vmap(jax.vmap(function))(self.position).astype(self.entropy.dtype)
+    def each(self, density: Traced, function: LogDensity | None = None) -> Array:
+        """The density, or a function that calls it, at every position; dtype of the entropy."""
+        found: Array = density.over(density.over(function or density))(self.position)
+        return found.astype(self.entropy.dtype)
 
     def credited(self, values: Array) -> Array:
         """The values, with the score-function gradient where positions carry none.

@@ -95,11 +95,8 @@ def gradient_variance(
 def _measure(
     objective: Traced, params: Params, key: PRNGKeyArray, num_repeats: int
 ) -> GradientVariance:
-    gradients = jax.lax.map(
-        lambda k: jax.grad(objective)(params, k),
-        jax.random.split(key, num_repeats),
-        batch_size=min(num_repeats, 32),
-    )
+    each = objective.over(lambda k: jax.grad(objective)(params, k), min(num_repeats, 32))
+    gradients = each(jax.random.split(key, num_repeats))
     mean = jax.tree.map(lambda g: jnp.mean(g, axis=0), gradients)
     squares = jax.tree.map(lambda g, m: (g - m[None]) ** 2, gradients, mean)
     variance = jax.tree.map(lambda s: jnp.sum(s, axis=0) / (num_repeats - 1), squares)

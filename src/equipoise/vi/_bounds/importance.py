@@ -10,13 +10,14 @@ import jax.numpy as jnp
 
 from equipoise._check import at, choice, positive_integer, random_key, value_error
 from equipoise._jax.traced import Traced
-from equipoise._types import Array, PRNGKeyArray, Scalar
+from equipoise._types import Array, PRNGKeyArray, PyTree, Scalar
 from equipoise.vi._bounds.density import LogDensity, density_of, dtype_of
 from equipoise.vi._bounds.estimate import Estimate, standard_error
 from equipoise.vi._families.draws import independent
 from equipoise.vi._families.family import Family, Params, check_params, completed
 
 _LogWeight: TypeAlias = Callable[[Params, Array], Scalar]
+_Over: TypeAlias = Callable[[Callable[..., PyTree]], Callable[..., PyTree]]
 _GRADIENTS = ("doubly_reparameterized", "pathwise")
 
 
@@ -216,19 +217,21 @@ def _estimate(
     noise = independent(key, copies * importance, family.noise_size, dtype_of(params))
     noise = noise.reshape(copies, importance, family.noise_size)
     paths = jax.vmap(jax.vmap(family.transform_flat, (None, 0)), (None, 0))(params, noise)
-    terms = jax.vmap(lambda path: one(log_weight, params, path, alpha))(paths)
+    terms = log_p.over(lambda path: one(log_p.over, log_weight, params, path, alpha))(paths)
     return Estimate(jnp.mean(terms), standard_error(terms))
 
 
-def _pathwise(log_weight: _LogWeight, params: Params, path: Array, alpha: float) -> Scalar:
-    return _mean_of_powers(jax.vmap(log_weight, (None, 0))(params, path), alpha)
+def _pathwise(
+    over: _Over, log_weight: _LogWeight, params: Params, path: Array, alpha: float
+) -> Scalar:
+    return _mean_of_powers(over(functools.partial(log_weight, params))(path), alpha)
 
 
 def _doubly_reparameterized(
-    log_weight: _LogWeight, params: Params, path: Array, alpha: float
+    over: _Over, log_weight: _LogWeight, params: Params, path: Array, alpha: float
 ) -> Scalar:
     fixed, z = jax.lax.stop_gradient((params, path))
-    log_w, slope = jax.vmap(jax.value_and_grad(log_weight, 1), (None, 0))(fixed, z)
+    log_w, slope = over(jax.value_and_grad(functools.partial(log_weight, fixed)))(z)
     v = jax.nn.softmax((1 - alpha) * log_w)
     counted = (alpha * v + (1 - alpha) * v**2)[:, None] * slope
     # Of value 0: the derivative of z with the weights that remain once the score is gone.

@@ -181,7 +181,7 @@ def _normal(how: Following, point: Array, noise: Array, luck: Scalar) -> tuple[A
     wide = _wide(n)
     broad = math.log(_SHARE) - n * math.log(wide) - square / wide**2
     log_q = jnp.logaddexp(math.log1p(-_SHARE) - square, broad) + log_normal + log_volume
-    log_ps = jax.vmap(log_p)(drawn)
+    log_ps = how.density.over(log_p)(drawn)
     log_w = jnp.where(jnp.isfinite(log_ps), log_ps - log_q, -jnp.inf)
     share = jnp.cumsum(jax.nn.softmax(log_w))
     one = jnp.minimum(jnp.searchsorted(share, luck * share[-1]), len(log_w) - 1)

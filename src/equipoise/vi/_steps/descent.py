@@ -86,7 +86,7 @@ def _negative_elbo(
 
     def loss(params: Params, noise: _Noise) -> tuple[Scalar, Scalar]:
         draws = draws_from(family, params, noise.variates, gradient)
-        log_p = draws.each(_density(target, noise, anchor))
+        log_p = draws.each(target.log_density, _density(target, noise, anchor))
         return -jnp.mean(draws.credited(log_p + draws.entropy)), jnp.mean(log_p)
 
     return loss

@@ -159,5 +159,5 @@ def _measured(
     if family.transform_flat is not None:
         variates = independent(key, num_samples, family.noise_size, dtype_of(params))
     draws, log_q = flat_draws(family, params, variates, num_samples)
-    values = jax.lax.map(log_p, draws, batch_size=min(_CHUNK, num_samples))
+    values = density.over(log_p, together=min(_CHUNK, num_samples))(draws)
     return summarize(weigh(draws, values, log_q))
