@@ -65,6 +65,7 @@ def test_linear_attention_forms_have_equal_gradients(rng):
         assert_equal_but_rounding(a, b, 11)
 
 
+@pytest.mark.slow
 def test_linear_attention_gradient_matches_finite_differences(rng):
     def f(q, k, v):
         return attention.linear_attention(q, k, v, is_causal=True, chunk_size=2)

@@ -111,6 +111,7 @@ def trained(rng):
     return games.general_sum(loss), (unravel(flat),), jax.hessian(lambda u: loss(unravel(u)))(flat)
 
 
+@pytest.mark.slow
 def test_an_overparameterized_perceptron_has_a_step_size_of_use(rng):
     game, at, hessian = trained(rng)
     assert len(hessian) == 65

@@ -162,6 +162,7 @@ def test_critical_step_size_derivative_follows_a_moving_equilibrium():
     np.testing.assert_allclose(jax.jit(jax.jacfwd(step))(8.0), -1 / 72, rtol=TOLERANCE)
 
 
+@pytest.mark.slow
 def test_critical_step_size_derivative_holds_by_a_parameter_of_the_rule():
     step = lambda beta: critical(games.momentum(beta, order=(0, 1)), bilinear()).step_size  # noqa: E731
     value, slope = jax.jit(jax.value_and_grad(step))(jnp.asarray(-0.3))

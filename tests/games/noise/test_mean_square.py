@@ -158,6 +158,7 @@ def test_mean_square_critical_step_size_says_what_it_means():
     assert "no number" in str(lost(bad, games.simultaneous(), (0.0,)))
 
 
+@pytest.mark.slow
 def test_mean_square_critical_step_size_is_where_played_variance_stops_decaying():
     # Four of seven rows: noise is mild enough for means over runs to be means.
     game, at = descent(4, False)

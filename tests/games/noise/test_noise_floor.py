@@ -45,7 +45,7 @@ def test_noise_floor_is_what_long_runs_show(name):
     np.testing.assert_allclose(jnp.mean(played), floor.excess_loss, rtol=0.01)
 
 
-@pytest.mark.parametrize("eta", [0.1, 0.5, 1.5])
+@pytest.mark.parametrize("eta", slow_but([0.1, 0.5, 1.5], 0.5))
 def test_noise_floor_of_a_mean_is_closed(eta):
     floor = games.noise_floor(mean_of(), games.simultaneous(), MEAN_AT, step_size=eta)
     np.testing.assert_allclose(floor.covariance, [[eta / (2 - eta)]], rtol=1e-14)

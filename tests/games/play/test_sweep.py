@@ -144,6 +144,7 @@ for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(many), strict=True):
 """
 
 
+@pytest.mark.slow
 def test_sweep_over_eight_devices_equals_one_device():
     flags = "--xla_force_host_platform_device_count=8"
     subprocess.run(

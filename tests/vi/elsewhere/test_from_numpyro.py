@@ -49,6 +49,7 @@ def everywhere():
         numpyro.sample("each", dist.Exponential(2.0))
 
 
+@pytest.mark.slow
 def test_density_is_the_models_on_every_set():
     log_density, example, support = vi.from_numpyro(everywhere)
     family = vi.mean_field(example, support=support)

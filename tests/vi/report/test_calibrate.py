@@ -33,6 +33,7 @@ OPTIONS = {"num_draws": 59, "fit": FIT}
 FULL = vi.full_rank(0.0)
 
 
+@pytest.mark.slow
 def test_calibrate_of_right_fits_has_uniform_ranks(key):
     jax.clear_caches()
     with counted() as first:

@@ -7,6 +7,7 @@ import pytest
 
 from equipoise.vi._stages import banded
 from equipoise.vi._stages.newton import mode_from, normal_at
+from tests.thinned import slow_but
 
 COUNTS = np.random.default_rng(0).poisson(4.0, 20).astype(float)
 
@@ -23,7 +24,7 @@ def exact():
     return x
 
 
-@pytest.mark.parametrize("width", [None, 1])
+@pytest.mark.parametrize("width", slow_but([None, 1], 1))
 def test_mode_and_factor_match_exact_ones_from_near_and_far(width):
     mode, scales = exact(), np.ones(20)
     found = jax.jit(
