@@ -19,8 +19,9 @@ from equipoise.vi._stages.newton import mode_from, normal_at
 from equipoise.vi._weights.effort import evaluated
 from equipoise.vi._weights.growth import Draws
 
-# Points of a call, and many more where few diagonals make long loops of small steps; draws of each.
-_CHUNK, _MANY_TOGETHER, _DRAWS = 128, 512, 16
+# Points of a call, and many more where few diagonals make long loops of small steps.
+_CHUNK, _MANY_TOGETHER = 128, 512
+_DRAWS, _EACH = 16, 6  # of a normal: at least, and coordinates for one more, as weights spread
 _TOGETHER = 2**17  # operations to factorize those that are found together, without threads
 _MAX_FULL = 512  # rows of a full matrix
 _SHARE, _WIDER = 0.25, 2.0  # of draws that are wider, by this over √coordinates
@@ -74,9 +75,14 @@ class Following:
         return GRADIENT * around.repeated_work + n * along
 
     @property
+    def num_draws(self) -> int:
+        """Draws of each normal, of which one is chosen."""
+        return max(_DRAWS, len(self.order) // _EACH)
+
+    @property
     def fewest(self) -> float:
         """Evaluations that a normal takes at least."""
-        return len(banded.directions(len(self.order), self.width)) + _DRAWS + 2
+        return len(banded.directions(len(self.order), self.width)) + self.num_draws + 2
 
     def normals(self, points: np.ndarray, rng: np.random.Generator) -> _Normals:
         """Draws of the normals near each point, around modes, of the curvature there.
@@ -87,7 +93,7 @@ class Following:
         chunk = _CHUNK if self.width is None else _MANY_TOGETHER
         for first in range(0, len(points), chunk):
             here = points[first : first + chunk]
-            shape = chunk, _DRAWS, len(self.order)
+            shape = chunk, self.num_draws, len(self.order)
             noise, luck = rng.standard_normal(shape), rng.random(shape[:2])
             # Some are wider, so that tails are covered.
             noise *= np.where(luck < _SHARE, _wide(shape[2]), 1.0)[..., None]
