@@ -19,7 +19,7 @@ from equipoise.games._optimizers.optimizer import (
     checked_state,
     traced_optimizer,
 )
-from equipoise.games._rules.game import Game, Players, field, partial_gradient
+from equipoise.games._rules.game import Game, Players, compiled_field, field, partial_gradient
 from equipoise.games._rules.gradient_play import checked_order, order_of_play, replaced
 from equipoise.games._rules.rule import (
     Memory,
@@ -175,7 +175,7 @@ def from_optax(
         return advance(update, game, z, m, eta)
 
     def held(game: Game, z: Players) -> Rule:
-        there, pieces = field(game, z), []
+        there, pieces = compiled_field(game, z), []
         options = zip(given("state", state, z), given("frozen", frozen, z), strict=True)
         for optimizer, x, g, (begin, kept) in zip(of_players(z), z, there, options, strict=True):
             known, shapes = traced_optimizer("optimizers", optimizer, x)
