@@ -19,6 +19,7 @@ from equipoise._jax.programs import (
     is_literal,
     opened,
     primitive_names,
+    rewritten,
 )
 from equipoise._types import Array, PyTree
 
@@ -74,13 +75,12 @@ def bind(equation: Equation, operands: Sequence[Value], **changed: object) -> li
 def again(program: Program, equation: Equation, operands: Sequence[Value]) -> list[Value]:
     """The results of an equation of the program on other operands, its rules and context kept."""
     variables: list[Atom] = [Var(atom.aval) for atom in equation.invars]
-    body = opened(program)
-    one = body.replace(  # type: ignore[no-untyped-call]
+    one = rewritten(
+        opened(program),
         constvars=[],
         invars=variables,
         outvars=equation.outvars,
         eqns=[equation.replace(invars=variables)],
-        debug_info=body.debug_info.with_unknown_names(),
     )
     return jaxpr_as_fun(ClosedJaxpr(one, ()))(*operands)
 

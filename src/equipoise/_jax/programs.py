@@ -112,6 +112,13 @@ def bare(program: Program) -> Jaxpr:
     return closed(body, ()).jaxpr if constants(body) else body
 
 
+def rewritten(program: OpenProgram, **changes: object) -> OpenProgram:
+    """The program with other parts, whose operands and results no longer have the names of old."""
+    names = program.debug_info.with_unknown_names()
+    made: OpenProgram = program.replace(**changes, debug_info=names)  # type: ignore[no-untyped-call]
+    return made
+
+
 def called(equation: Equation) -> Program | None:
     """The program that an equation runs once on its operands; None where it is no call.
 
@@ -248,7 +255,5 @@ def kernel(equation: Equation) -> _Kernel:
     """The layout of a Pallas kernel, whose program runs once for each point of a grid."""
     body = opened(equation.params["jaxpr"])
     stores = [e for e in body.eqns if e.primitive.name in _STORES]
-    storing = body.replace(  # type: ignore[no-untyped-call]
-        outvars=[e.invars[1] for e in stores], debug_info=body.debug_info.with_unknown_names()
-    )
+    storing = rewritten(body, outvars=[e.invars[1] for e in stores])
     return _Kernel(storing, equation.params["grid_mapping"].grid)

@@ -23,6 +23,7 @@ from equipoise._jax.programs import (
     is_literal,
     is_program,
     opened,
+    rewritten,
     variable,
 )
 from equipoise._types import PyTree
@@ -91,12 +92,12 @@ class Common:
                     params=params,
                 )
             )
-        both: OpenProgram = a.replace(  # type: ignore[no-untyped-call]
+        both = rewritten(
+            a,
             constvars=[made[v] for v in a.constvars],
             invars=[made[v] for v in a.invars],
             outvars=[v if is_literal(v) else made[v] for v in a.outvars],
             eqns=equations,
-            debug_info=a.debug_info.with_unknown_names(),
         )
         return both, _places(a.outvars, partner, b.outvars)
 

@@ -24,6 +24,7 @@ from equipoise._jax.programs import (
     is_program,
     opened,
     rank,
+    rewritten,
 )
 from equipoise._types import Array, PyTree
 
@@ -189,10 +190,10 @@ def assembled(
     equations: Sequence[Equation],
 ) -> OpenProgram:
     """The program of these equations."""
-    return like.replace(  # type: ignore[no-untyped-call]
+    return rewritten(
+        like,
         constvars=list(captured),
         invars=list(inputs),
         outvars=list(results),
         eqns=list(equations),
-        debug_info=like.debug_info.with_unknown_names(),
     )

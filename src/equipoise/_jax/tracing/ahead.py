@@ -13,6 +13,7 @@ from equipoise._jax.programs import (
     is_array,
     is_literal,
     opened,
+    rewritten,
 )
 
 
@@ -36,18 +37,9 @@ def ahead(program: ClosedProgram, number: int) -> tuple[ClosedProgram, ClosedPro
     used = {a for e in late for a in e.invars if not is_literal(a)}
     used.update(a for a in body.outvars if not is_literal(a))
     kept = [v for equation in early for v in equation.outvars if v in used]
-    names = body.debug_info.with_unknown_names()
-    first = body.replace(  # type: ignore[no-untyped-call]
-        constvars=[],
-        invars=body.invars[:number],
-        outvars=kept,
-        eqns=early,
-        effects=set(),
-        debug_info=names,
-    )
-    rest = body.replace(  # type: ignore[no-untyped-call]
-        invars=[*kept, *body.invars], eqns=late, debug_info=names
-    )
+    decides = body.invars[:number]
+    first = rewritten(body, constvars=[], invars=decides, outvars=kept, eqns=early, effects=set())
+    rest = rewritten(body, invars=[*kept, *body.invars], eqns=late)
     return closed(first, ()), closed(rest, constants(program))
 
 
