@@ -300,6 +300,17 @@ def test_critical_learning_rate_rejects(name):
         games.critical_learning_rate(loss, HERE, optimizer)
 
 
+def test_critical_learning_rate_says_that_a_loss_has_reverse_mode_alone():
+    @jax.custom_vjp
+    def bent(x):
+        return jnp.tanh(x)
+
+    bent.defvjp(lambda x: (bent(x), x), lambda x, g: (g * (1 - jnp.tanh(x) ** 2),))
+    words = "games.critical_learning_rate: takes derivatives in forward mode"
+    with pytest.raises(TypeError, match=words):
+        games.critical_learning_rate(lambda w: bent(w) ** 2, jnp.ones(()), optax.sgd(1.0))
+
+
 def test_critical_learning_rate_rejects_a_state_of_another_optimizer():
     with pytest.raises(ValueError, match="`optimizer_state` must have the structure"):
         games.critical_learning_rate(

@@ -11,6 +11,7 @@ import pytest
 from jax.scipy.special import logsumexp
 
 from equipoise import vi
+from tests.vi import programs
 from tests.vi.fit import hard, hard_models
 
 BANANA = hard.banana()
@@ -43,6 +44,23 @@ def test_fit_of_a_banana_goes_on_until_it_is_trusted(key):
     chex.assert_trees_all_equal(
         vi.posterior_draws(again, key, 10), vi.posterior_draws(fit, key, 10)
     )
+
+
+@pytest.mark.slow
+def test_fit_goes_on_where_the_density_has_reverse_mode_alone(key):
+    density = jax.custom_vjp(BANANA.log_density)
+    density.defvjp(lambda z: (density(z), z), lambda z, g: (g * jax.grad(BANANA.log_density)(z),))
+    fits = []
+    for log_density in (density, BANANA.log_density):
+        fits.append(vi.fit(log_density, BANANA.example, key))
+        assert fits[-1].trusted, fits[-1].reason
+    assert fits[0].source == fits[1].source == "conditional"
+    # Differences of gradients err by 1e-8 of the scale; the normals that they give move as much.
+    found, exact = (fit.draw_diagnostics.log_evidence for fit in fits)
+    np.testing.assert_allclose(found, exact, atol=1e-4)
+    with programs.counted() as compiled:
+        vi.fit(density, BANANA.example, key)
+    assert not compiled
 
 
 def test_fit_goes_no_further_than_it_may(key):

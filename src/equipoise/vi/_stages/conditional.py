@@ -199,7 +199,9 @@ def draw_conditionally(start: Beginning) -> Drawn | TooDear | None:
     held = max(_MAX_NUMBERS // d**2, _LEAST_POINTS)
     noise = rng.standard_normal((min(_NUM_POINTS, held), d))
     points = transported(start.mean, start.factor, noise).astype(start.dtype)
-    curved = np.asarray(curvatures(start.density, points, start.positions))
+    curved = np.asarray(
+        curvatures(start.density, points, start.sds.astype(start.dtype), start.positions)
+    )
     drivers, strengths = find_drivers(
         start.density, start.positions, points, curved, start.sds, rng, most=_MOST_DRIVERS
     )
