@@ -130,7 +130,7 @@ def judge(with_: Judging, found: Found, starts: Local | None, center: np.ndarray
         convincing = doubt and verdict(other) is Verdict.TRUSTED
         if several or is_better(other, measured) or convincing:
             weighted, best = adapted, other
-            doubt = doubt if misses(other, measured) else NO_DOUBT
+            doubt = doubt if misses(other, of_q) else NO_DOUBT
     # Without a finite variance standard errors prove nothing, where no mixture can disagree.
     proves = small or measured.khat <= _GOOD_KHAT
     if weighted is of_q and sound and proves and draws_needed(measured) > with_.num_draws:
