@@ -10,6 +10,7 @@ from equipoise.vi._families.layout import Layout
 from equipoise.vi._weights.diagnose import Diagnostics
 from equipoise.vi._weights.products import transported
 from equipoise.vi._weights.psis import log_sum
+from equipoise.vi._weights.remedy import ENOUGH
 from equipoise.vi._weights.verdict import NO_DOUBT, Doubt
 from equipoise.vi._weights.weighted import Weighted
 
@@ -25,6 +26,12 @@ _Modes: TypeAlias = tuple[np.ndarray, np.ndarray, np.ndarray]  # means, factors 
 def budget_of(work: float, max_evaluations: int | None) -> float:
     """Operations that all of the judging may take, and each stage: some seconds, or yours."""
     return _SECONDS * _SPEED if max_evaluations is None else max_evaluations * work
+
+
+def fewer(number: int, least: int, work: float) -> int:
+    """That many points of a density that is cheap, and a share of them where it is dear."""
+    affordable = budget_of(work, None) / work
+    return max(int(number * min(affordable / ENOUGH, 1.0)), least)
 
 
 class Beginning(NamedTuple):

@@ -37,16 +37,18 @@ def places_elsewhere(
     center: np.ndarray,
     known: np.ndarray,
     rng: np.random.Generator,
+    most: int,
 ) -> np.ndarray:
     """Points behind a valley, far from q; up to four, those of the deepest.
 
-    Points of modes that are known are left out. ``known`` are others to ask too, one a row.
+    Points of modes that are known are left out. ``known`` are others to ask too, one a row, and
+    ``most`` is how many may be asked in all, but for rays.
     """
     mean, factor = normal
     d, sds = len(mean), np.linalg.norm(factor, axis=1)
-    images = np.concatenate([known, _images(rng, mean, target.positions)])
+    images = np.concatenate([known, _images(rng, mean, target.positions)])[: most // 2]
     number = _NUM_POINTS if len(modes.elbo) == 0 else _MORE
-    number = (number if d <= _MAX_SIZE else _FEWER) - len(images)
+    number = min(number if d <= _MAX_SIZE else _FEWER, most) - len(images)
     around_q, around_start = (_steps(rng, d, number // 2) for _ in range(2))
     points = np.concatenate([images, mean + sds * around_q, center + around_start])
     white = np.linalg.solve(factor, (points - mean).T)
