@@ -24,7 +24,7 @@ def is_found(size, index):
     asked = trace(target.log_density, vi.full_rank(np.zeros(size)))
     zero, normal = np.zeros(size), (np.zeros(size), np.eye(size))
     with counted():
-        places = places_elsewhere(asked, normal, no_modes(size), zero, zero[None], rng)
+        places = places_elsewhere(asked, normal, no_modes(size), zero, zero[None], rng, 16_384)
         assert spent() <= 4544
     narrow = -0.5 * np.sum((places - mode) ** 2, axis=1) / sd**2 - size * math.log(sd)
     return bool(np.any(narrow > -0.5 * np.sum(places**2, axis=1)))
@@ -41,4 +41,4 @@ def test_search_finds_nothing_behind_no_valley(rng):
     size = 4
     asked = trace(hard.heavy(size).log_density, vi.full_rank(np.zeros(size)))
     zero, normal = np.zeros(size), (np.zeros(size), np.eye(size))
-    assert not len(places_elsewhere(asked, normal, no_modes(size), zero, zero[None], rng))
+    assert not len(places_elsewhere(asked, normal, no_modes(size), zero, zero[None], rng, 16_384))

@@ -11,6 +11,7 @@ from equipoise.vi._fit.judge import judge
 from equipoise.vi._fit.judging import judging
 from equipoise.vi._fit.options import check_choices, check_numbers, check_state, resolve
 from equipoise.vi._fit.result import Fit
+from equipoise.vi._stages.beginning import fewer
 from equipoise.vi._stages.escalate import stages_until
 from equipoise.vi._starts.begun import Begun, starting_point
 from equipoise.vi._starts.newton import find_starts
@@ -30,6 +31,8 @@ from equipoise.vi._target.batches import batches_of
 from equipoise.vi._target.points import balanced, chance
 from equipoise.vi._target.target import MAX_CURVED, num_points, trace
 from equipoise.vi._weights.effort import counted
+
+_FEW_POINTS, _FEW_EACH = 64, 8  # of the ELBO where the density is dear, and for each coordinate
 
 
 @at("vi.fit")
@@ -101,15 +104,17 @@ def fit(
             your own whose ``init`` takes no position, the mean of its first draws.
         num_steps: Largest number of steps in all. Default: 100 natural-gradient steps, or 2000
             of an optimizer, 6000 on batches.
-        num_samples: Points of the ELBO that is maximized. Default: 512 at least, or 16 per step; 64
-            where draws have no path.
+        num_samples: Points of the ELBO that is maximized. Default: 512 at least, fewer where the
+            density is dear, or 16 per step; 64 where draws have no path.
         num_restarts: Number of Newton paths.
         max_evaluations: Largest number of draws at which the log density is evaluated to judge q
             and to find better ones, at least 100. They end at 8192 where q is good, and go on while
             standard errors alone forbid to trust them; above 50 coordinates only where k̂ ≤ ½, as
             standard errors prove nothing where weights have no variance. Default: ten seconds of
             work for one core, at 10¹⁰ elementary operations a second as the density's equations
-            count them; but 163 840 at least, and no more draws than have 2²⁵ numbers. Each later
+            count them, and no more draws than have 2²⁵ numbers. Where these are fewer than 163 840,
+            rounds of draws, the search for other modes and the points of the ELBO shrink in
+            proportion, down to 1024, 256 and 64. Each later
             stage may take the work of as many evaluations, gradients and matrices counted; one that
             could not begin with it is left out, and ``reason`` says what it takes. Neither steps
             nor the search for other modes are part of it: ``evaluations`` of the fit counts all.
@@ -199,7 +204,11 @@ def fit(
     else:
         begun = begin_on_batches(batches, family, start, random, num_restarts if looks else 0)
     if natural and begun.starts is not None:
-        noise = balanced(random.points, num_points(size, num_samples), size)
+        number = num_points(size, num_samples)
+        if num_samples is None:
+            least = max(_FEW_POINTS, _FEW_EACH * size)
+            number = fewer(number, least, begun.target.log_density.work)
+        noise = balanced(random.points, number, size)
         steps = num_steps or NORMAL_STEPS
         with shown(progress, steps) as report:
             found = fit_normal(begun.target, family, begun.starts, noise, state, steps, report)

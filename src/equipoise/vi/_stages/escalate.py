@@ -80,7 +80,7 @@ def escalated(
             continue
         weighted, found, doubt = drawn
         said, before = verdict(found), tried.case
-        if misses(found, before.found):
+        if misses(found, before.weighted):
             doubt = disagreement(before.weighted, weighted)
         if said is Verdict.TRUSTED and doubt:
             said = Verdict.DISAGREEMENT

@@ -14,6 +14,7 @@ from equipoise.vi._families.draws import AnyArray
 from equipoise.vi._weights.products import gram, transported
 from equipoise.vi._weights.weighted import weigh
 
+MAX_ADAPTED = 50  # coordinates above which a mixture of Student t wastes nearly all draws
 _DEGREES = 6  # tails heavier than those of most targets, with four moments
 _SMALLEST_WEIGHT = 0.01
 # Shares of effective draws: of a proposal that is not where the target is, and of an ideal one.
