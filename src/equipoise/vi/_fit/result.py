@@ -25,7 +25,7 @@ class Source(enum.StrEnum):
     weighted draws that the verdict of the fit was made on are drawn from again. So are those of the
     stages that come after. ``CONDITIONAL``: a few coordinates are drawn from a mixture, and all
     others from the normal that they leave. ``ANNEALED``: particles that were moved and weighed on
-    the way from q to p.
+    the way from q to p. ``FLOW``: a flow that was trained from a normal like those particles.
     """
 
     VARIATIONAL = "variational"
@@ -33,6 +33,7 @@ class Source(enum.StrEnum):
     IMPORTANCE_RESAMPLED = "importance resampled"
     CONDITIONAL = "conditional"
     ANNEALED = "annealed"
+    FLOW = "flow"
 
 
 @result

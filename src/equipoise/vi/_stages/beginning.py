@@ -49,6 +49,7 @@ class Beginning(NamedTuple):
         rng: Randomness of the stage.
         work: About how many elementary operations a value of the log density is.
         budget: Those that a stage may take.
+        particles: What an annealed stage before this one has drawn.
     """
 
     density: Traced
@@ -61,6 +62,7 @@ class Beginning(NamedTuple):
     rng: np.random.Generator
     work: float
     budget: float
+    particles: Weighted | None = None
 
     @property
     def sds(self) -> np.ndarray:

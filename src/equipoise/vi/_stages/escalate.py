@@ -7,6 +7,7 @@ from typing import NamedTuple
 from equipoise._check import choice
 from equipoise.vi._stages.beginning import Beginning, Drawn, TooDear
 from equipoise.vi._stages.conditional import draw_conditionally
+from equipoise.vi._stages.flow import draw_by_flow
 from equipoise.vi._stages.islands import draw_annealed
 from equipoise.vi._weights.remedy import Case, Explained, rounded
 from equipoise.vi._weights.verdict import (
@@ -21,6 +22,7 @@ from equipoise.vi._weights.verdict import (
 _STAGES: dict[str, Callable[[Beginning], Drawn | TooDear | None]] = {
     "conditional": draw_conditionally,
     "annealed": draw_annealed,
+    "flow": draw_by_flow,
 }
 _FINAL = (
     Verdict.TRUSTED,
@@ -79,6 +81,8 @@ def escalated(
             tried = tried._replace(stages=(*tried.stages, Stage(name, words)))
             continue
         weighted, found, doubt = drawn
+        if name == "annealed":
+            start = start._replace(particles=weighted)
         said, before = verdict(found), tried.case
         if misses(found, before.weighted):
             doubt = disagreement(before.weighted, weighted)

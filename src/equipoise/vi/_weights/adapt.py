@@ -162,7 +162,12 @@ def first_mixture(
 def propose(rng: np.random.Generator, mixture: _Mixture, number: int) -> _Proposed:
     """Fresh draws and their log densities."""
     draws = _sample(rng, mixture, number)
-    return draws, _log_sums(_component_log_probs(mixture, draws)[0])
+    return draws, log_density_of(mixture, draws)
+
+
+def log_density_of(mixture: _Mixture, points: np.ndarray) -> np.ndarray:
+    """Log densities at the points, a row each."""
+    return _log_sums(_component_log_probs(mixture, points)[0])
 
 
 def moments_of(mixture: _Mixture) -> tuple[np.ndarray, np.ndarray]:
