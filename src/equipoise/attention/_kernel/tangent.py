@@ -8,9 +8,10 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from equipoise._jax.late import late
 from equipoise._jax.zeros import is_zero
 from equipoise._types import Array, PyTree
-from equipoise.attention._kernel.grid import Axes, Grid, Place, Schedule, times
+from equipoise.attention._kernel.grid import Axes, Grid, Place, times
 from equipoise.attention._kernel.operations import (
     both,
     clean,
@@ -22,7 +23,7 @@ from equipoise.attention._kernel.operations import (
 )
 from equipoise.attention._kernel.pair_sum import Layout, Output, pair_sum
 from equipoise.attention._kernel.problem import Block, Problem
-from equipoise.attention._kernel.schedule import grid_of, schedule_of
+from equipoise.attention._kernel.schedule import Where, grid_of, schedule_of
 from equipoise.attention._kernel.scores import dropout, scores
 
 # Of (b, t, n, ...): the outputs and what is like them.
@@ -67,16 +68,30 @@ def overlap(place: Place, block: Block, grid: Grid, *, of_rows: bool) -> Array |
 
 def tangent(
     problem: Problem,
-    schedule: Schedule,
-    grid: Grid,
     out: Array,
     lse: Array,
     directions: Sequence[Array | None],
+    where: Where,
 ) -> tuple[Array, Array]:
     """The tangent of (o, lse): with W = P∘Ṡ, L̇ = rowsum W and Ȯ = WV + PV̇ − L̇∘O.
 
     There is a direction for each array of the problem; None where it stands still.
     """
+    kinds = [(x.shape, x.dtype) for x in (out, lse)]
+    out_dot, lse_dot = late(_tangent, where, problem, out, lse, list(directions), results=kinds)
+    return out_dot, lse_dot
+
+
+def _tangent(
+    platform: str,
+    where: Where,
+    problem: Problem,
+    out: Array,
+    lse: Array,
+    directions: Sequence[Array | None],
+) -> tuple[Array, Array]:
+    grid = grid_of(problem, where.on(platform))
+    schedule = schedule_of(problem, grid)
     leaves, structure = jax.tree.flatten(problem)
     moving = [i for i, direction in enumerate(directions) if direction is not None]
     count = len(leaves)
@@ -135,20 +150,18 @@ def tangent(
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(3,))
-def given(problem: Problem, out: Array, lse: Array, block_size: int | None) -> tuple[Array, Array]:
+def given(problem: Problem, out: Array, lse: Array, where: Where) -> tuple[Array, Array]:
     """(o, lse) of a whole, with the tangents that this part of its problem adds to theirs."""
-    del problem, block_size
+    del problem, where
     return out, lse
 
 
 def _given_jvp(
-    block_size: int | None, primals: tuple[PyTree, ...], tangents: tuple[PyTree, ...]
+    where: Where, primals: tuple[PyTree, ...], tangents: tuple[PyTree, ...]
 ) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
     problem, out, lse = primals
-    grid = grid_of(problem, block_size)
     directions = [None if is_zero(x) else x for x in jax.tree.leaves(tangents[0], is_leaf=is_zero)]
-    schedule = schedule_of(problem, grid)
-    return (out, lse), tangent(problem, schedule, grid, out, lse, directions)
+    return (out, lse), tangent(problem, out, lse, directions, where)
 
 
 given.defjvp(_given_jvp, symbolic_zeros=True)
