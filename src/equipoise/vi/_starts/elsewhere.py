@@ -100,8 +100,8 @@ def _pulled(
         length, bend = (np.sum(step * x, axis=1, keepdims=True) for x in (step, pull - slope))
         known = (bend > 0) & np.isfinite(length / bend)
         rate = np.where(known, length / bend, np.where(better, rate, rate / 4))
-        pairs = ((new, value), (there, z), (slope, pull))
-        value, z, pull = (np.where(better, now, before) for now, before in pairs)
+        value, z = np.where(better, new, value), np.where(better, there, z)
+        pull = np.where(better, slope, pull)
         there = z + rate * pull
     return mean + there @ factor.T
 
