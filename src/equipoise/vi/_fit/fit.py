@@ -158,10 +158,10 @@ def fit(
             nor a function.
 
     The search asks the density where q has no draws. In one or two dimensions it finds nearly every
-    mode within ten sds; in more dimensions it finds those along axes, at corners and at images of
-    the mean, and others by chance. Among modes with sds from 0.1 to 0.5 that lie 4 to 10 sds away
-    in any direction it finds about every second in five dimensions, and hardly any in ten. No test
-    of draws can reveal what it misses.
+    mode within ten sds; in more dimensions it finds most that are as wide as q, those along axes,
+    at corners and at images of the mean, and others by chance. Among modes with sds from 0.1 to 0.5
+    that lie 4 to 10 sds away in any direction it finds about every second in five dimensions, and
+    hardly any in ten. No test of draws can reveal what it misses.
 
     Cost: a few dozen gradients and Newton paths for each of ``num_samples`` points, then 8192
         evaluations of ``log_density`` and 4544 to look for other modes, 1472 above 50 coordinates;

@@ -109,7 +109,7 @@ class Beginning(NamedTuple):
             ratios = self.values(points) - log_q
             blocks = np.where(np.isfinite(ratios), ratios, -np.inf).reshape(_BLOCKS, -1)
             log_masses.append(np.median(np.logaddexp.reduce(blocks, axis=1)))
-        shares: np.ndarray = np.exp(log_masses - log_sum(np.array(log_masses)))
+        shares: np.ndarray = np.exp(np.array(log_masses) - log_sum(np.array(log_masses)))
         return shares
 
     def affordable(self, work: float) -> int:

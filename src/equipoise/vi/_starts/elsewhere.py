@@ -79,24 +79,29 @@ def places_elsewhere(
     return places[deepest[depth[deepest] > _DEPTH]]
 
 
+@np.errstate(all="ignore")  # a point stays where something is not finite
 def _pulled(
     target: Target, normal: tuple[np.ndarray, np.ndarray], rng: np.random.Generator, pairs: int
 ) -> np.ndarray:
-    """Where gradients lead to from points far away on both sides, by Newton's steps in q's metric.
+    """Where gradients lead to from points far away on both sides.
 
-    The first ends at the mode that is near, if it is as wide as q. One that lowers the density is
-    undone and shortened.
+    The first step is Newton's if the mode there is as wide as q, and later ones are as long as the
+    change of gradients says. One that lowers the density is undone.
     """
     mean, factor = normal
     ways = rng.standard_normal((pairs, len(mean)))
     ways *= _lengths(rng, pairs, len(mean), *_FAR, 0.0) / np.linalg.norm(ways, axis=1)[:, None]
     there = z = np.concatenate([ways, -ways])
-    value, pull, rate = np.full(len(z), -np.inf), np.zeros_like(z), np.ones((len(z), 1))
+    value, pull, rate = np.full((len(z), 1), -np.inf), np.zeros_like(z), np.ones((len(z), 1))
     for _ in range(_STEPS):
         new, slope = target.gradients(mean + there @ factor.T)
-        better = (new >= value) & np.all(np.isfinite(slope), axis=1)
-        z, pull = (np.where(better[:, None], a, b) for a, b in ((there, z), (slope @ factor, pull)))
-        value, rate = np.where(better, new, value), np.where(better[:, None], rate, rate / 4)
+        new, slope, step = new[:, None], slope @ factor, there - z
+        better = (new >= value) & np.all(np.isfinite(slope), axis=1, keepdims=True)
+        length, bend = (np.sum(step * x, axis=1, keepdims=True) for x in (step, pull - slope))
+        known = (bend > 0) & np.isfinite(length / bend)
+        rate = np.where(known, length / bend, np.where(better, rate, rate / 4))
+        value, z = np.where(better, new, value), np.where(better, there, z)
+        pull = np.where(better, slope, pull)
         there = z + rate * pull
     return mean + there @ factor.T
 

@@ -141,7 +141,7 @@ def _proven(weighted: Weighted) -> float:
     luck = math.log(2 * len(_CAPS) / _CHANCE)
     error = np.sqrt(2 * luck / n * np.var(capped, axis=0)) + 7 / 3 * luck * _CAPS
     least = np.max(np.mean(capped, axis=0) - error)
-    return mean + float(np.log(np.maximum(least, 0)))
+    return mean + float(np.log(np.maximum(least, np.finfo(float).tiny)))
 
 
 class Doubt(NamedTuple):
