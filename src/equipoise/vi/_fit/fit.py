@@ -72,11 +72,12 @@ def fit(
     images of the mean with other signs and labels, for mass that no path reached, and importance
     weights judge q; where they are uneven, or there are other modes, an adapted mixture of Student
     t gives better draws, and the verdict is about those. Where standard errors alone are too large,
-    more draws are made. Where they are not trusted, two more expensive stages follow, each from the
-    same normal and judged alike. ``"conditional"`` finds the few coordinates that bend the density,
-    draws them from a mixture, and all others from the normal that they leave. ``"annealed"`` moves
-    particles from q to p and compares islands of them. Where a fit is not trusted, ``reason`` names
-    the coordinate by its path in the example, and what would help.
+    more draws are made. Where they are not trusted, three more expensive stages follow, each judged
+    alike. ``"conditional"`` finds the few coordinates that bend the density, draws them from a
+    mixture, and all others from the normal that they leave. ``"annealed"`` moves particles from q
+    to p and compares islands of them. ``"flow"`` bends a normal like those particles towards p, by
+    its ELBO and their likelihood. Where a fit is not trusted, ``reason`` names the coordinate by
+    its path in the example, and what would help.
 
     The log density is compiled once for its equations and shapes, and once more within the steps of
     an optimizer; two or three small programs depend on the family alone. Nothing is compiled again
@@ -167,9 +168,10 @@ def fit(
         evaluations of ``log_density`` and 4544 to look for other modes, 1472 above 50 coordinates;
         where q is poor or its draws are too few, up to ``max_evaluations``. Where the fit is not
         trusted, its reason takes a few thousand more. A draw of the conditional stage takes about
-        one Hessian and its factor; the annealed stage takes up to a million gradients. With
-        ``data``, three to ten passes for derivatives at one point, and one for every 512
-        evaluations of the verdict; memory of 512 times ``batch_size`` terms beside the data.
+        one Hessian and its factor; the annealed stage takes up to a million gradients, the flow
+        up to two. With ``data``, three to ten passes for derivatives at one point, and one for
+        every 512 evaluations of the verdict; memory of 512 times ``batch_size`` terms beside the
+        data.
 
     Examples:
         >>> fit = vi.fit(lambda z: -0.5 * (z - 8) ** 2 / 0.04, jnp.zeros(()), jax.random.key(0))
@@ -178,7 +180,7 @@ def fit(
 
     References:
         :cite:t:`khan2023`, :cite:t:`zhang2022`, :cite:t:`vehtari2024`, :cite:t:`cappe2008`,
-        :cite:t:`rue2009`, :cite:t:`delmoral2006`.
+        :cite:t:`rue2009`, :cite:t:`delmoral2006`, :cite:t:`agrawal2024`.
     """
     random_key("key", key)
     check_numbers(num_steps, num_samples, num_restarts, max_evaluations)

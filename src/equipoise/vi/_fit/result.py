@@ -122,8 +122,8 @@ def posterior_draws(fit: Fit, key: PRNGKeyArray, num_samples: int) -> PyTree:
 
         z_i = \tilde z_{c_i}, \qquad P(c_i = j) = w_j \propto p(\tilde z_j) / q(\tilde z_j)
 
-    ``fit.source`` says where they come from. ``"importance resampled"``, ``"conditional"`` and
-    ``"annealed"``: from the weighted draws
+    ``fit.source`` says where they come from. ``"importance resampled"``, ``"conditional"``,
+    ``"annealed"`` and ``"flow"``: from the weighted draws
     :math:`\tilde z` that the verdict of the fit was made on, smoothed weights w, systematically.
     ``"linear response"``: a normal with the mean of q and the linear-response covariance.
     ``"variational"``: q itself.

@@ -117,29 +117,29 @@ def train(
     density: Traced,
     positions: Layout,
 ) -> _Trained:
-    """Steps along gradients of the ELBO, sticking the landing.
+    """Steps along gradients of the ELBO, sticking the landing, and of a likelihood.
 
-    Each has its part of the noise, whose columns come with their mirror images, a rate, and a power
-    of p, towards which it goes with the rest of the normal.
+    Each has noise, whose columns come with their mirror images, images whose likelihood it raises,
+    and a rate.
     """
     mean, factor = normal
     log_p = flat_log_density(density.prepared(), positions)
     log_ps = density.over(lambda u: log_p(mean + factor @ u))
 
-    def loss(couplings: Couplings, noise: Array, power: Array) -> Array:
+    def loss(couplings: Couplings, noise: Array, there: Array) -> Array:
         u, _ = _forward(couplings, orders, noise)
         # q moves by the path alone.
         back, volume = _backward(jax.lax.stop_gradient(couplings), orders, u)
         log_q = -0.5 * jnp.sum(back**2, axis=0) - volume
         target = log_ps(u.T.astype(mean.dtype)).astype(u.dtype)
-        target = jnp.where(target > _WORST, target, _WORST)  # nan too
-        normal = -0.5 * jnp.sum(u**2, axis=0)
-        return jnp.mean(log_q - power * target - (1 - power) * normal)
+        short = jnp.mean(log_q - jnp.where(target > _WORST, target, _WORST))  # nan too
+        back, volume = _backward(couplings, orders, there)
+        return short + jnp.mean(0.5 * jnp.sum(back**2, axis=0) + volume)
 
     def step(now: _Trained, one: tuple[Array, Array, Array]) -> tuple[_Trained, None]:
-        half, rate, power = one
+        half, there, rate = one
         both = jnp.concatenate([half, -half], axis=1)
-        slope = jax.grad(loss)(now.couplings, both, power)
+        slope = jax.grad(loss)(now.couplings, both, there)
         slope = jax.tree.map(lambda x: jnp.where(jnp.isfinite(x), x, 0), slope)
         with jax.numpy_dtype_promotion("standard"):  # optax counts in integers
             update, memory = _RULE.update(slope, now.memory)

@@ -1,8 +1,8 @@
-"""Draws of a flow that starts at a normal like the particles before, and bends towards p.
+"""Draws of a flow that starts as a normal like the particles before it, and bends towards p.
 
-In the flow's own coordinates p is nearly normal, and a mixture learns what is left of it, tails
-above all, as around any q. A flow that follows its ELBO may settle on a part of p, and its weights
-do not see what it leaves. So particles that were annealed before, which know nothing of the flow,
+It follows its ELBO, which settles on a part of p if it may, and the likelihood of the particles,
+which holds it everywhere. In its own coordinates p is then nearly normal, and a mixture learns what
+is left, tails above all, as around any q. Weights do not see what draws never reach: so particles
 are asked how much of p lies where the flow has too little.
 """
 
@@ -34,8 +34,7 @@ _PAIRS, _HIDDEN = 6, 32  # of layers, and units of each of their networks
 _COLUMNS, _STEPS, _FEWEST_STEPS = 256, 8000, 2000  # draws of a step; steps, and of some use
 _CHUNK = 500  # steps of a call
 _PRODUCTS = 4.0  # of large matrices in the time of an elementary operation
-_RATE, _WARM = 0.02, 20  # the largest, and steps until it is reached; it falls as a cosine does
-_FIRST_POWER, _ANNEALED = 0.1, 0.3  # of p in the first steps, and share of them until it is 1
+_RATE, _WARM = 0.01, 20  # the largest, and steps until it is reached; it falls as a cosine does
 _COMPONENTS, _MOST_BENT = 6, 50  # of the mixture; coordinates above which it has one alone
 _NUM_ADAPTED, _ROUNDS = 4096, 12
 _NUM_DRAWS, _MOST_DRAWS = 8192, 2**17
@@ -133,12 +132,14 @@ def _trained(start: Beginning, particles: Weighted, num_steps: int) -> _Flow | N
     rates = _RATE * np.minimum(
         (1 + np.arange(num_steps)) / _WARM, 0.5 + 0.5 * np.cos(math.pi * done)
     )
-    powers = np.minimum(_FIRST_POWER + (1 - _FIRST_POWER) * done / _ANNEALED, 1)
+    white = np.linalg.solve(factor, away.T).astype(networks)
     normal = mean.astype(start.dtype), factor.astype(start.dtype)
     for first in range(0, num_steps, _CHUNK):
         chunk = slice(first, first + _CHUNK)
         noise = rng.standard_normal((_CHUNK, d, _COLUMNS // 2), networks)
-        steps: AnyArray = noise, rates[chunk].astype(networks), powers[chunk].astype(networks)
+        chosen = rng.choice(len(weights), (_CHUNK, _COLUMNS // 2), p=weights / weights.sum())
+        there = np.moveaxis(white[:, chosen], 0, 1)
+        steps: AnyArray = noise, there, rates[chunk].astype(networks)
         now = train(now, orders, steps, normal, start.density, start.positions)
     evaluated(num_steps * _COLUMNS)
     couplings: AnyArray = (np.asarray(x, start.dtype) for x in now.couplings)
