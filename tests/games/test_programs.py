@@ -226,3 +226,22 @@ def test_captured_data_are_arguments_of_the_program():
     main = next(line for line in text.splitlines() if "@main(" in line)
     assert "tensor<1000xf64>" in main
     assert "dense<" not in "".join(re.findall(r".*tensor<1000xf64>$", text, re.MULTILINE))
+
+
+def test_an_optimizer_is_known_by_few_programs_also_inside_of_a_callers(compilations):
+    players = (jnp.asarray(VECTOR),)
+
+    def radius(weight):
+        game = games.general_sum(lambda x: weight * jnp.sum(x**2))
+        rule = games.from_optax(optax.sgd(1.0, momentum=0.5))
+        return games.spectral_radius(game, rule, players, step_size=0.1)
+
+    found, programs = [], []
+    for call in (radius, jax.jit(radius)):
+        jax.clear_caches()
+        before = compilations[0]
+        found.append(float(call(2.0)))
+        programs.append(compilations[0] - before)
+    np.testing.assert_allclose(*found, rtol=1e-6)
+    # Three push the optimizer, one holds it where the gradient is, one has the spectrum.
+    assert programs == [5, 4]

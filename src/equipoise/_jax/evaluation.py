@@ -24,6 +24,8 @@ from equipoise._jax.programs import (
 from equipoise._types import Array, PyTree
 
 _V = TypeVar("_V")
+# Where compiled functions of known values run at once, also while another program is being traced.
+outside_of_traces = jax.core.eval_context
 
 
 def as_function(program: ClosedJaxpr) -> Callable[..., list[Array]]:

@@ -15,6 +15,7 @@ import jax
 import numpy as np
 
 from equipoise._check import is_traced, type_error, value_error
+from equipoise._jax.evaluation import outside_of_traces
 from equipoise._types import PyTree
 from equipoise.games._optimizers.leaves import is_float
 from equipoise.games._optimizers.optimizer import Optimizer, Shapes
@@ -132,11 +133,8 @@ def _part(difference: PyTree, whole: PyTree) -> float:
 
 def _evaluated(function: Callable[..., PyTree], *args: Any) -> PyTree:
     """What a compiled function says, also while another program is being traced."""
-    found = function(*args)
-    if any(map(is_traced, jax.tree.leaves(found))):
-        with jax.ensure_compile_time_eval():
-            found = function(*args)
-    return jax.tree.map(np.asarray, found)
+    with outside_of_traces():
+        return jax.tree.map(np.asarray, function(*args))
 
 
 def _period(history: np.ndarray) -> int:

@@ -19,7 +19,14 @@ from equipoise.games._optimizers.optimizer import (
     checked_state,
     traced_optimizer,
 )
-from equipoise.games._rules.game import Game, Players, compiled_field, field, partial_gradient
+from equipoise.games._rules.game import (
+    Game,
+    Players,
+    TracedGame,
+    field,
+    partial_gradient,
+    traced_game,
+)
 from equipoise.games._rules.gradient_play import checked_order, order_of_play, replaced
 from equipoise.games._rules.rule import (
     Memory,
@@ -175,37 +182,46 @@ def from_optax(
         return advance(update, game, z, m, eta)
 
     def held(game: Game, z: Players) -> Rule:
-        there, pieces = compiled_field(game, z), []
+        pieces = []
         options = zip(given("state", state, z), given("frozen", frozen, z), strict=True)
-        for optimizer, x, g, (begin, kept) in zip(of_players(z), z, there, options, strict=True):
-            known, shapes = traced_optimizer("optimizers", optimizer, x)
-            parts = anatomy("optimizers", known, shapes, kept)
-            begin = None if begin is None else checked_state("state", begin, shapes.state)
-            pieces.append(_hold(known, parts, x, g, begin))
-        return _held_rule(advance, tuple(pieces), there, project)
+        for optimizer, x, (begin, kept) in zip(of_players(z), z, options, strict=True):
+            data, shapes = traced_optimizer("optimizers", optimizer, x)
+            begun = None if begin is None else checked_state("state", begin, shapes.state)
+            pieces.append((data, anatomy("optimizers", data, shapes, kept), begun))
+        there, held, drift = _hold(traced_game(game, z), z, *zip(*pieces, strict=True))
+        return _held_rule(advance, project, there, held, drift)
 
     return make_rule("from_optax", plain, remember, project=project, held=held)
 
 
-@functools.partial(jax.jit, static_argnums=1)
+@functools.partial(jax.jit, static_argnums=3)
 def _hold(
-    optimizer: Optimizer, parts: Anatomy, x: PyTree[Array], gradient: PyTree[Array], state: Any
-) -> tuple[Held, PyTree[Array]]:
-    """The optimizer held, and how far the present gradient moves the player for a step of 1."""
-    held = hold(optimizer, parts, x, gradient, state)
-    none = jax.tree.map(jnp.zeros_like, gradient)
-    moved, rest = (held.update(g, held.still(), held.counts(), x)[0] for g in (gradient, none))
-    return held, jax.tree.map(lambda a, b: a - b, moved, rest)
+    game: TracedGame,
+    z: Players,
+    optimizers: tuple[Optimizer, ...],
+    parts: tuple[Anatomy, ...],
+    states: tuple[Any, ...],
+) -> tuple[Players, tuple[Held, ...], Players]:
+    """The gradients, the optimizers held there, and how far those move players for a step of 1."""
+    there = field(game.again(), z)
+    held = tuple(map(hold, optimizers, parts, z, there, states))
+
+    def drift(held: Held, x: PyTree[Array], gradient: PyTree[Array]) -> PyTree[Array]:
+        none = jax.tree.map(jnp.zeros_like, gradient)
+        moved, rest = (held.update(g, held.still(), held.counts(), x)[0] for g in (gradient, none))
+        return jax.tree.map(lambda a, b: a - b, moved, rest)
+
+    return there, held, tuple(map(drift, held, z, there))
 
 
 def _held_rule(
     advance: Callable[..., Any],
-    pieces: tuple[tuple[Held, Any], ...],
-    there: Players,
     project: Projector,
+    there: Players,
+    held: tuple[Held, ...],
+    drift: Players,
 ) -> Rule:
     """The rule of held optimizers; its memory is what moves, a step is a period of updates."""
-    held, drift = zip(*pieces, strict=True)
     length = math.lcm(*(piece.parts.period for piece in held))
 
     def update(i: int, g: PyTree[Array], m_i: Any, x: PyTree[Array]) -> tuple[PyTree, Any]:

@@ -171,7 +171,9 @@ def vector_field(game: Game, players: Players) -> Players:
     References:
         :cite:t:`balduzzi2018`
     """
-    return compiled_field(game, checked_players(game, players))
+    players = checked_players(game, players)
+    found: Players = _field(traced_game(game, players), players)
+    return found
 
 
 @record
@@ -191,12 +193,6 @@ def traced_game(game: Game, players: Players, *, is_long: bool = False) -> Trace
     payoffs = game.losses[:1] if game.is_zero_sum else game.losses
     found = tuple(traced(f, *players, kept=lambda number: is_long) for f in payoffs)
     return TracedGame(found, game.is_zero_sum)
-
-
-def compiled_field(game: Game, players: Players) -> Players:
-    """``field`` as one program."""
-    found: Players = _field(traced_game(game, players), players)
-    return found
 
 
 @jax.jit
