@@ -139,19 +139,22 @@ class _Transpose:
 
     def __call__(self, platform: str, arrays: Sequence[Array]) -> list[Array]:
         split = len(arrays) - len(self.given)
-        known, total = arrays[:split], split + len(self.linear)
+        total = split + len(self.linear)
         at = [i for i in range(total) if i not in self.linear]
-
-        def forward(*directions: Array) -> list[Array]:
-            full = dict(zip(at, known, strict=True)) | dict(
-                zip(self.linear, directions, strict=True)
-            )
-            ordered = (full[i] for i in range(total))
-            found = _traced(*ordered, run=self.run, platform=platform)
-            return [found[i] for i in self.given]
-
         types = types_alike(self.kinds, list(map(jax.typeof, arrays)))
-        return list(jax.linear_transpose(forward, *types)(list(arrays[split:])))
+
+        def transposed(*args: Array) -> Sequence[Array]:
+            known = dict(zip(at, args[:split], strict=True))
+
+            def forward(*directions: Array) -> list[Array]:
+                full = known | dict(zip(self.linear, directions, strict=True))
+                ordered = (full[i] for i in range(total))
+                found = _traced(*ordered, run=self.run, platform=platform)
+                return [found[i] for i in self.given]
+
+            return jax.linear_transpose(forward, *types)(list(args[split:]))
+
+        return pruned(transposed)(*arrays)
 
 
 @dataclasses.dataclass(frozen=True)

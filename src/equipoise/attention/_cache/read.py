@@ -25,20 +25,19 @@ from equipoise._types import Array
 from equipoise.attention._cache.cache import KVCache
 from equipoise.attention._cache.quantized import restored
 from equipoise.attention._cache.rows import Rows, in_rows, num_rows, page_of
-from equipoise.attention._kernel.blockwise import broken_values
 from equipoise.attention._kernel.grid import Axes, Grid
-from equipoise.attention._kernel.loop import zero_like_all
+from equipoise.attention._kernel.loop import most_of_batch, zero_like_all
 from equipoise.attention._kernel.operations import (
     both,
+    broken_values,
     clean,
     heads_first,
     only,
     spread,
     times_value,
 )
-from equipoise.attention._kernel.problem import Problem
-from equipoise.attention._kernel.schedule import most_of_batch, possible_blocks
-from equipoise.attention._kernel.scores import scores
+from equipoise.attention._kernel.problem import Problem, scores
+from equipoise.attention._kernel.schedule import possible_blocks
 from equipoise.attention._kernel.tangent import block_of
 
 # Without pages, tokens of a block that is read, and new tokens of a block that reads; tokens and

@@ -12,25 +12,27 @@ from jax import lax
 from equipoise._jax.late import Frame, framed, late
 from equipoise._jax.zeros import is_zero
 from equipoise._types import Array, PyTree
+from equipoise.attention._kernel.at_once import at_once, few
 from equipoise.attention._kernel.grid import Axes, Grid, Place
 from equipoise.attention._kernel.loop import read_whole, walk, written_whole, zero_like_all
 from equipoise.attention._kernel.mesh import rows_divided
 from equipoise.attention._kernel.operations import (
     both,
+    broken_values,
     clean,
     heads_first,
     only,
     spread,
     times_value,
 )
-from equipoise.attention._kernel.problem import Block, Problem, indices
+from equipoise.attention._kernel.problem import Block, Problem, dropout, indices, scores
 from equipoise.attention._kernel.schedule import (
     Where,
     grid_of_values,
+    needed,
     partly_allowed,
     schedule_of,
 )
-from equipoise.attention._kernel.scores import dropout, scores
 from equipoise.attention._kernel.tangent import (
     BY_ROW,
     block_of,
@@ -51,7 +53,10 @@ def blockwise(problem: Problem, block_size: int | None) -> _Totals:
         zero = zero_like_all(jax.tree.leaves(problem.as_arrays()), problem.dtype)
         out = jnp.broadcast_to(zero, (*shape, problem.value.shape[-1]))
         return out, jnp.broadcast_to(zero - jnp.inf, shape)
-    frame, arrays = framed(dataclasses.replace(problem, sinks=None).as_arrays())
+    alone = dataclasses.replace(needed(problem), sinks=None).as_arrays()
+    if block_size is None and few(problem):
+        return at_once(alone)
+    frame, arrays = framed(alone)
     return _attend(arrays, frame, Where(block_size, rows_divided()))
 
 
@@ -161,8 +166,3 @@ def _allowed_scores(block: Block, place: Place, grid: Grid, where: Where) -> Arr
     # In this order: XLA copies what is handed through a first branch.
     found: Array = lax.cond(partly, ruled, lambda score: score, score)
     return found
-
-
-def broken_values(value: Array) -> Array:
-    """For each key 0, or NaN if its value is not finite."""
-    return lax.reduce_sum(lax.sub(value, value), (3,))

@@ -12,6 +12,7 @@ from jax import lax
 from equipoise._jax.varying import mesh_of
 from equipoise._types import Array, PyTree
 from equipoise.attention._kernel.grid import Grid, Place, Schedule, int32, is_named, least
+from equipoise.attention._kernel.loop import most_of_batch
 from equipoise.attention._kernel.problem import Problem
 from equipoise.attention._masks.mask import Extent, Flags, Mask
 
@@ -48,7 +49,7 @@ class Where:
 
     def on_cpu(self, problem: Problem) -> bool:
         """Whether one device computes all of it, a CPU."""
-        return self.platform == "cpu" and _devices(problem) == 1
+        return self.platform == "cpu" and num_devices(problem) == 1
 
 
 def grid_of(problem: Problem, where: Where) -> Grid:
@@ -66,7 +67,7 @@ def _grid(problem: Problem, where: Where) -> Grid:
     b, t, s, k, g = problem.sizes
     b, named_heads = _NAMED_BATCH if is_named(b) else b, is_named(k, g)
     # Heads that XLA may have divided between devices are not taken one by one.
-    devices, on_cpu, block_size = _devices(problem), where.on_cpu(problem), where.block_size
+    devices, on_cpu, block_size = num_devices(problem), where.on_cpu(problem), where.block_size
     row_block = key_block = block_size or _BLOCK
     if block_size is None:
         # Where no block is skipped, long ones waste nothing and pass over the sums less often.
@@ -87,7 +88,7 @@ def _grid(problem: Problem, where: Where) -> Grid:
     return Grid(k, t, s, head_block, row_block, key_block, every)
 
 
-def _devices(problem: Problem) -> int:
+def num_devices(problem: Problem) -> int:
     """Between how many devices XLA may divide the arrays."""
     mesh = mesh_of(problem.query)
     return math.prod(mesh.shape[axis] for axis in mesh.auto_axes)
@@ -100,7 +101,7 @@ def _rows_at_once(problem: Problem, where: Where) -> bool:
     instead, on which rows are better taken in turn; unless there are not enough of those, or types
     say which it is.
     """
-    (b, t, _, k, _), devices = problem.sizes, _devices(problem)
+    (b, t, _, k, _), devices = problem.sizes, num_devices(problem)
     if devices == 1 or is_named(b, t, k):
         return False
     by_count = b * k % devices != 0
@@ -157,8 +158,8 @@ def schedule_of(problem: Problem, grid: Grid) -> Schedule:
     return Schedule._make(found)
 
 
-def _known(problem: Problem, grid: Grid) -> np.ndarray | None:
-    """Which blocks may hold a pair, unless it takes the values of arrays to say."""
+def _known(problem: Problem, grid: Grid, *, certain: bool = False) -> np.ndarray | None:
+    """Which blocks may hold a pair, or hold all, unless it takes the values of arrays to say."""
     leaves, structure = jax.tree.flatten((problem.mask, problem.offset))
     arrays = {i: x for i, x in enumerate(leaves) if isinstance(x, jax.Array)}
     found: list[PyTree] = []
@@ -166,10 +167,21 @@ def _known(problem: Problem, grid: Grid) -> np.ndarray | None:
     def ask(arrays: dict[int, Array]) -> None:
         full = [arrays.get(i, x) for i, x in enumerate(leaves)]
         mask, offset = jax.tree.unflatten(structure, full)
-        found.append(possible_blocks(mask, offset, grid).any(axis=0))
+        found.append(_bounds(mask, offset, grid)[certain].any(axis=0))
 
     jax.eval_shape(ask, arrays)
     return found[0] if isinstance(found[0], np.ndarray) else None
+
+
+def needed(problem: Problem) -> Problem:
+    """The problem without a mask that is known to permit every pair."""
+    _, t, s, k, _ = problem.sizes
+    if problem.mask is None or is_named(t, s):
+        return problem
+    certain = _known(problem, Grid(k, t, s, k, t, s), certain=True)
+    return (
+        problem if certain is None or not certain.all() else dataclasses.replace(problem, mask=None)
+    )
 
 
 @functools.partial(jax.jit, static_argnames="grid", inline=True)
@@ -183,13 +195,19 @@ def _listed(mask: Mask | None, offset: Array, grid: Grid) -> Schedule:
 
 def possible_blocks(mask: Mask | None, offset: int | Array, grid: Grid) -> Flags:
     """Whether a block may hold a pair, (batch, row blocks, key blocks)."""
+    return _bounds(mask, offset, grid)[0]
+
+
+def _bounds(mask: Mask | None, offset: int | Array, grid: Grid) -> tuple[Flags, Flags]:
+    """Whether a block may hold a pair, and whether all of its pairs attend."""
     ones = jnp.ones if is_named(grid.rows, grid.keys) else np.ones
     every: Flags = ones((1, grid.row_blocks, grid.key_blocks), bool)
     if mask is None:
-        return every
+        return every, every
     rows = _ends(grid.rows, grid.row_block, grid.row_blocks)
     keys = _ends(grid.keys, grid.key_block, grid.key_blocks)
-    return mask.bounds(_extent(rows, keys, offset, grid))[0] & every
+    possible, certain = mask.bounds(_extent(rows, keys, offset, grid))
+    return possible & every, certain & every
 
 
 def partly_allowed(problem: Problem, place: Place, grid: Grid, where: Where) -> Array | None:
@@ -223,20 +241,3 @@ def _extent(
     query = row_first + ahead, row_last + ahead
     sizes = grid.block_rows, grid.block_keys
     return Extent((row_first, row_last), query, (key_first, key_last), sizes)
-
-
-@jax.custom_batching.custom_vmap
-def most_of_batch(numbers: Array) -> Array:
-    """The numbers; under vmap the largest of any entry, so that a loop keeps one trip count.
-
-    Of flags: whether any entry has them.
-    """
-    return numbers
-
-
-@most_of_batch.def_vmap
-def _most_of_batch_rule(
-    axis_size: int, in_batched: list[bool], numbers: Array
-) -> tuple[Array, bool]:
-    del axis_size, in_batched
-    return most_of_batch(numbers.max(axis=0)), False

@@ -14,7 +14,6 @@ from equipoise._types import Array, PyTree
 from equipoise.attention._kernel.grid import Axes, Grid, Place, times
 from equipoise.attention._kernel.operations import (
     both,
-    clean,
     heads_first,
     only,
     spread,
@@ -22,9 +21,8 @@ from equipoise.attention._kernel.operations import (
     times_value,
 )
 from equipoise.attention._kernel.pair_sum import Layout, Output, pair_sum
-from equipoise.attention._kernel.problem import Block, Problem
+from equipoise.attention._kernel.problem import Block, Problem, dropout, scores
 from equipoise.attention._kernel.schedule import Where, grid_of, schedule_of
-from equipoise.attention._kernel.scores import dropout, scores
 
 # Of (b, t, n, ...): the outputs and what is like them.
 BY_ROW = Axes(head=2, row=1)
@@ -66,6 +64,18 @@ def overlap(place: Place, block: Block, grid: Grid, *, of_rows: bool) -> Array |
     return fresh
 
 
+def scores_along(block: Block, directions: dict[int, Array]) -> tuple[Array, Array, Array | None]:
+    """(scores, their tangent, permission) along directions of some arrays of the problem."""
+    fixed, structure = jax.tree.flatten(block.problem)
+
+    def moved(variables: dict[int, Array]) -> tuple[Array, Array | None]:
+        full = [variables.get(i, x) for i, x in enumerate(fixed)]
+        return scores(block._replace(problem=jax.tree.unflatten(structure, full)))
+
+    point = {i: fixed[i] for i in directions}
+    return jax.jvp(moved, (point,), (directions,), has_aux=True)
+
+
 def tangent(
     problem: Problem,
     out: Array,
@@ -99,20 +109,8 @@ def _tangent(
     def body(place: Place, *blocks: Array) -> tuple[Array, Array]:
         values, lse, along = blocks[:count], blocks[count], blocks[count + 1 :]
         part = jax.tree.unflatten(structure, values)
-        if problem.masked:
-            query, key, value = map(clean, (part.query, part.key, part.value))
-            part = dataclasses.replace(part, query=query, key=key, value=value)
-        block, fixed = block_of(part, place, grid), jax.tree.leaves(part)
-
-        def moved(*variables: Array) -> tuple[Array, Array | None]:
-            full = list(fixed)
-            for i, variable in zip(moving, variables, strict=True):
-                full[i] = variable
-            return scores(block._replace(problem=jax.tree.unflatten(structure, full)))
-
-        score, score_dot, allowed = jax.jvp(
-            moved, tuple(fixed[i] for i in moving), along, has_aux=True
-        )
+        block = block_of(part.cleaned(), place, grid)
+        score, score_dot, allowed = scores_along(block, dict(zip(moving, along, strict=True)))
         allowed = both(allowed, overlap(place, block, grid, of_rows=True))
         lse = heads_first(lse)
         safe = only(lse, lse != -jnp.inf, 0)
@@ -127,7 +125,7 @@ def _tangent(
         factor = dropout(block)
         if factor is not None:
             weight, change = weight * factor, change * factor
-        read = times_value(change, part.value)
+        read = times_value(change, block.problem.value)
         known = dict(zip(moving, along, strict=True))
         value_dot = jax.tree.unflatten(structure, [known.get(i) for i in range(count)]).value
         if value_dot is not None:
@@ -145,8 +143,9 @@ def _tangent(
             grid,
         ),
     )
-    # L̇ is a sum over keys: its product with O waits until all are read.
-    return lax.sub(read, times_rows(lse_dot, out)), lse_dot
+    # L̇ is a sum over keys: its product with O waits until all are read. It is negative before, as
+    # the cotangent of the difference would be made a second time, negated.
+    return lax.add(read, times_rows(lax.neg(lse_dot), out)), lse_dot
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(3,))
