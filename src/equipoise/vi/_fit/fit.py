@@ -115,7 +115,7 @@ def fit(
             work for one core, at 10¹⁰ elementary operations a second as the density's equations
             count them, and no more draws than have 2²⁵ numbers. Where these are fewer than 163 840,
             rounds of draws, the search for other modes and the points of the ELBO shrink in
-            proportion, down to 1024, 256 and 64. Each later
+            proportion, down to 1024, 256 and 64; eight rounds may be made in any case. Each later
             stage may take the work of as many evaluations, gradients and matrices counted; one that
             could not begin with it is left out, and ``reason`` says what it takes. Neither steps
             nor the search for other modes are part of it: ``evaluations`` of the fit counts all.

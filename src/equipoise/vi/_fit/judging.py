@@ -100,7 +100,8 @@ def judging(
         work = target.log_density.work
         affordable = budget_of(work, None) / (work + of_mixture)
         number = fewer(number, _FEW_DRAWS, work)
-        max_evaluations = max(int(min(affordable, _MAX_NUMBERS // size)), number)
+        least = _LEAST_ROUNDS * number if size <= MAX_ADAPTED else number
+        max_evaluations = max(int(min(affordable, _MAX_NUMBERS // size)), least)
     elif size <= MAX_ADAPTED:  # some rounds of a small budget are left to find better draws
         number = min(max(max_evaluations // _LEAST_ROUNDS, MIN_DRAWS), number)
     number = min(max_evaluations, number)

@@ -5,10 +5,11 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from equipoise._check import choice
-from equipoise.vi._stages.beginning import Beginning, Drawn, TooDear
+from equipoise.vi._stages.beginning import GRADIENT, Beginning, Drawn, TooDear
 from equipoise.vi._stages.conditional import draw_conditionally
 from equipoise.vi._stages.flow import draw_by_flow
 from equipoise.vi._stages.islands import draw_annealed
+from equipoise.vi._weights.effort import spent
 from equipoise.vi._weights.remedy import Case, Explained, rounded
 from equipoise.vi._weights.verdict import (
     Verdict,
@@ -30,6 +31,9 @@ _FINAL = (
     Verdict.NOT_FINITE,
     Verdict.RARE,
 )  # other draws would change nothing
+
+
+_EXHAUSTED = 0.25  # share of a budget that a stage has used where it ended for want of more
 
 
 class Stage(NamedTuple):
@@ -71,6 +75,7 @@ def escalated(
     for name in names:
         if tried.why.verdict in _FINAL:
             break
+        begun = spent()
         drawn = _STAGES[name](start)
         if drawn is None:
             continue
@@ -94,7 +99,10 @@ def escalated(
             said = Verdict.RARE
         case = before._replace(verdict=said, found=found, weighted=weighted, doubt=doubt)
         budget = start.budget / start.work
-        why = explain(case, budget=budget, each=budget / int(found.num_draws))
+        used = GRADIENT * (spent() - begun)
+        # One that ended by itself makes no more draws with more evaluations.
+        each = budget / int(found.num_draws) if used > _EXHAUSTED * budget else math.inf
+        why = explain(case, budget=budget, each=each)
         stages = (*tried.stages, Stage(name, why.sentence))
         better = why.verdict is Verdict.TRUSTED or is_better(found, before.found)
         tried = Tried(case, why, name, stages) if better else tried._replace(stages=stages)

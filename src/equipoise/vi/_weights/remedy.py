@@ -60,7 +60,8 @@ def explained(
 ) -> Explained:
     """The verdict with the coordinate that it is about, by its path, and what would help there.
 
-    ``budget`` are the evaluations that there were, and ``each`` those that one more draw takes.
+    ``budget`` are the evaluations that there were, and ``each`` those that one more draw takes, inf
+    where more would make none.
     """
     said, found, doubt = case.verdict, case.found, case.doubt
     problem, place, remedy = case.problem, "", ""
@@ -87,7 +88,7 @@ def explained(
     elif said is not Verdict.TRUSTED:
         place, remedy = path(worst(said, case.weighted)), _ANOTHER
     missing = draws_needed(found) - int(found.num_draws)
-    if said is verdict(found) and missing > 0:
+    if said is verdict(found) and missing > 0 and each < math.inf:
         number = rounded(math.ceil(budget + missing * each))
         remedy = f"More draws would help: max_evaluations={number:_}."
     words = sentence(said, found, place, problem=problem, mean=doubt.mean, sd=doubt.sd)
