@@ -135,6 +135,45 @@ def test_rules_of_derivation_tell_functions_of_equal_value_apart(gradient):
     assert gradient.traces == 2
 
 
+def test_rules_that_close_over_an_array_share_a_program(gradient):
+    weights = jnp.arange(1.0, 4.0)
+
+    def scaled(slope):
+        @jax.custom_vjp
+        def function(x):
+            return weights * x
+
+        function.defvjp(lambda x: (weights * x, None), lambda _, g: (slope * weights * g,))
+        return lambda x: jnp.sum(function(x))
+
+    for slope in (1, 2, 1, 2):
+        np.testing.assert_allclose(gradient(scaled(slope)), slope * weights)
+    assert gradient.traces == 2
+
+
+def test_rules_that_refuse_an_operand_are_told_apart_by_the_others(gradient):
+    def refusing(slope):
+        """Differentiable by its first operand alone, as solvers of equations are."""
+
+        @jax.custom_jvp
+        def function(x, scale):
+            return x * scale
+
+        @function.defjvp
+        def rule(primals, tangents):
+            if type(tangents[1]) is not jax.custom_derivatives.SymbolicZero:
+                raise RuntimeError("cannot be differentiated by its scale")
+            x, scale = primals
+            return x * scale, slope * tangents[0] * scale
+
+        function.defjvp(rule, symbolic_zeros=True)
+        return lambda x: jnp.sum(function(x, jnp.full(3, 2.0)))
+
+    for slope in (1, 3, 1, 3):
+        np.testing.assert_allclose(gradient(refusing(slope)), np.full(3, 2 * slope))
+    assert gradient.traces == 2
+
+
 def test_captured_values_are_differentiated_and_mapped():
     def value(a):
         function = traced(lambda x: a * jnp.sum(x**2), X)

@@ -18,6 +18,7 @@ import numpy as np
 from equipoise._types import PyTree
 
 _place: contextvars.ContextVar[str] = contextvars.ContextVar("place", default="equipoise")
+_NO_FORWARD_MODE = "can't apply forward-mode autodiff (jvp) to a custom_vjp"  # JAX's words
 
 
 @contextlib.contextmanager
@@ -29,6 +30,14 @@ def at(place: str) -> Iterator[None]:
     token = _place.set(place)
     try:
         yield
+    except TypeError as error:
+        if _NO_FORWARD_MODE not in str(error):
+            raise
+        raise TypeError(
+            f"{place}: takes derivatives in forward mode, but a function that it was given holds a "
+            "jax.custom_vjp that has none. Write the formula in its forward rule, in place of a "
+            "call of the function itself, or define its derivative by jax.custom_jvp."
+        ) from error
     finally:
         _place.reset(token)
 

@@ -48,10 +48,41 @@ def filtered(kernels, x):
     return sum(jnp.sum(jnp.tanh(convolved(kernel))) for kernel in kernels)
 
 
+def thresholded(x, w):
+    """Of the largest only the last is read: all are sorted."""
+    scores = x @ w
+    return jnp.where(scores >= lax.top_k(scores, 8)[0][:, -1:], scores, 0.0) @ w.T
+
+
+def ordered(x, w):
+    """A sort writes over what it reads."""
+    return jnp.sort(jnp.tanh(x @ w), -1)
+
+
+def placed_back(x, w):
+    """Places of each line are read together with the line's."""
+    scores = x @ w
+    return jnp.take_along_axis(scores, jnp.argsort(scores, -1), -1) @ w.T
+
+
+def combined(x, w):
+    """A loop computes a value at no more than fifteen places, and puts pieces together at one."""
+    decay = jnp.exp(-jnp.abs(x @ w)).reshape(16, 64, 512)
+    push = jnp.tanh(x @ w).reshape(16, 64, 512)
+    pairs = lax.associative_scan(
+        lambda a, b: (a[0] * b[0], b[0] * a[1] + b[1]), (decay, push), axis=1
+    )
+    return pairs[1]
+
+
 W, X, KERNEL = "f32[128,512]", "f32[1024,128]", "f32[2,64,64]"
 PROGRAMS = {
     "dropped": (dropped, X, W, "f32[512,512]"),
     "noised": (noised, X, W),
+    "thresholded": (thresholded, X, W),
+    "ordered": (ordered, X, W),
+    "placed back": (jax.grad(lambda x, w: jnp.sum(placed_back(x, w))), X, W),
+    "combined": (jax.grad(lambda x, w: jnp.sum(combined(x, w))), X, W),
     "descended": (jax.grad(descended), W, X),
     "filtered": (jax.grad(filtered), [KERNEL] * 6, "f32[8,512,64]"),
 }

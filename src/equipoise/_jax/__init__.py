@@ -16,7 +16,8 @@ adapter         imports                                       seen to work on ja
 ``zeros``       ``jax.custom_derivatives``: SymbolicZero      0.9.0, 0.10.2, 0.12.0.1
 ==============  ============================================  ========================
 
-``meshes``, ``pruned``, ``reads``, ``traced`` and ``tracing`` are written in terms of ``programs``.
+``late``, ``meshes``, ``pruned``, ``reads``, ``traced`` and ``tracing`` are written in terms of
+``programs``.
 ``tests/test_imports.py`` holds the table, as nothing else imports from these places, and
 ``tests/test_jax_programs.py`` holds what the adapters say on each version that CI runs.
 """

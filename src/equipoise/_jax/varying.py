@@ -56,7 +56,10 @@ def undivided(x: Array, axes: Sequence[int]) -> Array:
 
 def _axes(x: PyTree) -> frozenset[str]:
     """The axes that an array varies over, or a variable of a program."""
-    kind: PyTree = x.aval if is_atom(x) else jax.typeof(x)
+    return _axes_of(x.aval if is_atom(x) else jax.typeof(x))
+
+
+def _axes_of(kind: PyTree) -> frozenset[str]:
     # What is called ``vma`` in older versions is one part of the newer ``mat``.
     return kind.mat.varying if hasattr(kind, "mat") else kind.vma
 
@@ -79,6 +82,20 @@ def alike(arrays: Sequence[PyTree]) -> list[Array]:
     """
     axes = _union(arrays)
     return [_over(axes, x) for x in arrays]
+
+
+def types_alike(
+    kinds: Sequence[tuple[tuple[int, ...], jnp.dtype]], types: Sequence[PyTree]
+) -> Sequence[PyTree]:
+    """The types of arrays of these shapes and dtypes that vary as those of all these types do."""
+    if not any(map(_axes_of, types)) and all(x.sharding.mesh.empty for x in types):
+        return [jax.core.ShapedArray(shape, dtype) for shape, dtype in kinds]
+
+    def outline(*arrays: Array) -> list[Array]:
+        zeros = (jnp.broadcast_to(jnp.zeros((), dtype), shape) for shape, dtype in kinds)
+        return alike([*zeros, *arrays])[: len(kinds)]
+
+    return jax.make_jaxpr(outline)(*types).out_avals
 
 
 def traced_alike(

@@ -11,8 +11,7 @@ from equipoise._check import at
 from equipoise._types import Array, Bool, Float, PyTree
 from equipoise.attention._kernel.mesh import axes_of, place, placed, placed_by
 from equipoise.attention._kernel.operations import only
-from equipoise.attention._kernel.problem import Problem, whole
-from equipoise.attention._kernel.scores import dropout, scores
+from equipoise.attention._kernel.problem import Problem, dropout, scores, whole
 from equipoise.attention._masks.mask import Mask
 from equipoise.attention._request import Options, problem_of
 

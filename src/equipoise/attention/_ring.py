@@ -18,6 +18,7 @@ from equipoise.attention._kernel.loop import zero_like_all
 from equipoise.attention._kernel.mesh import Portable
 from equipoise.attention._kernel.operations import merged
 from equipoise.attention._kernel.problem import Problem, wide
+from equipoise.attention._kernel.schedule import Where
 from equipoise.attention._kernel.tangent import given
 from equipoise.attention._masks.functions import hoist
 from equipoise.attention._masks.mask import Mask
@@ -273,7 +274,7 @@ def _around_jvp(
             full = [values.get(i, x) for i, x in enumerate(point)]
             held, sent = jax.tree.unflatten(structure, full)
             problem = static.problem(held, sent, source)
-            return given(problem.as_arrays(), *totals, static.block_size)
+            return given(problem.as_arrays(), *totals, Where(static.block_size, None))
 
         return jax.jvp(moved, ({i: point[i] for i in dots},), (dots,))[1]
 

@@ -14,8 +14,7 @@ from equipoise._types import Array, Bool, Float, Int, PyTree, result
 from equipoise.attention._kernel.grid import int32, is_named, least
 from equipoise.attention._kernel.mesh import axes_of, place, placed, placed_by
 from equipoise.attention._kernel.operations import only
-from equipoise.attention._kernel.problem import Problem, some_rows
-from equipoise.attention._kernel.scores import scores
+from equipoise.attention._kernel.problem import Problem, scores, some_rows
 from equipoise.attention._masks.mask import Mask
 from equipoise.attention._request import problem_of
 

@@ -86,6 +86,16 @@ def test_critical_learning_rate_is_lost_by_a_spiral_where_two_eigenvalues_meet_f
     np.testing.assert_allclose(found.eigenvalue, -0.5 + 0.75**0.5 * 1j, rtol=1e-5)
 
 
+def test_critical_learning_rate_does_not_depend_on_noise_that_an_optimizer_adds():
+    def update(g, key, x=None):
+        noise = 1e-3 * jax.random.normal(key, g.shape, g.dtype)
+        return -(g + noise), jax.random.split(key)[0]
+
+    noisy = optax.GradientTransformation(lambda x: jax.random.key(0), update)
+    found = games.critical_learning_rate(lambda x: 0.5 * jnp.sum(x**2), jnp.ones(2), noisy)
+    np.testing.assert_allclose(found.learning_rate, 2.0, rtol=1e-12)
+
+
 def test_critical_learning_rate_rejects_an_optimizer_that_goes_uphill_where_gradients_alternate():
     with pytest.raises(ValueError, match="a gradient that alternates"):
         games.critical_learning_rate(quadratic, HERE, late(0.1, 1.0))
@@ -298,6 +308,17 @@ def test_critical_learning_rate_rejects(name):
     loss, optimizer, error, words = MISTAKES[name]
     with pytest.raises(error, match=words):
         games.critical_learning_rate(loss, HERE, optimizer)
+
+
+def test_critical_learning_rate_says_that_a_loss_has_reverse_mode_alone():
+    @jax.custom_vjp
+    def bent(x):
+        return jnp.tanh(x)
+
+    bent.defvjp(lambda x: (bent(x), x), lambda x, g: (g * (1 - jnp.tanh(x) ** 2),))
+    words = "games.critical_learning_rate: takes derivatives in forward mode"
+    with pytest.raises(TypeError, match=words):
+        games.critical_learning_rate(lambda w: bent(w) ** 2, jnp.ones(()), optax.sgd(1.0))
 
 
 def test_critical_learning_rate_rejects_a_state_of_another_optimizer():

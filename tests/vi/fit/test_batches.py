@@ -57,7 +57,7 @@ def test_the_density_on_all_batches_is_that_on_all_data(data, batch_size):
 def test_the_density_on_random_batches_is_right_on_average_and_to_first_order(data):
     batches = batches_of(counts, FAMILY, data, 1)
     center = FAMILY.ravel(EXAMPLE)
-    whole = expanded(batches, batches.all_rows(), center, curved=False)
+    whole = expanded(batches, batches.all_rows(), center)
     single = jnp.arange(NUM_ROWS, dtype=jnp.int32)[:, None]
 
     @jax.jit
@@ -77,7 +77,9 @@ def test_the_density_on_random_batches_is_right_on_average_and_to_first_order(da
 def test_rows_around_an_anchor_are_right_to_second_order(data):
     batches = batches_of(counts, FAMILY, data, 10)
     center, some = FAMILY.ravel(POSITION), batches.some_rows(np.random.default_rng(1), 3)
-    whole, part = (expanded(batches, r, center, curved=True) for r in (batches.all_rows(), some))
+    whole, part = (
+        expanded(batches, r, center, np.ones_like(center)) for r in (batches.all_rows(), some)
+    )
     flat = trace(batches.on(*some), FAMILY, lacking(whole, part)).flat
     on_rows = on_all(data)
 

@@ -11,6 +11,7 @@ from jax.scipy.stats import norm
 
 from equipoise import vi
 from equipoise.vi._families.layout import layout
+from tests.vi.fit import hard
 
 # What later stages do is no part of these sentences.
 fitted = functools.partial(vi.fit, escalate=False)
@@ -67,6 +68,31 @@ def test_fit_draws_no_more_where_a_tail_is_too_heavy(key):
     fit = fitted(target, example, key)
     assert fit.verdict is vi.Verdict.HEAVY_TAIL
     assert fit.draw_diagnostics.num_draws == 8192
+
+
+def test_fit_of_a_dear_density_asks_it_less_often_and_is_trusted(key):
+    """Equations that count 6·10⁷ operations, nearly all of which are computed once."""
+    matrix = jnp.eye(300)
+    target, example = light(3)
+
+    def dear(z):
+        return target(z) + 0.0 * jnp.sum(matrix @ matrix)
+
+    few, many = fitted(dear, example, key), fitted(target, example, key)
+    assert few.trusted, few.reason
+    assert few.draw_diagnostics.num_draws == 1024
+    assert few.evaluations < 0.35 * many.evaluations
+
+
+def test_heavy_tail_of_a_small_budget_asks_for_more():
+    target = hard.banana()
+    options = {"max_evaluations": 1000}
+    fits = [
+        fitted(target.log_density, target.example, jax.random.key(s), **options) for s in range(8)
+    ]
+    heavy_ones = [fit for fit in fits if fit.verdict is vi.Verdict.HEAVY_TAIL]
+    assert heavy_ones
+    assert {asked(fit) for fit in heavy_ones} == {163_840}
 
 
 def test_sd_error_names_the_coordinate_by_its_path(key):

@@ -1,10 +1,12 @@
 """Newton's method that keeps second derivatives: the same modes, for far fewer of them."""
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from equipoise.vi._bounds.density import second_order, value_and_slope
 from equipoise.vi._stages import banded
 from equipoise.vi._stages.newton import mode_from, normal_at
 from tests.thinned import slow_but
@@ -14,7 +16,11 @@ COUNTS = np.random.default_rng(0).poisson(4.0, 20).astype(float)
 
 def log_p(x):
     """Counts whose log rates are a random walk."""
-    return jnp.sum(COUNTS * x - jnp.exp(x)) - 2 * jnp.sum(jnp.diff(x) ** 2) - 0.5 * jnp.sum(x**2)
+    return (
+        jnp.sum(COUNTS.astype(x.dtype) * x - jnp.exp(x))
+        - 2 * jnp.sum(jnp.diff(x) ** 2)
+        - 0.5 * jnp.sum(x**2)
+    )
 
 
 def exact():
@@ -43,6 +49,31 @@ def test_mode_and_factor_match_exact_ones_from_near_and_far(width):
         whole = banded.diagonal(root, width)
         wanted = np.diagonal(np.linalg.cholesky(-jax.hessian(log_p)(mode)))
         np.testing.assert_allclose(whole, wanted, rtol=0.25)
+
+
+@jax.custom_vjp
+def backward_alone(x):
+    return log_p(x)
+
+
+# The rule calls the function itself, as JAX's documentation writes it: no forward mode is left.
+backward_alone.defvjp(lambda x: (backward_alone(x), x), lambda x, g: (g * jax.grad(log_p)(x),))
+
+
+@pytest.mark.parametrize(("dtype", "rtol"), [(np.float64, 1e-6), (np.float32, 5e-3)])
+def test_curvature_of_a_density_with_reverse_mode_alone_is_that_of_its_gradients(dtype, rtol):
+    point, scales = exact().astype(dtype) + dtype(0.3), np.full(20, 0.4, dtype)
+
+    def curvature(point):
+        return second_order(value_and_slope(backward_alone, scales), point, np.eye(20, dtype=dtype))
+
+    value, slope, curvatures = jax.jit(curvature)(point)
+    # Central differences a fourth root of the rounding apart err by its square root.
+    wanted = jax.hessian(log_p)(point)
+    np.testing.assert_allclose(curvatures, wanted, rtol=0, atol=rtol * np.abs(wanted).max())
+    chex.assert_trees_all_close((value, slope), jax.value_and_grad(log_p)(point), rtol=1e-5)
+    with pytest.raises(TypeError, match="forward-mode"):
+        jax.hessian(backward_alone)(point)
 
 
 def test_path_from_where_nothing_is_finite_ends():

@@ -25,6 +25,8 @@ from equipoise._jax.programs import (
 from equipoise._types import Array
 
 _Key: TypeAlias = Hashable
+_Function: TypeAlias = Callable[..., Sequence[Array]]
+_Derivative: TypeAlias = Callable[[_Function, tuple[int, ...]], _Function]
 _ORDERS = 2  # of derivatives that tell functions with rules of their own apart
 
 
@@ -132,12 +134,26 @@ class Outline:
         own = [self.value(v) for _, v in sorted(equation.params.items()) if is_program(v)]
         if not self.orders:
             return tuple(own)
-        differential = _differential(lambda *operands: again(program, equation, operands))
+        avals = [aval(atom) for atom in equation.invars]
+        first = equation.params.get("num_consts", 0)  # rules say nothing of what is closed over
+        floating = [i for i, x in enumerate(avals) if jnp.issubdtype(x.dtype, jnp.inexact)]
+        varied = tuple(i for i in floating if i >= first)
+
+        def derived(derivative: _Derivative, argnums: tuple[int, ...]) -> _Key:
+            function = derivative(lambda *operands: again(program, equation, operands), argnums)
+            return Outline(self.orders - 1).of(jax.make_jaxpr(function)(*avals))
+
+        def told(derivative: _Derivative, argnum: int) -> _Key:
+            try:
+                return derived(derivative, (argnum,))
+            except Exception as error:  # whatever a rule raises where there is no derivative
+                return type(error), str(error)
+
         try:
-            found = jax.make_jaxpr(differential)(*(atom.aval for atom in equation.invars))
-        except Exception as error:  # whatever a function raises that has no such derivative
-            return _Same(error)  # which nothing equals: it compiles anew
-        return *own, Outline(self.orders - 1).of(found)
+            return *own, derived(_reverse, varied)
+        except Exception:  # by some of the operands, or backward, there is none
+            modes = (_reverse,) if "bwd" in equation.params else (_reverse, _forward)
+            return *own, *(told(mode, i) for i in varied for mode in modes)
 
 
 def _inlined(equation: Equation) -> ClosedProgram | None:
@@ -149,23 +165,39 @@ def _inlined(equation: Equation) -> ClosedProgram | None:
     return program if inside or constants(program) else None
 
 
-def _differential(function: Callable[..., Sequence[Array]]) -> Callable[..., list[Array]]:
-    """Cotangents of the floating-point operands, for results that all weigh one."""
+def _of(
+    function: _Function, argnums: tuple[int, ...], operands: Sequence[Array]
+) -> tuple[_Function, list[Array]]:
+    """The floating-point results as a function of some operands, and those operands."""
 
-    def differential(*operands: Array) -> list[Array]:
-        floating = [i for i, x in enumerate(operands) if jnp.issubdtype(x.dtype, jnp.inexact)]
+    def of(*moving: Array) -> list[Array]:
+        full = list(operands)
+        for i, x in zip(argnums, moving, strict=True):
+            full[i] = x
+        return [x for x in function(*full) if jnp.issubdtype(x.dtype, jnp.inexact)]
 
-        def of(*moving: Array) -> list[Array]:
-            full = list(operands)
-            for i, x in zip(floating, moving, strict=True):
-                full[i] = x
-            found = function(*full)
-            return [x for x in found if jnp.issubdtype(x.dtype, jnp.inexact)]
+    return of, [operands[i] for i in argnums]
 
-        results, pullback = jax.vjp(of, *(operands[i] for i in floating))
-        return list(pullback([jnp.ones_like(x) for x in results]))
 
-    return differential
+def _reverse(function: _Function, argnums: tuple[int, ...]) -> _Function:
+    """Cotangents of the operands, for results that all weigh one."""
+
+    def cotangents(*operands: Array) -> Sequence[Array]:
+        of, moving = _of(function, argnums, operands)
+        results, pullback = jax.vjp(of, *moving)
+        return pullback([jnp.ones_like(x) for x in results])
+
+    return cotangents
+
+
+def _forward(function: _Function, argnums: tuple[int, ...]) -> _Function:
+    """Tangents of the results, for operands that all move by one."""
+
+    def tangents(*operands: Array) -> Sequence[Array]:
+        of, moving = _of(function, argnums, operands)
+        return jax.jvp(of, moving, [jnp.ones_like(x) for x in moving])[1]
+
+    return tangents
 
 
 def lifted(program: ClosedProgram, outline: Outline) -> ClosedProgram:

@@ -13,8 +13,8 @@ from equipoise.attention._cache.checks import check_room
 from equipoise.attention._cache.program import one_program
 from equipoise.attention._cache.quantized import quantized
 from equipoise.attention._cache.rows import Rows, address, in_rows, num_rows, rows_of
+from equipoise.attention._kernel.loop import most_of_batch
 from equipoise.attention._kernel.mesh import placed_by
-from equipoise.attention._kernel.schedule import most_of_batch
 
 
 @at("attention.append_to_cache")

@@ -19,25 +19,25 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from equipoise._jax.late import late
 from equipoise._jax.varying import alike
 from equipoise._types import Array
 from equipoise.attention._cache.cache import KVCache
 from equipoise.attention._cache.quantized import restored
 from equipoise.attention._cache.rows import Rows, in_rows, num_rows, page_of
-from equipoise.attention._kernel.blockwise import broken_values
 from equipoise.attention._kernel.grid import Axes, Grid
-from equipoise.attention._kernel.loop import zero_like_all
+from equipoise.attention._kernel.loop import most_of_batch, zero_like_all
 from equipoise.attention._kernel.operations import (
     both,
+    broken_values,
     clean,
     heads_first,
     only,
     spread,
     times_value,
 )
-from equipoise.attention._kernel.problem import Problem
-from equipoise.attention._kernel.schedule import most_of_batch, possible_blocks
-from equipoise.attention._kernel.scores import scores
+from equipoise.attention._kernel.problem import Problem, scores
+from equipoise.attention._kernel.schedule import possible_blocks
 from equipoise.attention._kernel.tangent import block_of
 
 # Without pages, tokens of a block that is read, and new tokens of a block that reads; tokens and
@@ -55,12 +55,20 @@ class _Sums(NamedTuple):
 
 def read(problem: Problem, cache: KVCache, rows: Rows) -> tuple[Array, Array]:
     """(o, lse) of a problem without sinks, whose keys and values are those of the cache."""
+    shape, dtype = problem.query.shape[:-1], problem.dtype
+    kinds = ((*shape, cache.value.shape[-1]), dtype), (shape, dtype)
+    out, lse = late(_read, problem, cache, rows, results=kinds)
+    return out, lse
+
+
+def _read(platform: str, problem: Problem, cache: KVCache, rows: Rows) -> tuple[Array, Array]:
     b, t, _, k, g = problem.sizes
     size = cache.key.shape[-3] if cache.page_table is not None else min(_BLOCK, cache.capacity)
     grid = Grid(k, t, cache.capacity, k, -(-t // -(-t // _ROWS)), size)
     ends, count = _listed(problem, grid)
     r, e, dtype = b * grid.row_blocks, cache.value.shape[-1], problem.dtype
-    at_once = _pairs_at_once(r, k * g, grid)
+    # One on a CPU, on a wide device enough to fill it.
+    at_once = 1 if platform == "cpu" else _pairs_at_once(r, k * g, grid)
     # Few are no longer to compare than to search, and make a shorter program.
     search = "compare_all" if ends.size <= _FEW else "scan_unrolled"
     per_row = jnp.full(at_once, grid.key_blocks, jnp.int32)
@@ -92,9 +100,7 @@ def read(problem: Problem, cache: KVCache, rows: Rows) -> tuple[Array, Array]:
 
 
 def _pairs_at_once(rows: int, heads: int, grid: Grid) -> int:
-    """How many pairs a step of the loop has: one on a CPU, on a wide device enough to fill it."""
-    if jax.default_backend() == "cpu":
-        return 1
+    """How many pairs a step of the loop has where all are computed at once."""
     most = _SCORES // (heads * grid.row_block * grid.key_block)
     return max(1, min(most, _AT_ONCE // grid.key_block, rows * grid.key_blocks))
 

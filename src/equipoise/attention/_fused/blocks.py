@@ -13,8 +13,9 @@ import jax
 from equipoise._types import Array, PyTree
 from equipoise.attention._fused.request import Plan, as_problem
 from equipoise.attention._kernel.blockwise import blockwise
+from equipoise.attention._kernel.mesh import rows_divided
 from equipoise.attention._kernel.problem import Problem
-from equipoise.attention._kernel.schedule import grid_of, schedule_of
+from equipoise.attention._kernel.schedule import Where
 from equipoise.attention._kernel.tangent import tangent as block_tangent
 
 Moving: TypeAlias = tuple[int, ...]
@@ -30,15 +31,13 @@ def tangent(*args: Array, plan: Plan, moving: Moving) -> list[Array]:
     """From the arrays, o, lse and a direction of each array that moves."""
     leaves, (out, lse), along = split(plan, args)
     problem = as_problem(plan, plan.arrays(leaves))
-    grid = grid_of(problem, None)
     known = {plan.names[i]: direction for i, direction in zip(moving, along, strict=True)}
     out_dot, lse_dot = block_tangent(
         problem.as_arrays(),
-        schedule_of(problem, grid),
-        grid,
         out.astype(problem.dtype),
         lse,
         [known.get(name) for name in _leaf_names(problem)],
+        Where(None, rows_divided()),
     )
     return [out_dot.astype(out.dtype), lse_dot]
 

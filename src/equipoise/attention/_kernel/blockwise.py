@@ -1,7 +1,7 @@
 """Attention by blocks: the forward loop, and its derivative of any order."""
 
 import dataclasses
-import functools
+from collections.abc import Sequence
 from typing import TypeAlias
 
 import jax
@@ -9,26 +9,30 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from equipoise._jax.late import Frame, framed, late
 from equipoise._jax.zeros import is_zero
 from equipoise._types import Array, PyTree
-from equipoise.attention._kernel.grid import Axes, Grid, Place, Schedule
+from equipoise.attention._kernel.at_once import at_once, few
+from equipoise.attention._kernel.grid import Axes, Grid, Place
 from equipoise.attention._kernel.loop import read_whole, walk, written_whole, zero_like_all
+from equipoise.attention._kernel.mesh import rows_divided
 from equipoise.attention._kernel.operations import (
     both,
+    broken_values,
     clean,
     heads_first,
     only,
     spread,
     times_value,
 )
-from equipoise.attention._kernel.problem import Block, Problem, indices
+from equipoise.attention._kernel.problem import Block, Problem, dropout, indices, scores
 from equipoise.attention._kernel.schedule import (
-    grid_of,
+    Where,
     grid_of_values,
+    needed,
     partly_allowed,
     schedule_of,
 )
-from equipoise.attention._kernel.scores import dropout, scores
 from equipoise.attention._kernel.tangent import (
     BY_ROW,
     block_of,
@@ -38,7 +42,6 @@ from equipoise.attention._kernel.tangent import (
 )
 
 _Totals: TypeAlias = tuple[Array, Array]
-_Schedules: TypeAlias = tuple[Schedule, Schedule]
 _Carry: TypeAlias = tuple[Array, Array, Array]
 
 
@@ -50,43 +53,40 @@ def blockwise(problem: Problem, block_size: int | None) -> _Totals:
         zero = zero_like_all(jax.tree.leaves(problem.as_arrays()), problem.dtype)
         out = jnp.broadcast_to(zero, (*shape, problem.value.shape[-1]))
         return out, jnp.broadcast_to(zero - jnp.inf, shape)
-    grid = grid_of(problem, block_size)
-    static = _Static(grid, grid_of_values(problem, grid, block_size))
-    schedule = schedule_of(problem, grid)
-    same = static.values == grid
-    schedules = schedule, schedule if same else schedule_of(problem, static.values)
-    return _attend(dataclasses.replace(problem, sinks=None).as_arrays(), schedules, static)
-
-
-@jax.tree_util.register_static
-@dataclasses.dataclass(frozen=True)
-class _Static:
-    """The grids of derivatives and of values."""
-
-    grid: Grid
-    values: Grid
+    alone = dataclasses.replace(needed(problem), sinks=None).as_arrays()
+    if block_size is None and few(problem):
+        return at_once(alone)
+    frame, arrays = framed(alone)
+    return _attend(arrays, frame, Where(block_size, rows_divided()))
 
 
 @jax.custom_jvp
-def _attend(problem: Problem, schedules: _Schedules, static: _Static) -> _Totals:
-    return _forward(problem, schedules[1], static.values)
+def _attend(arrays: Sequence[Array], frame: Frame, where: Where) -> _Totals:
+    problem: Problem = frame.whole(arrays)
+    b, t, _, k, g = problem.sizes
+    rows, dtype = (b, t, k * g), problem.dtype
+    kinds = ((*rows, problem.value.shape[-1]), dtype), (rows, dtype)
+    out, lse = late(_forward, where, problem, results=kinds)
+    return out, lse
 
 
 def _attend_jvp(
-    primals: tuple[Problem, _Schedules, _Static], tangents: tuple[PyTree, PyTree, PyTree]
+    primals: tuple[Sequence[Array], Frame, Where], tangents: tuple[PyTree, PyTree, PyTree]
 ) -> tuple[_Totals, _Totals]:
-    problem, schedules, static = primals
-    out, lse = _attend(problem, schedules, static)
-    directions = [None if is_zero(x) else x for x in jax.tree.leaves(tangents[0], is_leaf=is_zero)]
-    return (out, lse), tangent(problem, schedules[0], static.grid, out, lse, directions)
+    arrays, frame, where = primals
+    out, lse = _attend(arrays, frame, where)
+    directions = frame.by_leaf([None if is_zero(x) else x for x in tangents[0]])
+    return (out, lse), tangent(frame.whole(arrays), out, lse, directions, where)
 
 
 _attend.defjvp(_attend_jvp, symbolic_zeros=True)
 
 
-@functools.partial(jax.jit, static_argnames="grid", inline=True)
-def _forward(problem: Problem, schedule: Schedule, grid: Grid) -> _Totals:
+def _forward(platform: str, where: Where, problem: Problem) -> _Totals:
     """Streams keys past each block of rows with a running maximum; one program where eager."""
+    where = where.on(platform)
+    grid = grid_of_values(problem, where)
+    schedule = schedule_of(problem, grid)
     b, t, _, k, g = problem.sizes
     e, dtype = problem.value.shape[-1], problem.dtype
     leaves, structure = jax.tree.flatten(problem)
@@ -113,7 +113,7 @@ def _forward(problem: Problem, schedule: Schedule, grid: Grid) -> _Totals:
             key = lax.add(part.key, spread(broken, part.key))
             part = dataclasses.replace(part, key=key, value=clean(part.value))
         block = block_of(part, place, grid)
-        score = _allowed_scores(block, place, grid)
+        score = _allowed_scores(block, place, grid, where)
         peak = lax.max(top, lax.reduce_max(score, (3,)))
         weight = lax.exp(lax.sub(score, spread(peak, score)))
         shrink = lax.exp(lax.sub(top, peak))
@@ -147,10 +147,10 @@ def _forward(problem: Problem, schedule: Schedule, grid: Grid) -> _Totals:
     return written_whole(found[0], BY_ROW, grid), written_whole(found[1], BY_ROW, grid)
 
 
-def _allowed_scores(block: Block, place: Place, grid: Grid) -> Array:
+def _allowed_scores(block: Block, place: Place, grid: Grid, where: Where) -> Array:
     """Scores of a block, -inf where a pair may not attend or an earlier block had it."""
     problem = block.problem
-    partly, mask = partly_allowed(problem, place, grid), problem.mask
+    partly, mask = partly_allowed(problem, place, grid, where), problem.mask
     if partly is not None:
         block = block._replace(problem=dataclasses.replace(problem, mask=None))
     score, allowed = scores(block)
@@ -163,14 +163,6 @@ def _allowed_scores(block: Block, place: Place, grid: Grid) -> Array:
     def ruled(score: Array) -> Array:
         return only(score, mask.allowed(indices(block)), -jnp.inf)
 
-    def where_needed(score: Array) -> Array:
-        # In this order: XLA copies what is handed through a first branch.
-        return lax.cond(partly, ruled, lambda score: score, score)
-
-    found: Array = lax.platform_dependent(score, cpu=where_needed, default=ruled)
+    # In this order: XLA copies what is handed through a first branch.
+    found: Array = lax.cond(partly, ruled, lambda score: score, score)
     return found
-
-
-def broken_values(value: Array) -> Array:
-    """For each key 0, or NaN if its value is not finite."""
-    return lax.reduce_sum(lax.sub(value, value), (3,))

@@ -4,6 +4,7 @@ import functools
 from collections.abc import Callable, Sequence
 from typing import TypeAlias, TypeVar
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
@@ -129,3 +130,20 @@ def _entry(table: Array, index: Index) -> Array:
 def zero_like_all(arrays: Sequence[Array], dtype: jnp.dtype) -> Array:
     """A scalar zero that varies over the mesh axes that any of the arrays varies over."""
     return alike([jnp.zeros((), dtype), *arrays])[0]
+
+
+@jax.custom_batching.custom_vmap
+def most_of_batch(numbers: Array) -> Array:
+    """The numbers; under vmap the largest of any entry, so that a loop keeps one trip count.
+
+    Of flags: whether any entry has them.
+    """
+    return numbers
+
+
+@most_of_batch.def_vmap
+def _most_of_batch_rule(
+    axis_size: int, in_batched: list[bool], numbers: Array
+) -> tuple[Array, bool]:
+    del axis_size, in_batched
+    return most_of_batch(numbers.max(axis=0)), False

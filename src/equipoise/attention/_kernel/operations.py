@@ -27,6 +27,11 @@ def clean(x: Array) -> Array:
     return only(x, lax.is_finite(x), 0)
 
 
+def broken_values(value: Array) -> Array:
+    """For each key 0, or NaN if its value is not finite."""
+    return lax.reduce_sum(lax.sub(value, value), (3,))
+
+
 def both(a: Array | None, b: Array | None) -> Array | None:
     """Where both permit; None permits all."""
     return b if a is None else a if b is None else a & b

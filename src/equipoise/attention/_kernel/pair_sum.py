@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from equipoise._jax.evaluation import as_function, with_operands
 from equipoise._jax.primitives import bound, is_linear, is_zero, primitive
 from equipoise._jax.programs import ClosedProgram, constants
-from equipoise._jax.varying import alike
+from equipoise._jax.varying import alike, types_alike
 from equipoise._types import Array, PyTree
 from equipoise.attention._kernel.grid import Axes, Grid, Place, Schedule
 from equipoise.attention._kernel.loop import walk, written_whole, zero_like_all
@@ -107,11 +107,7 @@ def _evaluate(*operands: Array, body: ClosedProgram, layout: Layout) -> list[Arr
 
 def _abstract(*operands: PyTree, body: ClosedProgram, layout: Layout) -> Sequence[PyTree]:
     del body
-
-    def outline(*args: Array) -> list[Array]:
-        return [jnp.broadcast_to(zero_like_all(args, o.dtype), o.shape) for o in layout.outputs]
-
-    return jax.make_jaxpr(outline)(*operands).out_avals
+    return types_alike([(o.shape, o.dtype) for o in layout.outputs], operands)
 
 
 def _jvp(

@@ -1,5 +1,6 @@
 """Which blocks of the grid are computed: those in which some pair may attend."""
 
+import dataclasses
 import functools
 import math
 
@@ -11,7 +12,7 @@ from jax import lax
 from equipoise._jax.varying import mesh_of
 from equipoise._types import Array, PyTree
 from equipoise.attention._kernel.grid import Grid, Place, Schedule, int32, is_named, least
-from equipoise.attention._kernel.mesh import rows_divided
+from equipoise.attention._kernel.loop import most_of_batch
 from equipoise.attention._kernel.problem import Problem
 from equipoise.attention._masks.mask import Extent, Flags, Mask
 
@@ -29,34 +30,51 @@ _IN_CACHE = 2**19
 _NAMED_BATCH = 8  # what a batch counts whose size is a name
 
 
-def grid_of(problem: Problem, block_size: int | None) -> Grid:
+@jax.tree_util.register_static
+@dataclasses.dataclass(frozen=True)
+class Where:
+    """What decides on blocks beside the arrays: the size asked for, and where they are computed.
+
+    ``divided`` says whether rows are divided between devices, None where no type does. The
+    platform is known where a program is lowered.
+    """
+
+    block_size: int | None
+    divided: bool | None
+    platform: str | None = None
+
+    def on(self, platform: str) -> "Where":
+        """The same on a platform."""
+        return dataclasses.replace(self, platform=platform)
+
+    def on_cpu(self, problem: Problem) -> bool:
+        """Whether one device computes all of it, a CPU."""
+        return self.platform == "cpu" and num_devices(problem) == 1
+
+
+def grid_of(problem: Problem, where: Where) -> Grid:
     """Blocks of nearly equal length, none longer than asked for."""
-    grid = _grid(problem, block_size)
-    if block_size is not None or problem.mask is None or not _on_cpu(problem):
+    grid = _grid(problem, where)
+    if where.block_size is not None or problem.mask is None or not where.on_cpu(problem):
         return grid
     one = not is_named(grid.rows, grid.keys) and grid.row_blocks == grid.key_blocks == 1
-    finer = _grid(problem, _SHORT) if one else grid
+    finer = _grid(problem, dataclasses.replace(where, block_size=_SHORT)) if one else grid
     possible = None if finer == grid else _known(problem, finer)
     return finer if possible is not None and not possible.all() else grid
 
 
-def _on_cpu(problem: Problem) -> bool:
-    """Whether one device computes all of it, a CPU."""
-    return jax.default_backend() == "cpu" and _divided(problem) == 1
-
-
-def _grid(problem: Problem, block_size: int | None) -> Grid:
+def _grid(problem: Problem, where: Where) -> Grid:
     b, t, s, k, g = problem.sizes
     b, named_heads = _NAMED_BATCH if is_named(b) else b, is_named(k, g)
     # Heads that XLA may have divided between devices are not taken one by one.
-    devices, on_cpu = _divided(problem), _on_cpu(problem)
+    devices, on_cpu, block_size = num_devices(problem), where.on_cpu(problem), where.block_size
     row_block = key_block = block_size or _BLOCK
     if block_size is None:
         # Where no block is skipped, long ones waste nothing and pass over the sums less often.
         row_block *= 4 if on_cpu and problem.mask is None else 1
         together = b * g * (1 if on_cpu else k)
         most = 0 if named_heads else _SCORES * devices // together
-        if _rows_at_once(problem, devices) and most // t >= _SMALLEST:
+        if _rows_at_once(problem, where) and most // t >= _SMALLEST:
             row_block, key_block = t, min(key_block, most // t)
         while key_block > _SMALLEST and row_block * key_block > most:
             row_block, key_block = row_block // 2, key_block // 2
@@ -70,35 +88,36 @@ def _grid(problem: Problem, block_size: int | None) -> Grid:
     return Grid(k, t, s, head_block, row_block, key_block, every)
 
 
-def _divided(problem: Problem) -> int:
+def num_devices(problem: Problem) -> int:
     """Between how many devices XLA may divide the arrays."""
     mesh = mesh_of(problem.query)
     return math.prod(mesh.shape[axis] for axis in mesh.auto_axes)
 
 
-def _rows_at_once(problem: Problem, devices: int) -> bool:
+def _rows_at_once(problem: Problem, where: Where) -> bool:
     """Whether a block has all rows, so that devices that share the sequence share its work.
 
     They can always where no block is skipped. Where some are, XLA may have divided batch and heads
     instead, on which rows are better taken in turn; unless there are not enough of those, or types
     say which it is.
     """
-    b, t, _, k, _ = problem.sizes
+    (b, t, _, k, _), devices = problem.sizes, num_devices(problem)
     if devices == 1 or is_named(b, t, k):
         return False
-    divided = rows_divided()
-    return problem.mask is None or (b * k % devices != 0 if divided is None else divided)
+    by_count = b * k % devices != 0
+    return problem.mask is None or (by_count if where.divided is None else where.divided)
 
 
-def grid_of_values(problem: Problem, grid: Grid, block_size: int | None) -> Grid:
+def grid_of_values(problem: Problem, where: Where) -> Grid:
     """Blocks with as many scores but more keys, for values where no block is skipped.
 
     Then no loop over keys remains at common lengths. Derivatives, which add to the keys too, gain
     nothing, nor do accelerators.
     """
-    if block_size is not None or problem.mask is not None or jax.default_backend() != "cpu":
+    grid = grid_of(problem, where)
+    if where.block_size is not None or problem.mask is not None or grid.every:
         return grid
-    if grid.every or _divided(problem) > 1:
+    if not where.on_cpu(problem):
         return grid
     scores = grid.row_block * grid.key_block
     key_block = _fitted(grid.keys, max(grid.key_block, min(_LONGEST, scores // _SMALLEST)))
@@ -139,8 +158,8 @@ def schedule_of(problem: Problem, grid: Grid) -> Schedule:
     return Schedule._make(found)
 
 
-def _known(problem: Problem, grid: Grid) -> np.ndarray | None:
-    """Which blocks may hold a pair, unless it takes the values of arrays to say."""
+def _known(problem: Problem, grid: Grid, *, certain: bool = False) -> np.ndarray | None:
+    """Which blocks may hold a pair, or hold all, unless it takes the values of arrays to say."""
     leaves, structure = jax.tree.flatten((problem.mask, problem.offset))
     arrays = {i: x for i, x in enumerate(leaves) if isinstance(x, jax.Array)}
     found: list[PyTree] = []
@@ -148,10 +167,21 @@ def _known(problem: Problem, grid: Grid) -> np.ndarray | None:
     def ask(arrays: dict[int, Array]) -> None:
         full = [arrays.get(i, x) for i, x in enumerate(leaves)]
         mask, offset = jax.tree.unflatten(structure, full)
-        found.append(possible_blocks(mask, offset, grid).any(axis=0))
+        found.append(_bounds(mask, offset, grid)[certain].any(axis=0))
 
     jax.eval_shape(ask, arrays)
     return found[0] if isinstance(found[0], np.ndarray) else None
+
+
+def needed(problem: Problem) -> Problem:
+    """The problem without a mask that is known to permit every pair."""
+    _, t, s, k, _ = problem.sizes
+    if problem.mask is None or is_named(t, s):
+        return problem
+    certain = _known(problem, Grid(k, t, s, k, t, s), certain=True)
+    return (
+        problem if certain is None or not certain.all() else dataclasses.replace(problem, mask=None)
+    )
 
 
 @functools.partial(jax.jit, static_argnames="grid", inline=True)
@@ -165,18 +195,27 @@ def _listed(mask: Mask | None, offset: Array, grid: Grid) -> Schedule:
 
 def possible_blocks(mask: Mask | None, offset: int | Array, grid: Grid) -> Flags:
     """Whether a block may hold a pair, (batch, row blocks, key blocks)."""
+    return _bounds(mask, offset, grid)[0]
+
+
+def _bounds(mask: Mask | None, offset: int | Array, grid: Grid) -> tuple[Flags, Flags]:
+    """Whether a block may hold a pair, and whether all of its pairs attend."""
     ones = jnp.ones if is_named(grid.rows, grid.keys) else np.ones
     every: Flags = ones((1, grid.row_blocks, grid.key_blocks), bool)
     if mask is None:
-        return every
+        return every, every
     rows = _ends(grid.rows, grid.row_block, grid.row_blocks)
     keys = _ends(grid.keys, grid.key_block, grid.key_blocks)
-    return mask.bounds(_extent(rows, keys, offset, grid))[0] & every
+    possible, certain = mask.bounds(_extent(rows, keys, offset, grid))
+    return possible & every, certain & every
 
 
-def partly_allowed(problem: Problem, place: Place, grid: Grid) -> Array | None:
-    """Whether some pairs of a block may not attend; None where that is not worth to be asked."""
-    if problem.mask is None or is_named(grid.rows, grid.keys) or not _on_cpu(problem):
+def partly_allowed(problem: Problem, place: Place, grid: Grid, where: Where) -> Array | None:
+    """Whether some pairs of a block may not attend; None where that is not worth to be asked.
+
+    It is on a CPU: elsewhere a branch would wait for the host.
+    """
+    if problem.mask is None or is_named(grid.rows, grid.keys) or not where.on_cpu(problem):
         return None
     if grid.key_blocks == 1 or grid.row_block * grid.key_block < _WORTH_A_BRANCH:
         return None
@@ -202,20 +241,3 @@ def _extent(
     query = row_first + ahead, row_last + ahead
     sizes = grid.block_rows, grid.block_keys
     return Extent((row_first, row_last), query, (key_first, key_last), sizes)
-
-
-@jax.custom_batching.custom_vmap
-def most_of_batch(numbers: Array) -> Array:
-    """The numbers; under vmap the largest of any entry, so that a loop keeps one trip count.
-
-    Of flags: whether any entry has them.
-    """
-    return numbers
-
-
-@most_of_batch.def_vmap
-def _most_of_batch_rule(
-    axis_size: int, in_batched: list[bool], numbers: Array
-) -> tuple[Array, bool]:
-    del axis_size, in_batched
-    return most_of_batch(numbers.max(axis=0)), False

@@ -8,12 +8,12 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from equipoise._jax.late import late
 from equipoise._jax.zeros import is_zero
 from equipoise._types import Array, PyTree
-from equipoise.attention._kernel.grid import Axes, Grid, Place, Schedule, times
+from equipoise.attention._kernel.grid import Axes, Grid, Place, times
 from equipoise.attention._kernel.operations import (
     both,
-    clean,
     heads_first,
     only,
     spread,
@@ -21,9 +21,8 @@ from equipoise.attention._kernel.operations import (
     times_value,
 )
 from equipoise.attention._kernel.pair_sum import Layout, Output, pair_sum
-from equipoise.attention._kernel.problem import Block, Problem
-from equipoise.attention._kernel.schedule import grid_of, schedule_of
-from equipoise.attention._kernel.scores import dropout, scores
+from equipoise.attention._kernel.problem import Block, Problem, dropout, scores
+from equipoise.attention._kernel.schedule import Where, grid_of, schedule_of
 
 # Of (b, t, n, ...): the outputs and what is like them.
 BY_ROW = Axes(head=2, row=1)
@@ -65,18 +64,44 @@ def overlap(place: Place, block: Block, grid: Grid, *, of_rows: bool) -> Array |
     return fresh
 
 
+def scores_along(block: Block, directions: dict[int, Array]) -> tuple[Array, Array, Array | None]:
+    """(scores, their tangent, permission) along directions of some arrays of the problem."""
+    fixed, structure = jax.tree.flatten(block.problem)
+
+    def moved(variables: dict[int, Array]) -> tuple[Array, Array | None]:
+        full = [variables.get(i, x) for i, x in enumerate(fixed)]
+        return scores(block._replace(problem=jax.tree.unflatten(structure, full)))
+
+    point = {i: fixed[i] for i in directions}
+    return jax.jvp(moved, (point,), (directions,), has_aux=True)
+
+
 def tangent(
     problem: Problem,
-    schedule: Schedule,
-    grid: Grid,
     out: Array,
     lse: Array,
     directions: Sequence[Array | None],
+    where: Where,
 ) -> tuple[Array, Array]:
     """The tangent of (o, lse): with W = P∘Ṡ, L̇ = rowsum W and Ȯ = WV + PV̇ − L̇∘O.
 
     There is a direction for each array of the problem; None where it stands still.
     """
+    kinds = [(x.shape, x.dtype) for x in (out, lse)]
+    out_dot, lse_dot = late(_tangent, where, problem, out, lse, list(directions), results=kinds)
+    return out_dot, lse_dot
+
+
+def _tangent(
+    platform: str,
+    where: Where,
+    problem: Problem,
+    out: Array,
+    lse: Array,
+    directions: Sequence[Array | None],
+) -> tuple[Array, Array]:
+    grid = grid_of(problem, where.on(platform))
+    schedule = schedule_of(problem, grid)
     leaves, structure = jax.tree.flatten(problem)
     moving = [i for i, direction in enumerate(directions) if direction is not None]
     count = len(leaves)
@@ -84,20 +109,8 @@ def tangent(
     def body(place: Place, *blocks: Array) -> tuple[Array, Array]:
         values, lse, along = blocks[:count], blocks[count], blocks[count + 1 :]
         part = jax.tree.unflatten(structure, values)
-        if problem.masked:
-            query, key, value = map(clean, (part.query, part.key, part.value))
-            part = dataclasses.replace(part, query=query, key=key, value=value)
-        block, fixed = block_of(part, place, grid), jax.tree.leaves(part)
-
-        def moved(*variables: Array) -> tuple[Array, Array | None]:
-            full = list(fixed)
-            for i, variable in zip(moving, variables, strict=True):
-                full[i] = variable
-            return scores(block._replace(problem=jax.tree.unflatten(structure, full)))
-
-        score, score_dot, allowed = jax.jvp(
-            moved, tuple(fixed[i] for i in moving), along, has_aux=True
-        )
+        block = block_of(part.cleaned(), place, grid)
+        score, score_dot, allowed = scores_along(block, dict(zip(moving, along, strict=True)))
         allowed = both(allowed, overlap(place, block, grid, of_rows=True))
         lse = heads_first(lse)
         safe = only(lse, lse != -jnp.inf, 0)
@@ -112,7 +125,7 @@ def tangent(
         factor = dropout(block)
         if factor is not None:
             weight, change = weight * factor, change * factor
-        read = times_value(change, part.value)
+        read = times_value(change, block.problem.value)
         known = dict(zip(moving, along, strict=True))
         value_dot = jax.tree.unflatten(structure, [known.get(i) for i in range(count)]).value
         if value_dot is not None:
@@ -130,25 +143,24 @@ def tangent(
             grid,
         ),
     )
-    # L̇ is a sum over keys: its product with O waits until all are read.
-    return lax.sub(read, times_rows(lse_dot, out)), lse_dot
+    # L̇ is a sum over keys: its product with O waits until all are read. It is negative before, as
+    # the cotangent of the difference would be made a second time, negated.
+    return lax.add(read, times_rows(lax.neg(lse_dot), out)), lse_dot
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(3,))
-def given(problem: Problem, out: Array, lse: Array, block_size: int | None) -> tuple[Array, Array]:
+def given(problem: Problem, out: Array, lse: Array, where: Where) -> tuple[Array, Array]:
     """(o, lse) of a whole, with the tangents that this part of its problem adds to theirs."""
-    del problem, block_size
+    del problem, where
     return out, lse
 
 
 def _given_jvp(
-    block_size: int | None, primals: tuple[PyTree, ...], tangents: tuple[PyTree, ...]
+    where: Where, primals: tuple[PyTree, ...], tangents: tuple[PyTree, ...]
 ) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
     problem, out, lse = primals
-    grid = grid_of(problem, block_size)
     directions = [None if is_zero(x) else x for x in jax.tree.leaves(tangents[0], is_leaf=is_zero)]
-    schedule = schedule_of(problem, grid)
-    return (out, lse), tangent(problem, schedule, grid, out, lse, directions)
+    return (out, lse), tangent(problem, out, lse, directions, where)
 
 
 given.defjvp(_given_jvp, symbolic_zeros=True)

@@ -15,9 +15,9 @@ from equipoise.cost._memory.graph import Graph
 from equipoise.cost._memory.kinds import Kind
 
 _SPREAD = (Kind.SPREAD, Kind.FILLED)
-_FUSED = (*_SPREAD, Kind.CHEAP, Kind.DEAR)
+_FUSED = (*_SPREAD, Kind.CHEAP, Kind.DEAR, Kind.PIECED)
 _FUSING = (*_FUSED, Kind.REDUCTION, Kind.COPY)
-_MANY = frozenset((-1, -2))  # stands for any two loops or more
+_MOST = 15  # times that one loop computes an operation, each time at another place
 
 
 class _Fate(NamedTuple):
@@ -89,7 +89,9 @@ class _Fates:
         self._maker = makers(graph, range(len(nodes)))
         self._after = ancestors({i: n.reads for i, n in enumerate(nodes)}, self._maker)
         self._repeated = {i for i, node in enumerate(nodes) if node.kind is Kind.SPREAD}
-        self._ends: dict[int, frozenset[int]] = {}  # the loops that an operation becomes part of
+        # By the loops that an operation becomes part of: whose places it is computed at there.
+        self._places: dict[int, dict[int, frozenset[int]]] = {}
+        self._times: dict[tuple[int, int], int] = {}  # how often, by operation and loop
         self.found: dict[int, _Fate] = {}
         readers: dict[int, set[int]] = {}
         for index in reversed(range(len(nodes))):
@@ -108,15 +110,49 @@ class _Fates:
         everywhere = takers | bent == around and not self._results.intersection(makes)
         if not self._worth(index, takers, around, everywhere=everywhere):
             takers = frozenset()
+        takers = self._within(index, takers)
         fate = _Fate(takers, is_loop=not (everywhere and takers == around))
         if takers & self._repeated:
             self._repeated.add(index)
-        ends = self._joined(takers) | ({index} if fate.is_loop else set())
-        self._ends[index] = _MANY if len(ends) > 1 else ends
+        self._places[index] = self._places_in(index, takers)
+        for end, places in self._places[index].items():
+            self._times[index, end] = self._count(places, end)
+        if fate.is_loop:
+            self._places[index][index] = frozenset((index,))
+            self._times[index, index] = 1
         self.found[index] = fate
 
-    def _joined(self, readers: Iterable[int]) -> frozenset[int]:
-        return frozenset[int]().union(*(self._ends[r] for r in readers))
+    def _places_in(self, index: int, takers: Iterable[int]) -> dict[int, frozenset[int]]:
+        """For each loop of these readers the operations at whose places it is computed.
+
+        A reader of the same shape computes it at its own place.
+        """
+        found: dict[int, frozenset[int]] = {}
+        for r in takers:
+            here = self._is_at_same_place(index, r)
+            for end, places in self._places[r].items():
+                found[end] = found.get(end, frozenset()) | (places if here else {r})
+        return found
+
+    def _is_at_same_place(self, index: int, reader: int) -> bool:
+        graph, node = self._graph, self._graph.nodes[reader]
+        (made,) = graph.nodes[index].makes
+        shape, other = graph.shapes[made], graph.shapes[node.makes[0]]
+        return made not in node.reshaped and shape[:-1] == other[:-1]
+
+    def _count(self, places: Iterable[int], end: int) -> int:
+        return sum(self._times[place, end] for place in places)
+
+    def _within(self, index: int, takers: frozenset[int]) -> frozenset[int]:
+        """The readers in whose loops it is not computed too often."""
+        if self._graph.nodes[index].kind in _SPREAD:
+            return takers
+        found = self._places_in(index, takers)
+        times = {end: self._count(places, end) for end, places in found.items()}
+        if self._graph.nodes[index].kind is Kind.PIECED and sum(times.values()) > 1:
+            return frozenset()
+        often = {end for end, count in times.items() if count > _MOST}
+        return frozenset(r for r in takers if often.isdisjoint(self._places[r]))
 
     def _able(self, index: int, around: set[int]) -> frozenset[int]:
         """The readers that could take it in."""
@@ -130,7 +166,8 @@ class _Fates:
     ) -> bool:
         """Whether it may be computed where it is read, for every reader that takes it in."""
         if self._graph.nodes[index].kind is Kind.DEAR:
-            return takers == around and everywhere and len(self._joined(takers)) == 1
+            ends = set[int]().union(*(self._places[r] for r in takers))
+            return takers == around and everywhere and len(ends) == 1
         if (everywhere and len(around) == 1) or not self._is_wide(index):
             return True
         return everywhere and not any(self._meets(index, r) for r in takers)

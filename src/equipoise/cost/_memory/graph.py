@@ -3,7 +3,6 @@
 What matters to memory is who reads whom, and how each operation is compiled.
 """
 
-from collections import Counter
 from collections.abc import Callable, Sequence
 
 import jax.numpy as jnp
@@ -22,12 +21,10 @@ from equipoise._jax.programs import (
     is_array,
     is_literal,
     opened,
-    rank,
 )
 from equipoise.cost._count.rules import ELEMENTWISE, RENAMED, RULES
 from equipoise.cost._count.scope import is_small
 from equipoise.cost._expression.expression import ZERO, Expression
-from equipoise.cost._memory.exchange import lies_apart, summed
 from equipoise.cost._memory.kinds import (
     HOLDING,
     KINDS,
@@ -39,20 +36,21 @@ from equipoise.cost._memory.kinds import (
     held,
     in_library,
     is_flat,
+    lies_apart,
     reordered,
+    summed,
     written_over,
 )
-from equipoise.cost._memory.values import Node, Values, shape_of
-from equipoise.cost._program.sizes import count, is_one
+from equipoise.cost._memory.values import Node, shape_of
+from equipoise.cost._memory.written_out import WrittenOut
+from equipoise.cost._program.sizes import is_one
 
-_INDEX = 4  # bytes of a place in an axis
-_WORD = 4  # bytes of each of the two words that random bits are made of
 _FLAT = "flat"  # the shape of products that are computed as matrices
 _ELEMENTWISE = frozenset(ELEMENTWISE.split())
 _Inner = Callable[[Program, int, set[int]], Sequence[Expression]]
 
 
-class Graph(Values):
+class Graph(WrittenOut):
     """Values by number, with their bytes, and the operations on them in the order of the program.
 
     With barriers, what a checkpoint computes again waits for all that it reads.
@@ -61,7 +59,6 @@ class Graph(Values):
     def __init__(self, inner: _Inner, *, barriers: bool, partitioned: bool) -> None:
         super().__init__()
         self._inner, self._barriers, self.partitioned = inner, barriers, partitioned
-        self._scattered: dict[int, tuple[int, ...]] = {}  # sums onto zeros: indices and updates
         self._masks: set[int] = set()  # ones and zeros that were Booleans
         self._unread: set[Atom] = set()  # what loops build for nobody
 
@@ -74,14 +71,20 @@ class Graph(Values):
         def read(atom: Atom) -> int:
             return self.number(atom) if is_literal(atom) else env[atom]
 
-        uses = Counter(v for e in body.eqns for v in e.invars if not is_literal(v))
-        uses.update(v for v in body.outvars if not is_literal(v))
+        readers: dict[Atom, list[str]] = {}  # what reads each value, the caller as ""
+        for name, atoms in [(e.primitive.name, e.invars) for e in body.eqns] + [("", body.outvars)]:
+            for v in atoms:
+                if not is_literal(v):
+                    readers.setdefault(v, []).append(name)
         for equation in body.eqns:
             if equation.primitive.name == SCAN:
-                self._unread.update(v for v in equation.outvars if not uses[v])
+                self._unread.update(v for v in equation.outvars if v not in readers)
             if folds(equation):
-                alone = uses[equation.invars[0]] == 1
+                alone = len(readers[equation.invars[0]]) == 1
                 made: Sequence[int] = [self.turn(equation, read(equation.invars[0]), alone=alone)]
+            elif equation.primitive.name == "top_k":
+                around = [readers.get(v, ()) for v in equation.outvars]
+                made = self.top_k(equation, read(equation.invars[0]), around)
             else:
                 made = self._apply(equation, read)
             env.update(zip(equation.outvars, made, strict=True))
@@ -125,12 +128,13 @@ class Graph(Values):
             operands[0] = self.copy(operands[0])
         for i, order in reordered(equation):
             operands[i] = self.in_order(operands[i], order)
+        self.unbatch(equation, operands)
         if name == "erf_inv":
-            return [self._inverse(equation.outvars[0], *operands)]
+            return [self.inverse(equation.outvars[0], *operands)]
         if name == "random_bits":
-            return [self._mix(equation.outvars[0], *operands)]
+            return [self.mix(equation.outvars[0], *operands)]
         if name == "select_and_scatter_add":
-            return [self._select_and_scatter(equation, *operands)]
+            return [self.select_and_scatter(equation, *operands)]
         makes = tuple(
             self.number(v) if v in self._unread else self.value(v) for v in equation.outvars
         )
@@ -138,65 +142,9 @@ class Graph(Values):
             self.shapes[makes[0]] = (_FLAT, self.shapes[makes[0]][-1])
         if name == "split":  # into slices, each for its own readers
             self.nodes += [Node(Kind.CHEAP, tuple(operands), (made,)) for made in makes]
-        elif not self._scatters(name, operands, makes):
+        elif not self.scatters(name, operands, makes):
             self.nodes.append(self._node(equation, operands, makes))
         return [self.put_together(v) for v in makes] if apart else makes
-
-    def _inverse(self, atom: Atom, operand: int) -> int:
-        """The inverse error function: a polynomial in a logarithm and its root, where read."""
-        log, root, made = (self.value(atom) for _ in range(3))
-        for kind, reads, result in (
-            (Kind.DEAR, (operand,), log),
-            (Kind.DEAR, (log,), root),
-            (Kind.CHEAP, (operand, log, root), made),
-        ):
-            self.nodes.append(Node(kind, reads, (result,), alike=frozenset(reads)))
-        return made
-
-    def _mix(self, atom: Atom, key: int) -> int:
-        """Random bits: two words for each number, mixed where they lie, the next two beside them.
-
-        They are put together wherever the bits are read.
-        """
-        word = _WORD * count(aval(atom).shape)
-        counted, mixed = (tuple(self.new(word) for _ in range(2)) for _ in range(2))
-        over, made = tuple(zip(counted, mixed, strict=True)), self.value(atom)
-        self.nodes += [
-            *(Node(Kind.OPAQUE, (key,), (v,)) for v in counted),
-            Node(Kind.OPAQUE, counted, mixed, (2 * word,), over),
-            Node(Kind.CHEAP, mixed, (made,)),
-        ]
-        return made
-
-    def _select_and_scatter(self, equation: Equation, source: int, operand: int) -> int:
-        """What was largest in its window takes the source: found with its place in each axis."""
-        places, picked = (
-            [self.new(_INDEX * count(aval(v).shape)) for _ in range(rank(v))]
-            for v in equation.invars[::-1]
-        )
-        zero, made = self.new(ZERO, owned=True), self.value(equation.outvars[0])
-        filled = self.own(self.fill(zero, "0.0", equation.outvars[0]))
-        indices = self.new(sum((self.bytes[v] for v in picked), ZERO))
-        best = self.new(self.bytes[source])
-        self.nodes += [
-            *(Node(Kind.OPAQUE, (zero,), (v,)) for v in places),
-            Node(Kind.OPAQUE, (operand, *places), (best, *picked)),
-            Node(Kind.CHEAP, tuple(picked), (indices,)),
-            Node(Kind.OPAQUE, (filled, indices, source), (made,), (), ((filled, made),)),
-        ]
-        return made
-
-    def _scatters(self, name: str, operands: Sequence[int], makes: Sequence[int]) -> bool:
-        """Whether this adds a sum onto zeros to something, which is a sum onto that."""
-        if name == "scatter-add" and operands[0] in self.zeros:
-            self._scattered[makes[0]] = tuple(operands[1:])
-        if name in ("add", "add_any"):
-            for a, b in (operands, operands[::-1]):
-                if b in self._scattered:
-                    reads = (a, *self._scattered[b])
-                    self.nodes.append(Node(Kind.OPAQUE, reads, tuple(makes), (), ((a, makes[0]),)))
-                    return True
-        return False
 
     def _node(self, equation: Equation, operands: list[int], makes: tuple[int, ...]) -> Node:
         name = equation.primitive.name

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 
 import jax.numpy as jnp
 
+from equipoise._jax.meshes.collectives import collective
 from equipoise._jax.meshes.shards import num_devices
 from equipoise._jax.programs import (
     COND,
@@ -44,6 +45,7 @@ class Kind(enum.Enum):
     SPREAD = "a broadcast: computed again wherever it is read"
     CHEAP = "computed again wherever it is read"
     DEAR = "computed once, in the loop of its one reader"
+    PIECED = "computed in the loop of its one reader, where that reads it at one place"
     PRODUCT = "a call of a library, which a reduction takes in where nothing else reads it"
     FILLED = "the same number everywhere: written out for a window alone"
     REDUCTION = "a loop of its own, which takes in what it reads"
@@ -53,9 +55,9 @@ class Kind(enum.Enum):
 
 
 _CHEAP = """
-abs add add_any and ceil clamp complex concatenate conj convert_element_type copy
+abs add add_any and ceil clamp complex conj convert_element_type copy
 dynamic_slice eq eq_to floor ge gt imag integer_pow is_finite le le_to lt lt_to max min
-mul ne neg not one_minus_square mul_add or pad population_count pvary real reduce_precision rev
+mul ne neg not one_minus_square mul_add or population_count pvary real reduce_precision rev
 round select_n shift_left shift_right_arithmetic shift_right_logical sign slice split square
 sub transpose xor mesh_cast optimization_barrier sharding_constraint
 """
@@ -75,6 +77,7 @@ KINDS = {
         (Kind.SPREAD, _SPREAD),
         (Kind.CHEAP, _CHEAP),
         (Kind.DEAR, _DEAR),
+        (Kind.PIECED, "concatenate pad"),
         (Kind.REDUCTION, _REDUCTION),
         (Kind.WINDOW, _WINDOW),
         (Kind.PRODUCT, "dot_general conv_general_dilated"),
@@ -128,6 +131,8 @@ def written_over(equation: Equation) -> Iterator[tuple[int, int]]:
             loop = while_loop(equation)
             first = loop.num_test_constants + loop.num_body_constants
             count = len(equation.outvars)
+        case "sort":
+            first, count = 0, len(equation.outvars)
         case name:
             first, count = 0, int(name in _UPDATE.split())
     yield from ((first + i, i) for i in range(count))
@@ -206,3 +211,18 @@ def held(equation: Equation) -> Iterator[tuple[Program, int, int | Expression]]:
             yield from ((branch, 0, 1) for branch in branches(equation))
         case "custom_linear_solve":
             yield linear_solve(equation).program, 0, 1
+
+
+def summed(equation: Equation) -> object:
+    """What sums over devices have in common that are made at once; None for all else."""
+    found = collective(equation)
+    if found is None or found.kind != "all-reduce":
+        return None
+    return equation.primitive.name, found.axes, found.group, aval(equation.invars[0]).dtype
+
+
+def lies_apart(equation: Equation) -> bool:
+    """Whether devices exchange pieces that do not lie in one: they are copied before and after."""
+    found, p = collective(equation), equation.params
+    axis = p.get("all_gather_dimension", p.get("scatter_dimension", 0))
+    return found is not None and (found.kind == "all-to-all" or axis != 0)

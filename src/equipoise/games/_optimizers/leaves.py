@@ -33,6 +33,11 @@ def is_float(leaf: Array) -> bool:
     return bool(jnp.issubdtype(leaf.dtype, jnp.floating))
 
 
+def is_whole(leaf: Array) -> bool:
+    """Whether it counts, or is a flag; keys of random numbers do neither."""
+    return bool(jnp.issubdtype(leaf.dtype, jnp.integer)) or leaf.dtype == bool
+
+
 def wide(dtype: np.dtype) -> np.dtype:
     """The dtype, float32 at least."""
     return dtype if dtype.itemsize >= 4 else np.dtype(np.float32)

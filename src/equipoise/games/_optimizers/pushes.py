@@ -12,6 +12,7 @@ from equipoise._types import Array, PyTree
 from equipoise.games._optimizers.leaves import (
     NEARLY_ZERO,
     is_float,
+    is_whole,
     joined,
     lifted,
     split,
@@ -71,7 +72,7 @@ def count_history(optimizer: Optimizer, static: Static) -> Array:
     params, start = _begun(optimizer, static.shapes)
     gradient = _full(static.shapes.params, NEARLY_ZERO)
     leaves, structure = jax.tree.flatten(start)
-    whole = [not is_float(leaf) for leaf in leaves]
+    whole = [is_whole(leaf) for leaf in leaves]
 
     def counts(state: PyTree) -> list[Array]:
         return [leaf for leaf, w in zip(jax.tree.leaves(state), whole, strict=True) if w]

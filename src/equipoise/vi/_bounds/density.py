@@ -1,4 +1,4 @@
-"""The log density of a target: what it must return, and as a function of flat vectors."""
+"""The log density of a target: what it must return, as a function of flat vectors, its slope."""
 
 import functools
 from collections.abc import Callable
@@ -15,6 +15,7 @@ from equipoise.vi._families.family import Family, Params
 from equipoise.vi._families.layout import Layout
 
 LogDensity: TypeAlias = Callable[..., Scalar]
+_Look: TypeAlias = tuple[Scalar, Array]
 
 
 def density_of(argument: str, log_density: LogDensity, family: Family, *others: PyTree) -> Traced:
@@ -63,3 +64,52 @@ def flat_log_density(log_density: LogDensity, positions: Layout) -> Callable[[Ar
         return value + positions.log_volume(flat)
 
     return flat_density
+
+
+def value_and_slope(log_p: Callable[[Array], Scalar], sds: Array) -> Callable[[Array], _Look]:
+    """Its value and gradient, which have derivatives in forward mode even where log p has none.
+
+    With a ``jax.custom_vjp`` or an adaptive solver of differential equations inside, log p can be
+    differentiated in reverse mode alone. Then the gradient's derivative is a central difference,
+    over a small part of the sds.
+    """
+    look: Callable[[Array], _Look] = jax.value_and_grad(log_p)
+    if _has_forward_mode(look, sds):
+        return look
+    apart = float(np.finfo(sds.dtype).eps) ** 0.25  # errs least by rounding and by bend
+
+    @jax.custom_jvp
+    def differenced(point: Array) -> _Look:
+        return look(point)
+
+    @differenced.defjvp
+    def along(primals: tuple[Array], tangents: tuple[Array]) -> tuple[_Look, _Look]:
+        (point,), (direction,) = primals, tangents
+        value, slope = differenced(point)
+        length = jnp.linalg.norm(direction / sds)
+        step = jnp.where(length > 0, apart / jnp.where(length > 0, length, 1), 0)
+        ahead, behind = (differenced(point + s * direction)[1] for s in (step, -step))
+        change = jnp.where(step > 0, (ahead - behind) / (2 * jnp.where(step > 0, step, 1)), 0)
+        return (value, slope), (slope @ direction, change)
+
+    return differenced
+
+
+def second_order(
+    look: Callable[[Array], _Look], point: Array, directions: Array
+) -> tuple[Scalar, Array, Array]:
+    """Value, gradient, and the gradient's derivatives along the rows."""
+
+    def along(direction: Array) -> tuple[_Look, _Look]:
+        return jax.jvp(look, (point,), (direction,))
+
+    (value, slope), (_, bent) = jax.vmap(along, out_axes=(None, 0))(directions)
+    return value, slope, bent
+
+
+def _has_forward_mode(look: Callable[[Array], _Look], point: Array) -> bool:
+    try:  # mapped, as what has reverse mode alone is found out by what is done to its derivative
+        jax.eval_shape(jax.vmap(lambda z: jax.jvp(look, (z,), (z,))), point[None])
+    except (TypeError, NotImplementedError):  # as JAX says it
+        return False
+    return True

@@ -11,6 +11,7 @@ from equipoise.vi._fit.judge import judge
 from equipoise.vi._fit.judging import judging
 from equipoise.vi._fit.options import check_choices, check_numbers, check_state, resolve
 from equipoise.vi._fit.result import Fit
+from equipoise.vi._stages.beginning import fewer
 from equipoise.vi._stages.escalate import stages_until
 from equipoise.vi._starts.begun import Begun, starting_point
 from equipoise.vi._starts.newton import find_starts
@@ -30,6 +31,8 @@ from equipoise.vi._target.batches import batches_of
 from equipoise.vi._target.points import balanced, chance
 from equipoise.vi._target.target import MAX_CURVED, num_points, trace
 from equipoise.vi._weights.effort import counted
+
+_FEW_POINTS, _FEW_EACH = 64, 8  # of the ELBO where the density is dear, and for each coordinate
 
 
 @at("vi.fit")
@@ -69,11 +72,12 @@ def fit(
     images of the mean with other signs and labels, for mass that no path reached, and importance
     weights judge q; where they are uneven, or there are other modes, an adapted mixture of Student
     t gives better draws, and the verdict is about those. Where standard errors alone are too large,
-    more draws are made. Where they are not trusted, two more expensive stages follow, each from the
-    same normal and judged alike. ``"conditional"`` finds the few coordinates that bend the density,
-    draws them from a mixture, and all others from the normal that they leave. ``"annealed"`` moves
-    particles from q to p and compares islands of them. Where a fit is not trusted, ``reason`` names
-    the coordinate by its path in the example, and what would help.
+    more draws are made. Where they are not trusted, three more expensive stages follow, each judged
+    alike. ``"conditional"`` finds the few coordinates that bend the density, draws them from a
+    mixture, and all others from the normal that they leave. ``"annealed"`` moves particles from q
+    to p and compares islands of them. ``"flow"`` bends a normal like those particles towards p, by
+    its ELBO and their likelihood. Where a fit is not trusted, ``reason`` names the coordinate by
+    its path in the example, and what would help.
 
     The log density is compiled once for its equations and shapes, and once more within the steps of
     an optimizer; two or three small programs depend on the family alone. Nothing is compiled again
@@ -101,15 +105,17 @@ def fit(
             your own whose ``init`` takes no position, the mean of its first draws.
         num_steps: Largest number of steps in all. Default: 100 natural-gradient steps, or 2000
             of an optimizer, 6000 on batches.
-        num_samples: Points of the ELBO that is maximized. Default: 512 at least, or 16 per step; 64
-            where draws have no path.
+        num_samples: Points of the ELBO that is maximized. Default: 512 at least, fewer where the
+            density is dear, or 16 per step; 64 where draws have no path.
         num_restarts: Number of Newton paths.
         max_evaluations: Largest number of draws at which the log density is evaluated to judge q
             and to find better ones, at least 100. They end at 8192 where q is good, and go on while
             standard errors alone forbid to trust them; above 50 coordinates only where k̂ ≤ ½, as
             standard errors prove nothing where weights have no variance. Default: ten seconds of
             work for one core, at 10¹⁰ elementary operations a second as the density's equations
-            count them; but 163 840 at least, and no more draws than have 2²⁵ numbers. Each later
+            count them, and no more draws than have 2²⁵ numbers. Where these are fewer than 163 840,
+            rounds of draws, the search for other modes and the points of the ELBO shrink in
+            proportion, down to 1024, 256 and 64; eight rounds may be made in any case. Each later
             stage may take the work of as many evaluations, gradients and matrices counted; one that
             could not begin with it is left out, and ``reason`` says what it takes. Neither steps
             nor the search for other modes are part of it: ``evaluations`` of the fit counts all.
@@ -153,18 +159,19 @@ def fit(
             nor a function.
 
     The search asks the density where q has no draws. In one or two dimensions it finds nearly every
-    mode within ten sds; in more dimensions it finds those along axes, at corners and at images of
-    the mean, and others by chance. Among modes with sds from 0.1 to 0.5 that lie 4 to 10 sds away
-    in any direction it finds about every second in five dimensions, and hardly any in ten. No test
-    of draws can reveal what it misses.
+    mode within ten sds; in more dimensions it finds most that are as wide as q, those along axes,
+    at corners and at images of the mean, and others by chance. Among modes with sds from 0.1 to 0.5
+    that lie 4 to 10 sds away in any direction it finds about every second in five dimensions, and
+    hardly any in ten. No test of draws can reveal what it misses.
 
     Cost: a few dozen gradients and Newton paths for each of ``num_samples`` points, then 8192
         evaluations of ``log_density`` and 4544 to look for other modes, 1472 above 50 coordinates;
         where q is poor or its draws are too few, up to ``max_evaluations``. Where the fit is not
         trusted, its reason takes a few thousand more. A draw of the conditional stage takes about
-        one Hessian and its factor; the annealed stage takes up to a million gradients. With
-        ``data``, three to ten passes for derivatives at one point, and one for every 512
-        evaluations of the verdict; memory of 512 times ``batch_size`` terms beside the data.
+        one Hessian and its factor; the annealed stage takes up to a million gradients, the flow
+        up to two. With ``data``, three to ten passes for derivatives at one point, and one for
+        every 512 evaluations of the verdict; memory of 512 times ``batch_size`` terms beside the
+        data.
 
     Examples:
         >>> fit = vi.fit(lambda z: -0.5 * (z - 8) ** 2 / 0.04, jnp.zeros(()), jax.random.key(0))
@@ -173,7 +180,7 @@ def fit(
 
     References:
         :cite:t:`khan2023`, :cite:t:`zhang2022`, :cite:t:`vehtari2024`, :cite:t:`cappe2008`,
-        :cite:t:`rue2009`, :cite:t:`delmoral2006`.
+        :cite:t:`rue2009`, :cite:t:`delmoral2006`, :cite:t:`agrawal2024`.
     """
     random_key("key", key)
     check_numbers(num_steps, num_samples, num_restarts, max_evaluations)
@@ -199,7 +206,11 @@ def fit(
     else:
         begun = begin_on_batches(batches, family, start, random, num_restarts if looks else 0)
     if natural and begun.starts is not None:
-        noise = balanced(random.points, num_points(size, num_samples), size)
+        number = num_points(size, num_samples)
+        if num_samples is None:
+            least = max(_FEW_POINTS, _FEW_EACH * size)
+            number = fewer(number, least, begun.target.log_density.work)
+        noise = balanced(random.points, number, size)
         steps = num_steps or NORMAL_STEPS
         with shown(progress, steps) as report:
             found = fit_normal(begun.target, family, begun.starts, noise, state, steps, report)

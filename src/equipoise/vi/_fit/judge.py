@@ -9,15 +9,15 @@ import numpy as np
 from equipoise._types import Array
 from equipoise.vi._bounds.estimate import Estimate
 from equipoise.vi._families.draws import AnyArray
-from equipoise.vi._fit.judging import COMPONENTS, MAX_ADAPTED, Judging, Normal
+from equipoise.vi._fit.judging import COMPONENTS, Judging, Normal
 from equipoise.vi._fit.result import Fit, Source
-from equipoise.vi._stages.beginning import GRADIENT
+from equipoise.vi._stages.beginning import GRADIENT, fewer
 from equipoise.vi._stages.escalate import Stage, Tried, escalated
 from equipoise.vi._starts.elsewhere import places_elsewhere
 from equipoise.vi._starts.newton import climbed, find_starts
 from equipoise.vi._starts.normals import Local, joined, no_modes, other_modes
 from equipoise.vi._steps.loop import Found
-from equipoise.vi._weights.adapt import adapt, first_mixture, propose
+from equipoise.vi._weights.adapt import MAX_ADAPTED, adapt, first_mixture, propose
 from equipoise.vi._weights.diagnose import Diagnostics, summarize
 from equipoise.vi._weights.effort import spent
 from equipoise.vi._weights.growth import Draws, grown
@@ -42,6 +42,7 @@ _CLOSE_MEAN, _CLOSE_SD = 0.05, 0.03
 _MORE_STARTS, _FEWEST_STARTS = 8, 4  # for each of several modes, and with what is affordable
 _WIDE_STEPS, _OF_BUDGET = 40, 0.25  # of those paths, and what share of a budget all may take
 _SEARCHES = 4  # at most, each for what those before have not found
+_SEARCHED, _FEW_SEARCHED = 16_384, 256  # points of one, at most, and where the density is dear
 _SHORT = 12, 2  # Newton steps from a place behind a valley, of which the last may be at a mode
 
 
@@ -82,9 +83,10 @@ def _other_modes(with_: Judging, normal: Normal, starts: Local, center: np.ndarr
     Where there are some there may be more: paths from farther away, and places again.
     """
     target, rng, start = with_.target, with_.chance.starts, with_.beginning
+    most = fewer(_SEARCHED, _FEW_SEARCHED, target.log_density.work)
     behind = modes = no_modes(len(center))
     for _ in range(_SEARCHES):
-        places = places_elsewhere(target, normal, modes, center, starts.mean, rng)
+        places = places_elsewhere(target, normal, modes, center, starts.mean, rng, most)
         if len(places):
             behind = joined(behind, climbed(target, places.astype(target.dtype), rng, *_SHORT))
         before, modes = len(modes.elbo), other_modes(starts, *normal, behind=behind)
@@ -130,7 +132,7 @@ def judge(with_: Judging, found: Found, starts: Local | None, center: np.ndarray
         convincing = doubt and verdict(other) is Verdict.TRUSTED
         if several or is_better(other, measured) or convincing:
             weighted, best = adapted, other
-            doubt = doubt if misses(other, measured) else NO_DOUBT
+            doubt = doubt if misses(other, of_q) else NO_DOUBT
     # Without a finite variance standard errors prove nothing, where no mixture can disagree.
     proves = small or measured.khat <= _GOOD_KHAT
     if weighted is of_q and sound and proves and draws_needed(measured) > with_.num_draws:

@@ -10,18 +10,17 @@ from equipoise._types import Array
 from equipoise.vi._bounds.density import dtype_of
 from equipoise.vi._families.draws import AnyArray
 from equipoise.vi._families.family import Family, Params
-from equipoise.vi._stages.beginning import Beginning, budget_of
+from equipoise.vi._stages.beginning import Beginning, budget_of, fewer
 from equipoise.vi._starts.normals import Local, lower_factor
 from equipoise.vi._target.points import Chance
 from equipoise.vi._target.target import Target
+from equipoise.vi._weights.adapt import MAX_ADAPTED
 from equipoise.vi._weights.diagnose import MIN_DRAWS, flat_draws
 from equipoise.vi._weights.growth import Draws
 
-MAX_ADAPTED = 50  # coordinates above which a mixture of Student t wastes nearly all draws
 COMPONENTS = 6
-_NUM_DRAWS = 8192
+_NUM_DRAWS, _FEW_DRAWS = 8192, 1024  # of a round, and where the density is dear
 _LEAST_ROUNDS = 8
-_LEAST = 20 * _NUM_DRAWS  # evaluations that a budget of ours has, however long one takes
 _MAX_NUMBERS = 2**25  # of the draws that are held
 
 
@@ -100,8 +99,9 @@ def judging(
         of_mixture = COMPONENTS * size**2 if size <= MAX_ADAPTED else size
         work = target.log_density.work
         affordable = budget_of(work, None) / (work + of_mixture)
-        held = _MAX_NUMBERS // size
-        max_evaluations = max(int(min(max(affordable, _LEAST), held)), number)
+        number = fewer(number, _FEW_DRAWS, work)
+        least = _LEAST_ROUNDS * number if size <= MAX_ADAPTED else number
+        max_evaluations = max(int(min(affordable, _MAX_NUMBERS // size)), least)
     elif size <= MAX_ADAPTED:  # some rounds of a small budget are left to find better draws
         number = min(max(max_evaluations // _LEAST_ROUNDS, MIN_DRAWS), number)
     number = min(max_evaluations, number)

@@ -25,7 +25,7 @@ class Source(enum.StrEnum):
     weighted draws that the verdict of the fit was made on are drawn from again. So are those of the
     stages that come after. ``CONDITIONAL``: a few coordinates are drawn from a mixture, and all
     others from the normal that they leave. ``ANNEALED``: particles that were moved and weighed on
-    the way from q to p.
+    the way from q to p. ``FLOW``: a flow that was trained from a normal like those particles.
     """
 
     VARIATIONAL = "variational"
@@ -33,6 +33,7 @@ class Source(enum.StrEnum):
     IMPORTANCE_RESAMPLED = "importance resampled"
     CONDITIONAL = "conditional"
     ANNEALED = "annealed"
+    FLOW = "flow"
 
 
 @result
@@ -121,8 +122,8 @@ def posterior_draws(fit: Fit, key: PRNGKeyArray, num_samples: int) -> PyTree:
 
         z_i = \tilde z_{c_i}, \qquad P(c_i = j) = w_j \propto p(\tilde z_j) / q(\tilde z_j)
 
-    ``fit.source`` says where they come from. ``"importance resampled"``, ``"conditional"`` and
-    ``"annealed"``: from the weighted draws
+    ``fit.source`` says where they come from. ``"importance resampled"``, ``"conditional"``,
+    ``"annealed"`` and ``"flow"``: from the weighted draws
     :math:`\tilde z` that the verdict of the fit was made on, smoothed weights w, systematically.
     ``"linear response"``: a normal with the mean of q and the linear-response covariance.
     ``"variational"``: q itself.

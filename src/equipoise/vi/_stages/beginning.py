@@ -1,25 +1,37 @@
 """What every stage begins from, a normal like the last q among it, and what it ends with."""
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 
 from equipoise._jax.traced import Traced
 from equipoise.vi._families.layout import Layout
 from equipoise.vi._weights.diagnose import Diagnostics
+from equipoise.vi._weights.products import transported
+from equipoise.vi._weights.psis import log_sum
+from equipoise.vi._weights.remedy import ENOUGH
 from equipoise.vi._weights.verdict import NO_DOUBT, Doubt
 from equipoise.vi._weights.weighted import Weighted
 
 _SECONDS, _SPEED = 10.0, 1e10  # of work for each, at elementary operations a second
 GRADIENT = 3.0  # as much work as a value
 _NEAR = 5.0  # sds from a mode, over √coordinates, within which its draws are
-_LEAST_SEEN = 0.25  # of the share that a mode must have
+_LEAST_SEEN, _LEAST_DRAWS = 0.25, 8  # of the share that a mode has, and draws that it is worth
+_LOCAL_DRAWS, _BLOCKS = 1024, 8  # of a local normal, to tell the mass around it by a median
+
+_Modes: TypeAlias = tuple[np.ndarray, np.ndarray, np.ndarray]  # means, factors and ELBOs
 
 
 def budget_of(work: float, max_evaluations: int | None) -> float:
     """Operations that all of the judging may take, and each stage: some seconds, or yours."""
     return _SECONDS * _SPEED if max_evaluations is None else max_evaluations * work
+
+
+def fewer(number: int, least: int, work: float) -> int:
+    """That many points of a density that is cheap, and a share of them where it is dear."""
+    affordable = budget_of(work, None) / work
+    return max(int(number * min(affordable / ENOUGH, 1.0)), least)
 
 
 class Beginning(NamedTuple):
@@ -37,6 +49,7 @@ class Beginning(NamedTuple):
         rng: Randomness of the stage.
         work: About how many elementary operations a value of the log density is.
         budget: Those that a stage may take.
+        particles: What an annealed stage before this one has drawn.
     """
 
     density: Traced
@@ -44,11 +57,12 @@ class Beginning(NamedTuple):
     dtype: np.dtype
     mean: np.ndarray
     factor: np.ndarray
-    modes: tuple[np.ndarray, np.ndarray, np.ndarray]
+    modes: _Modes
     values: Callable[[np.ndarray], np.ndarray]
     rng: np.random.Generator
     work: float
     budget: float
+    particles: Weighted | None = None
 
     @property
     def sds(self) -> np.ndarray:
@@ -57,30 +71,64 @@ class Beginning(NamedTuple):
 
     def over_all_modes(self) -> tuple[np.ndarray, np.ndarray]:
         """Mean and Cholesky factor of a normal like all of them, each with the same share."""
-        means, factors, _ = self.modes
-        centers = np.concatenate([np.zeros((1, len(self.mean))), means])
-        spreads = np.concatenate([np.eye(len(self.mean))[None], factors])
+        centers, spreads, _ = _with_q(self.modes)
         center = np.mean(centers, axis=0)
         parts = np.concatenate([spreads, (centers - center)[:, :, None]], axis=2)
         whole = np.einsum("kis,kjs->ij", parts, parts) / len(parts)
         return self.mean + self.factor @ center, self.factor @ np.linalg.cholesky(whole)
 
     def unseen(self, weighted: Weighted) -> Doubt:
-        """Where draws have far less mass near one of the modes than its ELBO proves."""
-        draws = np.linalg.solve(self.factor, (np.asarray(weighted.draws) - self.mean).T)
+        """Where draws have far less mass near one of the modes than it has."""
+        draws = np.linalg.solve(self.factor, (np.asarray(weighted.draws) - self.mean).T).T
         weights = np.exp(np.asarray(weighted.log_weights))
-        shares = np.exp(self.modes[2]) / (1 + np.sum(np.exp(self.modes[2])))
-        for mode, factor, share in zip(*self.modes[:2], shares, strict=True):
-            away = np.linalg.solve(factor, draws - mode[:, None])
-            near = np.linalg.norm(away, axis=0) < _NEAR + len(mode) ** 0.5
-            if np.sum(weights[near]) < _LEAST_SEEN * share:
-                sds = np.abs(self.factor @ mode) / self.sds
-                return Doubt(float(np.max(sds)), 0.0, int(np.argmax(sds)))
+        means, factors, elbos = _with_q(self.modes)
+        pairs = zip(means, factors, strict=True)
+        seen = np.array([np.sum(weights[_near(draws, *pair)]) for pair in pairs])
+        if np.all(seen >= _LEAST_SEEN * np.exp(elbos - log_sum(elbos))):
+            return NO_DOUBT
+        expected = np.sum(seen) * self._shares()
+        worth = expected * float(weighted.effective_sample_size) > _LEAST_DRAWS
+        for mode in means[worth & (seen < _LEAST_SEEN * expected)]:
+            sds = np.abs(self.factor @ mode) / self.sds
+            return Doubt(float(np.max(sds)), 0.0, int(np.argmax(sds)))
         return NO_DOUBT
+
+    def _shares(self) -> np.ndarray:
+        """Of the mass that is near q or near one of the modes, told by draws of local normals.
+
+        An ELBO is that of a normal alone: in a funnel, where it is far below the mass around it,
+        those of narrow normals in the neck are not. Medians over blocks of draws, as their weights
+        have heavy tails.
+        """
+        means, factors, _ = _with_q(self.modes)
+        log_masses = []
+        for center, spread in zip(means, factors, strict=True):
+            noise = self.rng.standard_normal((_LOCAL_DRAWS, len(center)))
+            points = transported(self.mean, self.factor, transported(center, spread, noise))
+            log_q = -0.5 * np.sum(noise**2, axis=1) - np.linalg.slogdet(spread)[1]
+            ratios = self.values(points) - log_q
+            blocks = np.where(np.isfinite(ratios), ratios, -np.inf).reshape(_BLOCKS, -1)
+            log_masses.append(np.median(np.logaddexp.reduce(blocks, axis=1)))
+        shares: np.ndarray = np.exp(np.array(log_masses) - log_sum(np.array(log_masses)))
+        return shares
 
     def affordable(self, work: float) -> int:
         """How often a stage can do what takes so many operations."""
         return int(self.budget / work)
+
+
+def _with_q(modes: _Modes) -> _Modes:
+    """The modes, and before them q."""
+    means, factors, elbos = modes
+    d = means.shape[1]
+    return np.r_[np.zeros((1, d)), means], np.r_[np.eye(d)[None], factors], np.r_[0.0, elbos]
+
+
+def _near(points: np.ndarray, mode: np.ndarray, factor: np.ndarray) -> np.ndarray:
+    """Whether they belong to the mode."""
+    away = np.linalg.solve(factor, (points - mode).T)
+    near: np.ndarray = np.linalg.norm(away, axis=0) < _NEAR + len(mode) ** 0.5
+    return near
 
 
 class TooDear(NamedTuple):

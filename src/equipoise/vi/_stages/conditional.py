@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from equipoise.vi._stages.beginning import Beginning, Drawn, TooDear
+from equipoise.vi._stages.beginning import Beginning, Drawn, TooDear, fewer
 from equipoise.vi._stages.drivers import curvatures, find_drivers
 from equipoise.vi._stages.modes import Following, following
 from equipoise.vi._weights.adapt import adapt, defended, first_mixture, moments_of, propose
@@ -197,9 +197,12 @@ def draw_conditionally(start: Beginning) -> Drawn | TooDear | None:
     if d > _MAX_SIZE:
         return None
     held = max(_MAX_NUMBERS // d**2, _LEAST_POINTS)
-    noise = rng.standard_normal((min(_NUM_POINTS, held), d))
+    looked = fewer(_NUM_POINTS, _LEAST_POINTS, start.work)
+    noise = rng.standard_normal((min(looked, held), d))
     points = transported(start.mean, start.factor, noise).astype(start.dtype)
-    curved = np.asarray(curvatures(start.density, points, start.positions))
+    curved = np.asarray(
+        curvatures(start.density, points, start.sds.astype(start.dtype), start.positions)
+    )
     drivers, strengths = find_drivers(
         start.density, start.positions, points, curved, start.sds, rng, most=_MOST_DRIVERS
     )

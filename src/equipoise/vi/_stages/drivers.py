@@ -7,7 +7,6 @@ of what is left, again and again.
 """
 
 import functools
-from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +14,7 @@ import numpy as np
 
 from equipoise._jax.traced import Traced
 from equipoise._types import Array
-from equipoise.vi._bounds.density import flat_log_density
+from equipoise.vi._bounds.density import flat_log_density, second_order, value_and_slope
 from equipoise.vi._families.layout import Layout
 from equipoise.vi._weights.effort import evaluated
 
@@ -57,15 +56,12 @@ def find_drivers(
 
 
 @functools.partial(jax.jit, static_argnames="positions")
-def curvatures(density: Traced, points: Array, positions: Layout) -> Array:
+def curvatures(density: Traced, points: Array, sds: Array, positions: Layout) -> Array:
     """Second derivatives at the points, one after the other."""
-    log_p = flat_log_density(density.prepared(), positions)
+    look = value_and_slope(flat_log_density(density.prepared(), positions), sds)
     eye = jnp.eye(points.shape[1], dtype=points.dtype)
 
-    def one(z: Array) -> Array:
-        return jax.vmap(jax.linearize(jax.grad(log_p), z)[1])(eye)
-
-    return jax.lax.map(one, points)
+    return jax.lax.map(lambda z: second_order(look, z, eye)[2], points)
 
 
 @functools.partial(jax.jit, static_argnames="positions")
@@ -79,11 +75,13 @@ def _bends(
     over = density.over
     log_p = flat_log_density(density.prepared(), positions)
 
-    def along(function: Callable[[Array], Array], direction: Array) -> Callable[[Array], Array]:
-        return lambda z: jax.jvp(function, (z,), (direction,))[1]
-
     def bend(z: Array, scale: Array, u: Array, v: Array) -> Array:
-        return jnp.abs(scale * jax.grad(along(along(log_p, scale * u), scale * v))(z))
+        look = value_and_slope(log_p, scale)
+
+        def turned(z: Array) -> Array:
+            return jax.jvp(look, (z,), (scale * u,))[1][1]
+
+        return jnp.abs(scale * jax.jvp(turned, (z,), (scale * v,))[1])
 
     found = over(bend)(points, scales, u, v)
     return jnp.mean(jnp.where(jnp.isfinite(found), found, 0), axis=0)

@@ -5,9 +5,11 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from equipoise._check import choice
-from equipoise.vi._stages.beginning import Beginning, Drawn, TooDear
+from equipoise.vi._stages.beginning import GRADIENT, Beginning, Drawn, TooDear
 from equipoise.vi._stages.conditional import draw_conditionally
+from equipoise.vi._stages.flow import draw_by_flow
 from equipoise.vi._stages.islands import draw_annealed
+from equipoise.vi._weights.effort import spent
 from equipoise.vi._weights.remedy import Case, Explained, rounded
 from equipoise.vi._weights.verdict import (
     Verdict,
@@ -21,6 +23,7 @@ from equipoise.vi._weights.verdict import (
 _STAGES: dict[str, Callable[[Beginning], Drawn | TooDear | None]] = {
     "conditional": draw_conditionally,
     "annealed": draw_annealed,
+    "flow": draw_by_flow,
 }
 _FINAL = (
     Verdict.TRUSTED,
@@ -28,6 +31,9 @@ _FINAL = (
     Verdict.NOT_FINITE,
     Verdict.RARE,
 )  # other draws would change nothing
+
+
+_EXHAUSTED = 0.25  # share of a budget that a stage has used where it ended for want of more
 
 
 class Stage(NamedTuple):
@@ -69,6 +75,7 @@ def escalated(
     for name in names:
         if tried.why.verdict in _FINAL:
             break
+        begun = spent()
         drawn = _STAGES[name](start)
         if drawn is None:
             continue
@@ -79,8 +86,10 @@ def escalated(
             tried = tried._replace(stages=(*tried.stages, Stage(name, words)))
             continue
         weighted, found, doubt = drawn
+        if name == "annealed":
+            start = start._replace(particles=weighted)
         said, before = verdict(found), tried.case
-        if misses(found, before.found):
+        if misses(found, before.weighted):
             doubt = disagreement(before.weighted, weighted)
         if said is Verdict.TRUSTED and doubt:
             said = Verdict.DISAGREEMENT
@@ -90,7 +99,10 @@ def escalated(
             said = Verdict.RARE
         case = before._replace(verdict=said, found=found, weighted=weighted, doubt=doubt)
         budget = start.budget / start.work
-        why = explain(case, budget=budget, each=budget / int(found.num_draws))
+        used = GRADIENT * (spent() - begun)
+        # One that ended by itself makes no more draws with more evaluations.
+        each = budget / int(found.num_draws) if used > _EXHAUSTED * budget else math.inf
+        why = explain(case, budget=budget, each=each)
         stages = (*tried.stages, Stage(name, why.sentence))
         better = why.verdict is Verdict.TRUSTED or is_better(found, before.found)
         tried = Tried(case, why, name, stages) if better else tried._replace(stages=stages)

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from equipoise._types import Array, Scalar
+from equipoise.vi._bounds.density import second_order, value_and_slope
 from equipoise.vi._stages import banded
 
 _MOST_CURVATURES, _MOST_LOOKS = 20, 8  # of a path, and steps for each
@@ -47,7 +48,7 @@ def mode_from(
     """
     dtype = first.dtype
     along = jnp.asarray(banded.directions(len(first), width), dtype)
-    look = jax.value_and_grad(log_p)
+    look = value_and_slope(log_p, scales)
 
     def damped(precision: Array, damping: Scalar) -> Array:
         size = jnp.abs(banded.diagonal(precision, width)) + scales**-2
@@ -79,8 +80,8 @@ def mode_from(
         return ~now.stale & ~(now.gain < _TOLERANCE) & (now.looks < end)
 
     def bend(now: _Path) -> _Path:
-        (value, slope), push = jax.linearize(look, now.point)
-        precision = -banded.stored(jax.vmap(push)(along)[1], width)
+        value, slope, columns = second_order(look, now.point, along)
+        precision = -banded.stored(columns, width)
         root = damped(precision, now.damping)
         gain = promised(root, slope, now.damping)
         fresh = _Path(

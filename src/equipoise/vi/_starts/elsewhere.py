@@ -4,8 +4,10 @@ Nothing that is measured on draws of q says what lies where none of them fall. S
 asked at points of every distance, around the start in units of 1 and around q in those of its sds,
 and at images of the mean of q under what leaves densities alone: other signs, other labels. Those
 that are higher than others as far away are asked further: a place is of interest where a ray from
-the mean leads through a valley. A narrow mode is felt some sds around it and nowhere else, so what
-this finds of modes off all axes and corners falls with the number of coordinates.
+the mean leads through a valley. Gradients lead to places too, from far away: half of all directions
+are nearer to another mode that is as wide as q, in any number of coordinates. A narrow mode is felt
+some sds around it and nowhere else, so what this finds of those off all axes and corners falls with
+the number of coordinates.
 """
 
 import itertools
@@ -23,6 +25,7 @@ _MAX_IMAGES, _MAX_AXES = 512, 32
 _AXIAL = 2 ** np.arange(0.5, 7, 0.5)  # distances along an axis
 _CORNERS, _TO_CORNERS = 8, (0.5, 3.0, 3.0)  # for each of them; log2 of steps along all axes
 _ANYWHERE = 1.8, 4.0, 2.0  # log2 of distances: the least, the largest, and more in one dimension
+_PULLED, _STEPS, _FAR = 32, 4, (3.0, 6.0)  # pairs of points, their steps, log2 of distances
 _SHELLS, _EACH = 16, 4  # of equal numbers of points, and how many of each are asked further
 _RAY = np.arange(1, 12) / 8  # of the way from the mean, and beyond
 _DEPTH = 1.0  # nats of a valley
@@ -37,18 +40,22 @@ def places_elsewhere(
     center: np.ndarray,
     known: np.ndarray,
     rng: np.random.Generator,
+    most: int,
 ) -> np.ndarray:
     """Points behind a valley, far from q; up to four, those of the deepest.
 
-    Points of modes that are known are left out. ``known`` are others to ask too, one a row.
+    Points of modes that are known are left out. ``known`` are others to ask too, one a row, and
+    ``most`` is how many may be asked in all, but for rays.
     """
     mean, factor = normal
     d, sds = len(mean), np.linalg.norm(factor, axis=1)
-    images = np.concatenate([known, _images(rng, mean, target.positions)])
+    images = np.concatenate([known, _images(rng, mean, target.positions)])[: most // 2]
     number = _NUM_POINTS if len(modes.elbo) == 0 else _MORE
-    number = (number if d <= _MAX_SIZE else _FEWER) - len(images)
+    number = min(number if d <= _MAX_SIZE else _FEWER, most) - len(images)
+    pulled = _pulled(target, normal, rng, min(_PULLED, number // (8 * _STEPS)))
+    number -= (1 + _STEPS) * len(pulled)
     around_q, around_start = (_steps(rng, d, number // 2) for _ in range(2))
-    points = np.concatenate([images, mean + sds * around_q, center + around_start])
+    points = np.concatenate([images, pulled, mean + sds * around_q, center + around_start])
     white = np.linalg.solve(factor, (points - mean).T)
     distance = np.linalg.norm(white, axis=0)
     outside = distance > DISTINCT
@@ -70,6 +77,33 @@ def places_elsewhere(
     depth, places = depths[where], rays[where]
     deepest = np.argsort(-depth)[:_MOST]
     return places[deepest[depth[deepest] > _DEPTH]]
+
+
+@np.errstate(all="ignore")  # a point stays where something is not finite
+def _pulled(
+    target: Target, normal: tuple[np.ndarray, np.ndarray], rng: np.random.Generator, pairs: int
+) -> np.ndarray:
+    """Where gradients lead to from points far away on both sides.
+
+    The first step is Newton's if the mode there is as wide as q, and later ones are as long as the
+    change of gradients says. One that lowers the density is undone.
+    """
+    mean, factor = normal
+    ways = rng.standard_normal((pairs, len(mean)))
+    ways *= _lengths(rng, pairs, len(mean), *_FAR, 0.0) / np.linalg.norm(ways, axis=1)[:, None]
+    there = z = np.concatenate([ways, -ways])
+    value, pull, rate = np.full((len(z), 1), -np.inf), np.zeros_like(z), np.ones((len(z), 1))
+    for _ in range(_STEPS):
+        new, slope = target.gradients(mean + there @ factor.T)
+        new, slope, step = new[:, None], slope @ factor, there - z
+        better = (new >= value) & np.all(np.isfinite(slope), axis=1, keepdims=True)
+        length, bend = (np.sum(step * x, axis=1, keepdims=True) for x in (step, pull - slope))
+        known = (bend > 0) & np.isfinite(length / bend)
+        rate = np.where(known, length / bend, np.where(better, rate, rate / 4))
+        value, z = np.where(better, new, value), np.where(better, there, z)
+        pull = np.where(better, slope, pull)
+        there = z + rate * pull
+    return mean + there @ factor.T
 
 
 def _highest(shell: np.ndarray, distance: np.ndarray, height: np.ndarray) -> np.ndarray:

@@ -6,13 +6,14 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from equipoise.vi._starts.normals import Local, normal_elbo
+from equipoise.vi._starts.normals import Local, conditional_scales, normal_elbo
 from equipoise.vi._target.points import balanced
 from equipoise.vi._target.target import Target
 from equipoise.vi._weights.products import transported
 
 _NUM_STEPS = 80
 _NUM_POINTS = 64  # of the ELBO of a local normal
+_RESOLVED = 4  # roundings of its mean that a local normal is wide
 
 
 def find_starts(
@@ -62,10 +63,18 @@ def climbed(
     log_p = target.values(points).reshape(len(path), -1)
     elbo = normal_elbo(np.mean(log_p, axis=1, dtype=float), factor)
     for row in np.flatnonzero(np.isfinite(elbo)):
-        if elbo[row] > best.elbo[path[row]]:
+        if elbo[row] > best.elbo[path[row]] and _is_resolved(narrow[0][row], factor[row]):
             for field, found in zip(best, (mean, factor, elbo), strict=True):
                 field[path[row]] = found[row]
     return best
+
+
+def _is_resolved(mean: np.ndarray, factor: np.ndarray) -> bool:
+    """Whether the normal is wider than numbers are apart, as a density of rounded ones may rise.
+
+    In a funnel it rises for ever where, rounded, effects are the same.
+    """
+    return bool(np.all(conditional_scales(factor) > _RESOLVED * np.spacing(np.abs(mean))))
 
 
 class _Known(NamedTuple):

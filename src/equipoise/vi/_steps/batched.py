@@ -84,7 +84,8 @@ def _settle(
     for _ in range(_MOST_ANCHORS):
         rows = batches.some_rows(rng, num_batches)
         center = mean.astype(asked_in(batches.positions))
-        whole, part = (expanded(batches, r, center, curved=True) for r in (everything, rows))
+        sds = np.linalg.norm(factor, axis=1).astype(center.dtype)
+        whole, part = (expanded(batches, r, center, sds) for r in (everything, rows))
         target = trace(batches.on(*rows), family, lacking(whole, part))
         gain, state = ascended(target, noise, mean, factor)
         if gain <= _SMALL_GAIN:

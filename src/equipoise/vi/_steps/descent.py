@@ -154,7 +154,7 @@ def _anchored(descent: Descent, state: GradientState) -> GradientState:
     if not isinstance(batches, Batches):
         return state
     center = _center(descent.family, state.moving.params)
-    return state._replace(anchor=expanded(batches, batches.all_rows(), center, curved=False))
+    return state._replace(anchor=expanded(batches, batches.all_rows(), center))
 
 
 @jax.jit

@@ -5,7 +5,6 @@ neither with their number nor with that of the batches.
 """
 
 import dataclasses
-import functools
 import inspect
 import operator
 from collections.abc import Callable
@@ -19,7 +18,13 @@ from jax.sharding import AxisType, Mesh, NamedSharding
 from equipoise._check import positive_integer, rows_in_front, type_error, value_error
 from equipoise._jax.traced import Traced
 from equipoise._types import Array, PRNGKeyArray, PyTree, Scalar, record, static_field
-from equipoise.vi._bounds.density import LogDensity, density_of, flat_log_density
+from equipoise.vi._bounds.density import (
+    LogDensity,
+    density_of,
+    flat_log_density,
+    second_order,
+    value_and_slope,
+)
 from equipoise.vi._families.family import Family
 from equipoise.vi._families.layout import Layout
 from equipoise.vi._target.target import Expansion, asked_in
@@ -207,23 +212,16 @@ def _with_automatic_axes(leaf: Array) -> Array:
     return jax.device_put(leaf, NamedSharding(automatic, sharding.spec))
 
 
-@functools.partial(jax.jit, static_argnames="curved")
+@jax.jit
 def expanded(
-    batches: Batches, rows: tuple[Array, Array], center: Array, *, curved: bool
+    batches: Batches, rows: tuple[Array, Array], center: Array, sds: Array | None = None
 ) -> Expansion:
-    """The log density on these rows around a point."""
+    """The log density on these rows around a point; with its curvature if sds are given."""
     flat = flat_log_density(batches.on(*rows), batches.positions)
-    if not curved:
+    if sds is None:
         return Expansion(center, *jax.value_and_grad(flat)(center))
-    value, derivatives = _second_order(flat, center)
-    return Expansion(center, value, derivatives[0], derivatives[1:])
-
-
-def _second_order(log_p: Callable[[Array], Scalar], point: Array) -> tuple[Scalar, Array]:
-    """Value; gradient and second derivatives, one row more than columns."""
-    (value, gradient), along = jax.linearize(jax.value_and_grad(log_p), point)
-    _, curvature = jax.vmap(along)(jnp.eye(point.shape[0], dtype=point.dtype))
-    return value, jnp.concatenate([gradient[None], curvature])
+    eye = jnp.eye(len(center), dtype=center.dtype)
+    return Expansion(center, *second_order(value_and_slope(flat, sds), center, eye))
 
 
 def lacking(whole: Expansion, part: Expansion) -> Expansion:

@@ -24,6 +24,7 @@ MAX_CURVED = 200  # coordinates above which no d × d matrix is formed
 _MIN_POINTS, _POINTS_EACH = 512, 16  # of an ELBO, in all and for each coordinate
 _MAX_ROWS = 512  # points in a chunk, so that memory does not grow with their number
 _BLOCK = 64  # points whose gradients are found together
+_DEAR = 1e6  # operations of a density for which another call of its program is no loss
 _RESOLVED = 64  # roundings of a point, within which no other is told from it
 
 
@@ -60,6 +61,11 @@ class Target:
     def dtype(self) -> np.dtype:
         """What it is asked in, float32 at least."""
         return asked_in(self.positions)
+
+    @functools.cached_property
+    def rows(self) -> int:
+        """Points in a chunk: few where one is dear, as chunks are filled up."""
+        return _BLOCK if self.log_density.work > _DEAR else _num_rows(self.positions.size)
 
     def flat(self, vector: Array) -> Scalar:
         """Log density of one flat vector, with the volume factor of the supports."""
@@ -103,9 +109,9 @@ class Target:
     def _ask(self, order: int, points: np.ndarray) -> list[np.ndarray]:
         """Values and, for order 1, gradients."""
         points = np.asarray(points, self.dtype)
-        n, d = points.shape
+        n = len(points)
         evaluated(n)
-        size = _num_rows(d)
+        size = self.rows
         chunks = [points[first : first + size] for first in range(0, n, size)]
         # All of them are on their way before the first is waited for.
         found = [

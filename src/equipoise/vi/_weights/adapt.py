@@ -14,6 +14,7 @@ from equipoise.vi._families.draws import AnyArray
 from equipoise.vi._weights.products import gram, transported
 from equipoise.vi._weights.weighted import weigh
 
+MAX_ADAPTED = 50  # coordinates above which a mixture of Student t wastes nearly all draws
 _DEGREES = 6  # tails heavier than those of most targets, with four moments
 _SMALLEST_WEIGHT = 0.01
 # Shares of effective draws: of a proposal that is not where the target is, and of an ideal one.
@@ -161,7 +162,12 @@ def first_mixture(
 def propose(rng: np.random.Generator, mixture: _Mixture, number: int) -> _Proposed:
     """Fresh draws and their log densities."""
     draws = _sample(rng, mixture, number)
-    return draws, _log_sums(_component_log_probs(mixture, draws)[0])
+    return draws, log_density_of(mixture, draws)
+
+
+def log_density_of(mixture: _Mixture, points: np.ndarray) -> np.ndarray:
+    """Log densities at the points, a row each."""
+    return _log_sums(_component_log_probs(mixture, points)[0])
 
 
 def moments_of(mixture: _Mixture) -> tuple[np.ndarray, np.ndarray]:

@@ -6,6 +6,7 @@ from typing import NamedTuple, TypeAlias
 
 import numpy as np
 
+from equipoise.vi._weights.adapt import MAX_ADAPTED
 from equipoise.vi._weights.diagnose import Diagnostics
 from equipoise.vi._weights.verdict import Doubt, Verdict, draws_needed, sentence, verdict, worst
 from equipoise.vi._weights.weighted import Weighted
@@ -17,7 +18,12 @@ _MAX_AXES, _MAX_NUMBERS = 200, 2**22  # that rays go along, and of all points on
 _AROUND = 0.1  # of the start, where rays begin
 _COLLAPSED = 0.8  # power of ε: a q so narrow for its place has no digits left
 _CLIMBING = 40  # steps after which an ELBO that does not slow down has no end in sight
+ENOUGH = 163_840  # evaluations with which better draws are found, where they are found at all
 _ANOTHER = "Another parameterization of it, or another `family`, would help."
+_MORE = (
+    "Another parameterization of it, another `family`, or more draws may help: "
+    f"max_evaluations={ENOUGH:_}."
+)
 
 _LogP: TypeAlias = Callable[[np.ndarray], np.ndarray]
 _Normal: TypeAlias = tuple[np.ndarray, np.ndarray]  # mean and a factor of the covariance
@@ -54,7 +60,8 @@ def explained(
 ) -> Explained:
     """The verdict with the coordinate that it is about, by its path, and what would help there.
 
-    ``budget`` are the evaluations that there were, and ``each`` those that one more draw takes.
+    ``budget`` are the evaluations that there were, and ``each`` those that one more draw takes, inf
+    where more would make none.
     """
     said, found, doubt = case.verdict, case.found, case.doubt
     problem, place, remedy = case.problem, "", ""
@@ -72,7 +79,8 @@ def explained(
                 f"which a `support` for {where} would keep inside."
             )
         elif said is Verdict.HEAVY_TAIL:
-            place, remedy = path(_missed(case.of_q)), _ANOTHER
+            more = budget < ENOUGH and len(case.center) <= MAX_ADAPTED
+            place, remedy = path(_missed(case.of_q)), _MORE if more else _ANOTHER
     elif said in (Verdict.DISAGREEMENT, Verdict.ELSEWHERE):
         place, remedy = path(doubt.place), _ANOTHER
     elif said is Verdict.RARE:
@@ -80,7 +88,7 @@ def explained(
     elif said is not Verdict.TRUSTED:
         place, remedy = path(worst(said, case.weighted)), _ANOTHER
     missing = draws_needed(found) - int(found.num_draws)
-    if said is verdict(found) and missing > 0:
+    if said is verdict(found) and missing > 0 and each < math.inf:
         number = rounded(math.ceil(budget + missing * each))
         remedy = f"More draws would help: max_evaluations={number:_}."
     words = sentence(said, found, place, problem=problem, mean=doubt.mean, sd=doubt.sd)
