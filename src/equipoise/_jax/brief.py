@@ -14,12 +14,7 @@ _Function: TypeAlias = Callable[..., PyTree]
 outside_of_traces = jax.core.eval_context
 
 
-def briefly(
-    function: _Function,
-    *,
-    static_argnums: tuple[int, ...] = (),
-    static_argnames: tuple[str, ...] = (),
-) -> _Function:
+def briefly(function: _Function, *, static_argnums: tuple[int, ...]) -> _Function:
     """The function compiled with little care: on CPUs that takes about two thirds of the time."""
 
     @functools.cache
@@ -27,7 +22,6 @@ def briefly(
         made: _Function = jax.jit(
             function,
             static_argnums=static_argnums,
-            static_argnames=static_argnames,
             compiler_options={"xla_backend_optimization_level": 0} if backend == "cpu" else None,
         )
         return made
