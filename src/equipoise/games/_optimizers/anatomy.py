@@ -15,7 +15,7 @@ import jax
 import numpy as np
 
 from equipoise._check import is_traced, type_error, value_error
-from equipoise._jax.brief import outside_of_traces
+from equipoise._jax.tracing.brief import outside_of_traces
 from equipoise._types import PyTree
 from equipoise.games._optimizers.leaves import is_float
 from equipoise.games._optimizers.optimizer import Optimizer, Shapes

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from equipoise._jax.brief import briefly
+from equipoise._jax.tracing.brief import briefly
 from equipoise._types import Array, PyTree
 from equipoise.games._optimizers.leaves import (
     NEARLY_ZERO,
