@@ -472,6 +472,9 @@ def test_the_remedy_for_a_size_that_is_divided_works():
         (lambda x: x if x.sum() > 0 else -x, "jnp.where or jax.lax.cond"),
         (lambda x: x * float(x[0]), "jnp.where or jax.lax.cond"),
         (lambda x: jnp.zeros(3)[: int(x[0])], "jnp.where or jax.lax.cond"),
+        (lambda x: x[x > 0], "jnp.where or jax.lax.cond"),
+        (lambda x: x[: x.argmax()], "jnp.where or jax.lax.cond"),
+        (lambda x: jnp.zeros(x.argmax()), "jnp.where or jax.lax.cond"),
     ],
 )
 def test_analyze_names_the_line_that_wants_values(line, advice):

@@ -48,12 +48,6 @@ def filtered(kernels, x):
     return sum(jnp.sum(jnp.tanh(convolved(kernel))) for kernel in kernels)
 
 
-def thresholded(x, w):
-    """Of the largest only the last is read: all are sorted."""
-    scores = x @ w
-    return jnp.where(scores >= lax.top_k(scores, 8)[0][:, -1:], scores, 0.0) @ w.T
-
-
 def ordered(x, w):
     """A sort writes over what it reads."""
     return jnp.sort(jnp.tanh(x @ w), -1)
@@ -79,7 +73,6 @@ W, X, KERNEL = "f32[128,512]", "f32[1024,128]", "f32[2,64,64]"
 PROGRAMS = {
     "dropped": (dropped, X, W, "f32[512,512]"),
     "noised": (noised, X, W),
-    "thresholded": (thresholded, X, W),
     "ordered": (ordered, X, W),
     "placed back": (jax.grad(lambda x, w: jnp.sum(placed_back(x, w))), X, W),
     "combined": (jax.grad(lambda x, w: jnp.sum(combined(x, w))), X, W),
@@ -97,6 +90,14 @@ def test_analyze_peak_bytes_keep_the_rules_of_xla(name):
     kept = memory.argument_size_in_bytes + memory.output_size_in_bytes
     ratio = cost.analyze(fn, *args).peak_bytes.evaluate() / (kept + memory.temp_size_in_bytes)
     assert 0.95 <= ratio <= 1.25
+
+
+def test_analyze_peak_bytes_sort_all_where_only_some_of_the_largest_are_read():
+    # So does XLA of jax 0.10, in which a slice of the largest is one of what is sorted.
+    some = cost.analyze(lambda x: lax.slice_in_dim(lax.top_k(x, 8)[0], 7, 8, axis=1), "f32[n,64]")
+    both = cost.analyze(lambda x: tuple(lax.top_k(x, 8)), "f32[n,64]")
+    assert str(some.peak_bytes) == "516*n"  # 4·(64 + 64 + 1) a line
+    assert str(both.peak_bytes) == "320*n"  # 4·(64 + 8 + 8)
 
 
 def test_per_device_keeps_a_donated_part_of_another_size_than_the_result():

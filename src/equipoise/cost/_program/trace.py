@@ -3,6 +3,7 @@
 import contextlib
 import linecache
 import os
+import re
 import textwrap
 from collections.abc import Callable, Sequence
 from typing import NamedTuple, TypeAlias
@@ -21,10 +22,11 @@ _STANDARD_LIBRARY = os.path.dirname(contextlib.__file__) + "/contextlib"
 
 
 _WANTS_VALUES = (
-    jax.errors.TracerArrayConversionError,
     jax.errors.TracerIntegerConversionError,
     jax.errors.ConcretizationTypeError,  # booleans among them
+    jax.errors.NonConcreteBooleanIndexError,
 )
+_SHAPE = re.compile("(concrete|static) .*Trace", re.DOTALL)  # what JAX says of a size that is none
 Function: TypeAlias = Callable[..., PyTree]
 # From cotangents of the results to those of the arguments; a pytree of what it keeps.
 Pullback: TypeAlias = Callable[[list[Array]], PyTree]
@@ -55,17 +57,14 @@ def _trace(
         fn = axes.place(fn, which)
     try:
         return _Traced(*jax.make_jaxpr(fn, return_shape=True)(*args))
-    except _WANTS_VALUES as error:
-        to_numpy = isinstance(error, jax.errors.TracerArrayConversionError)
-        raise value_error(
-            "fn",
-            "must compute with arrays whose values are not known",
-            f"{type(error).__name__} at {_place(error)}",
-            "NumPy reads values: call jax.numpy there."
-            if to_numpy
-            else "Use jnp.where or jax.lax.cond for what depends on values, or close over them.",
-        ) from error
     except Exception as error:
+        if advice := _instead_of_values(error):
+            raise value_error(
+                "fn",
+                "must compute with arrays whose values are not known",
+                f"{type(error).__name__} at {_place(error)}",
+                advice,
+            ) from error
         helps = remedy(fn, args, str(error))
         if not helps:
             if axes is None or not isinstance(error, ValueError):
@@ -84,6 +83,15 @@ def _trace(
             f"{type(error).__name__} at {_place(error)}: {_reason(error)}",
             helps,
         ) from error
+
+
+def _instead_of_values(error: Exception) -> str:
+    """What to do where tracing wants values; empty where it wants none."""
+    if isinstance(error, jax.errors.TracerArrayConversionError):
+        return "NumPy reads values: call jax.numpy there."
+    if isinstance(error, _WANTS_VALUES) or _SHAPE.search(str(error)):
+        return "Use jnp.where or jax.lax.cond for what depends on values, or close over them."
+    return ""
 
 
 def _place(error: Exception) -> str:
