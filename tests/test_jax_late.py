@@ -32,6 +32,13 @@ def test_late_is_what_the_function_is_on_this_platform():
             np.testing.assert_allclose(found, wanted, rtol=1e-12)
 
 
+def test_late_is_evaluated_where_nothing_is_compiled():
+    x, y = _arrays()
+    slope = jax.grad(lambda x: curve(x, y)[1])
+    with jax.disable_jit():
+        np.testing.assert_allclose(slope(x), 2 * jnp.broadcast_to(y.sum(1), (3, 3)))
+
+
 def test_late_has_derivatives_of_any_order_and_maps():
     x, y = _arrays()
     check_grads(lambda x, y: curve(x, y), (x, y), order=3, modes=("fwd", "rev"))

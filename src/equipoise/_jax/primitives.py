@@ -45,8 +45,15 @@ def primitive(
     for platform, run in lowered.items():
         lower_as(made, run, platform)
     # Evaluated as a program of one equation, so that the platform decides there too.
-    alone = made.bind if lowered else evaluate
-    made.def_impl(jax.jit(alone, static_argnames=static))  # type: ignore[no-untyped-call]
+    bind: _Rule = made.bind
+    alone = jax.jit(bind if lowered else evaluate, static_argnames=static)
+
+    def impl(*operands: Array, **params: PyTree) -> PyTree:
+        # Where nothing is compiled such a program would evaluate itself.
+        run = evaluate if jax.config.jax_disable_jit else alone  # type: ignore[attr-defined]
+        return run(*operands, **params)
+
+    made.def_impl(impl)  # type: ignore[no-untyped-call]
     return made
 
 

@@ -1,12 +1,13 @@
 """Functions without the operations that their results do not need, before XLA sees them."""
 
+import functools
 import itertools
 from collections.abc import Callable, Sequence
 
 import jax
 
 from equipoise._jax.evaluation import bind, run
-from equipoise._jax.programs import Equation, is_literal, opened
+from equipoise._jax.programs import Equation, Program, is_literal, opened, plain_call
 from equipoise._types import Array, PyTree
 
 
@@ -15,6 +16,9 @@ def pruned(function: Callable[..., Sequence[Array]]) -> Callable[..., list[Array
 
     def lean(*args: Array) -> list[Array]:
         program = jax.make_jaxpr(function)(*args)
+        if any(equation.primitive.name == "jit" for equation in opened(program).eqns):
+            # Newer versions inline no call while they trace.
+            program = jax.make_jaxpr(functools.partial(_inlined, program))(*args)
         needed = {atom for atom in opened(program).outvars if not is_literal(atom)}
         kept = set()
         for i, equation in reversed(list(enumerate(opened(program).eqns))):
@@ -30,3 +34,13 @@ def pruned(function: Callable[..., Sequence[Array]]) -> Callable[..., list[Array
         return run(program, args, apply)
 
     return lean
+
+
+def _inlined(program: Program, *operands: Array) -> list[Array]:
+    """The results of a program, of whose calls nothing but their operations is left."""
+
+    def apply(equation: Equation, values: list[Array]) -> Sequence[PyTree]:
+        inner = plain_call(equation) if equation.primitive.name == "jit" else None
+        return bind(equation, values) if inner is None else _inlined(inner, *values)
+
+    return run(program, operands, apply)

@@ -73,10 +73,10 @@ _attend.defjvp(_attend_jvp, symbolic_zeros=True)
 
 def _values(platform: str, problem: Problem) -> _Results:
     del platform
-    value = problem.value
     if problem.masked:
         # As in blocks: a masked value reaches nothing, a broken one whoever may read it.
-        key = lax.add(problem.key, spread(broken_values(value), problem.key))
+        key, value = problem.key.astype(problem.dtype), problem.value.astype(problem.dtype)
+        key = lax.add(key, spread(broken_values(value), key))
         problem = dataclasses.replace(problem, key=key, value=clean(value))
     block = whole(problem)
     score, allowed = scores(block)
