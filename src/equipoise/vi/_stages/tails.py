@@ -47,15 +47,16 @@ def unseen_tail(
     if not len(doubtful):
         return NO_DOUBT
 
-    def mass(center: np.ndarray, inside: Callable[[np.ndarray], np.ndarray]) -> float:
+    def ratios(center: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Log p over the density of draws around a center, and where these are."""
         noise = rng.standard_normal((_LOCAL_DRAWS, d))
         points = transported(center, factor, noise)
-        ratios = values(points) + 0.5 * np.sum(noise**2, axis=1)
-        return log_mass(np.where(inside((points - mean) / sds), ratios, -np.inf))
+        return values(points) + 0.5 * np.sum(noise**2, axis=1), (points - mean) / sds
 
-    whole = mass(mean, lambda z: np.ones(len(z), bool))
+    whole = log_mass(ratios(mean)[0])
     for k in doubtful:
-        there = mass(places[k], lambda z, k=k: _beside(z[:, axis[k]], away[k]))
+        found, z = ratios(places[k])
+        there = log_mass(np.where(_beside(z[:, axis[k]], away[k]), found, -np.inf))
         share = np.exp(min(there - whole, 0.0))
         worth = share * float(weighted.effective_sample_size) > _LEAST_DRAWS
         if worth and _is_missed(share, seen[k]):
@@ -83,7 +84,8 @@ def _ridge(
     along = factor @ factor[axis].T / np.linalg.norm(factor, axis=1)[axis]  # of all, for one sd
     along = along.T
     here = there = mean + away[:, None] * along
-    height, pull, rate = np.full((len(here), 1), -np.inf), np.zeros_like(here), 1.0
+    height, rate = np.full((len(here), 1), -np.inf), np.ones((len(here), 1))
+    pull = np.zeros_like(here)
     for _ in range(_STEPS):
         new, slope = gradients(there)
         rise = slope @ factor @ factor.T - along * np.sum(along * slope, axis=1, keepdims=True)
