@@ -162,10 +162,16 @@ def fit(
     mode within ten sds; in more dimensions it finds most that are as wide as q, those along axes,
     at corners and at images of the mean, and others by chance. Among modes with sds from 0.1 to 0.5
     that lie 4 to 10 sds away in any direction it finds about every second in five dimensions, and
-    hardly any in ten. No test of draws can reveal what it misses.
+    hardly any in ten. Tails of coordinates are looked for six sds away. No test of draws can reveal
+    what both miss.
+
+    Verdicts are on moments of the flat coordinates: logarithms of positive numbers, log-odds of an
+    interval. A positive number with a heavy tail may have a far less certain sd, which
+    :func:`summary` tells.
 
     Cost: a few dozen gradients and Newton paths for each of ``num_samples`` points, then 8192
-        evaluations of ``log_density`` and 4544 to look for other modes, 1472 above 50 coordinates;
+        evaluations of ``log_density``, 4544 to look for other modes, 1472 above 50 coordinates,
+        and 8 gradients a coordinate to look for tails where draws would be trusted;
         where q is poor or its draws are too few, up to ``max_evaluations``. Where the fit is not
         trusted, its reason takes a few thousand more. A draw of the conditional stage takes about
         one Hessian and its factor; the annealed stage takes up to a million gradients, the flow

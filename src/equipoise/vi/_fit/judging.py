@@ -79,6 +79,7 @@ class Judging(NamedTuple):
             *normal,
             modes,
             target.values,
+            target.gradients,
             self.chance.draws,
             target.log_density.work,
             budget_of(target.log_density.work, self.max_evaluations),

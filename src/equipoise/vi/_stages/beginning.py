@@ -7,6 +7,7 @@ import numpy as np
 
 from equipoise._jax.traced import Traced
 from equipoise.vi._families.layout import Layout
+from equipoise.vi._stages.tails import log_mass, unseen_tail
 from equipoise.vi._weights.diagnose import Diagnostics
 from equipoise.vi._weights.products import transported
 from equipoise.vi._weights.psis import log_sum
@@ -18,7 +19,7 @@ _SECONDS, _SPEED = 10.0, 1e10  # of work for each, at elementary operations a se
 GRADIENT = 3.0  # as much work as a value
 _NEAR = 5.0  # sds from a mode, over √coordinates, within which its draws are
 _LEAST_SEEN, _LEAST_DRAWS = 0.25, 8  # of the share that a mode has, and draws that it is worth
-_LOCAL_DRAWS, _BLOCKS = 1024, 8  # of a local normal, to tell the mass around it by a median
+_LOCAL_DRAWS = 1024  # of a local normal, to tell the mass around it
 
 _Modes: TypeAlias = tuple[np.ndarray, np.ndarray, np.ndarray]  # means, factors and ELBOs
 
@@ -46,6 +47,7 @@ class Beginning(NamedTuple):
         modes: Means, factors and relative ELBOs of local normals that it leaves out, in coordinates
             where it is standard.
         values: Log densities of flat vectors, one per row, with the volume factors of supports.
+        gradients: The same with their gradients.
         rng: Randomness of the stage.
         work: About how many elementary operations a value of the log density is.
         budget: Those that a stage may take.
@@ -59,6 +61,7 @@ class Beginning(NamedTuple):
     factor: np.ndarray
     modes: _Modes
     values: Callable[[np.ndarray], np.ndarray]
+    gradients: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
     rng: np.random.Generator
     work: float
     budget: float
@@ -78,7 +81,10 @@ class Beginning(NamedTuple):
         return self.mean + self.factor @ center, self.factor @ np.linalg.cholesky(whole)
 
     def unseen(self, weighted: Weighted) -> Doubt:
-        """Where draws have far less mass near one of the modes than it has."""
+        """Where draws have far less mass in a tail or near one of the modes than these have."""
+        normal = self.mean, self.factor
+        if tail := unseen_tail(self.values, self.gradients, normal, weighted, self.rng):
+            return tail
         draws = np.linalg.solve(self.factor, (np.asarray(weighted.draws) - self.mean).T).T
         weights = np.exp(np.asarray(weighted.log_weights))
         means, factors, elbos = _with_q(self.modes)
@@ -107,8 +113,7 @@ class Beginning(NamedTuple):
             points = transported(self.mean, self.factor, transported(center, spread, noise))
             log_q = -0.5 * np.sum(noise**2, axis=1) - np.linalg.slogdet(spread)[1]
             ratios = self.values(points) - log_q
-            blocks = np.where(np.isfinite(ratios), ratios, -np.inf).reshape(_BLOCKS, -1)
-            log_masses.append(np.median(np.logaddexp.reduce(blocks, axis=1)))
+            log_masses.append(log_mass(ratios))
         shares: np.ndarray = np.exp(np.array(log_masses) - log_sum(np.array(log_masses)))
         return shares
 

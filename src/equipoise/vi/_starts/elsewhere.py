@@ -103,7 +103,7 @@ def _pulled(
         value, z = np.where(better, new, value), np.where(better, there, z)
         pull = np.where(better, slope, pull)
         there = z + rate * pull
-    return mean + there @ factor.T
+    return mean + z @ factor.T
 
 
 def _highest(shell: np.ndarray, distance: np.ndarray, height: np.ndarray) -> np.ndarray:
