@@ -1,5 +1,6 @@
 """Draws of a flow that starts as a normal like the particles before it, and bends towards p.
 
+One of its layers can scale some coordinates by others, as partial non-centerings do, or shift them.
 It follows its ELBO, which settles on a part of p if it may, and the likelihood of the particles,
 which holds it everywhere. In its own coordinates p is then nearly normal, and a mixture learns what
 is left, tails above all, as around any q. Weights do not see what draws never reach: so particles
@@ -82,9 +83,10 @@ def draw_by_flow(start: Beginning) -> Drawn | TooDear | None:
     # Forward and back, each with derivatives: three numbers of a network for two coordinates.
     networks = 2 * _PAIRS * _HIDDEN * 1.5 * d * 2 * GRADIENT / _PRODUCTS
     a_step = _COLUMNS * (GRADIENT * start.work + d**2 + networks)
-    num_steps = min(start.affordable(a_step), _STEPS)
+    drawing = (_MOST_DRAWS + _ROUNDS * _NUM_ADAPTED) * start.work
+    num_steps = min(int((start.budget - drawing) / a_step), _STEPS)
     if num_steps < _FEWEST_STEPS:
-        return TooDear(a_step * _FEWEST_STEPS)
+        return TooDear(a_step * _FEWEST_STEPS + drawing)
     flow = _trained(start, particles, num_steps - num_steps % _CHUNK)
     if flow is None:
         return None
