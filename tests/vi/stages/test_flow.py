@@ -83,6 +83,7 @@ def beginning_at(target, particles, budget):
     )
 
 
+@pytest.mark.slow
 def test_flow_draws_what_it_learned_from_few_particles_by_two_programs():
     target, rng = hard.banana(bend=0.5, wide=1.5), np.random.default_rng(4)
     x = 1.5 * rng.standard_normal(500)
