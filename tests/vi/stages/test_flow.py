@@ -6,12 +6,13 @@ import numpy as np
 import pytest
 
 from equipoise import vi
-from equipoise.vi._stages.beginning import Beginning
+from equipoise.vi._stages.beginning import Beginning, Drawn
 from equipoise.vi._stages.coupling import Couplings, first_couplings, last_order, mapped
 from equipoise.vi._stages.flow import draw_by_flow, left_out
 from equipoise.vi._starts.normals import no_modes
 from equipoise.vi._target.target import trace
-from equipoise.vi._weights.verdict import verdict
+from equipoise.vi._weights.diagnose import summarize
+from equipoise.vi._weights.verdict import NO_DOUBT, verdict
 from equipoise.vi._weights.weighted import moments, weigh
 from tests.vi.fit import hard
 from tests.vi.fit.test_escalation import errors
@@ -68,6 +69,7 @@ def beginning_at(target, particles, budget):
     """Where the stage begins after particles of the target, with a budget in operations."""
     asked = trace(target.log_density, vi.full_rank(target.example))
     zero = np.zeros(len(particles))
+    weighted = weigh(particles, zero, zero)
     return Beginning(
         density=asked.log_density,
         positions=asked.positions,
@@ -79,7 +81,7 @@ def beginning_at(target, particles, budget):
         rng=np.random.default_rng(3),
         work=asked.log_density.work,
         budget=budget,
-        particles=weigh(particles, zero, zero),
+        particles=Drawn(weighted, summarize(weighted), NO_DOUBT),
     )
 
 
