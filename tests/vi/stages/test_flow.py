@@ -6,11 +6,17 @@ import numpy as np
 import pytest
 
 from equipoise import vi
+from equipoise.vi._stages.beginning import Beginning, Drawn
 from equipoise.vi._stages.coupling import Couplings, first_couplings, last_order, mapped
-from equipoise.vi._stages.flow import left_out
-from equipoise.vi._weights.weighted import weigh
+from equipoise.vi._stages.flow import draw_by_flow, left_out
+from equipoise.vi._starts.normals import no_modes
+from equipoise.vi._target.target import trace
+from equipoise.vi._weights.diagnose import summarize
+from equipoise.vi._weights.verdict import NO_DOUBT, verdict
+from equipoise.vi._weights.weighted import moments, weigh
 from tests.vi.fit import hard
 from tests.vi.fit.test_escalation import errors
+from tests.vi.programs import counted
 
 
 @pytest.mark.parametrize("size", [1, 2, 5])
@@ -57,6 +63,56 @@ def test_draws_that_leave_a_mode_out_lack_its_moments():
     # Half of the particles are 10 sds away; the moments of 2048 of them err by 0.02 sd.
     np.testing.assert_allclose(doubt.mean, 5, atol=0.1)
     assert not left_out(ours, weigh(draws, zero, zero), log_p(draws) - log_q(draws))
+
+
+def beginning_at(target, particles, budget):
+    """Where the stage begins after particles of the target, with a budget in operations."""
+    asked = trace(target.log_density, vi.full_rank(target.example))
+    zero = np.zeros(len(particles))
+    weighted = weigh(particles, zero, zero)
+    return Beginning(
+        density=asked.log_density,
+        positions=asked.positions,
+        dtype=asked.dtype,
+        mean=target.mean,
+        factor=np.diag(target.sd),
+        modes=no_modes(len(target.mean)),
+        values=asked.values,
+        rng=np.random.default_rng(3),
+        work=asked.log_density.work,
+        budget=budget,
+        particles=Drawn(weighted, summarize(weighted), NO_DOUBT),
+    )
+
+
+@pytest.mark.slow
+def test_flow_draws_what_it_learned_from_few_particles_by_two_programs():
+    target, rng = hard.banana(bend=0.5, wide=1.5), np.random.default_rng(4)
+    x = 1.5 * rng.standard_normal(500)
+    particles = np.stack([x, 0.5 * (x**2 - 1.5**2) + rng.standard_normal(500)], axis=1)
+    start = beginning_at(target, particles, budget=2e9)
+    start.values(particles)  # is compiled before
+    with counted() as programs:
+        drawn = draw_by_flow(start)
+    assert len(programs) == 2
+    assert verdict(drawn.found) is vi.Verdict.TRUSTED
+    assert not drawn.doubt
+    found = moments(drawn.weighted.draws, drawn.weighted.log_weights)
+    # Four standard errors; 500 particles alone have one of 0.045 of a mean.
+    np.testing.assert_array_less(np.abs(found.mean - target.mean), 4 * found.mean_error)
+    np.testing.assert_array_less(np.abs(found.sd - target.sd), 4 * found.sd_error)
+    assert np.max(found.mean_error / found.sd) < 0.02
+    assert abs(drawn.found.log_evidence) < 4 * drawn.found.log_evidence_error
+
+
+def test_flow_needs_particles_and_a_budget():
+    target = hard.banana()
+    start = beginning_at(target, np.ones((200, 2)), budget=1e10)
+    assert draw_by_flow(start._replace(particles=None)) is None
+    assert draw_by_flow(start) is None  # all of them at one point have no normal
+    dear = draw_by_flow(start._replace(budget=1e6))
+    assert dear.work > 1e6
+    assert draw_by_flow(start._replace(budget=dear.work)) is None  # it began
 
 
 def turned_bananas(pairs):

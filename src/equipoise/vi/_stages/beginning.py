@@ -65,7 +65,7 @@ class Beginning(NamedTuple):
     rng: np.random.Generator
     work: float
     budget: float
-    particles: Weighted | None = None
+    particles: "Drawn | None" = None
 
     @property
     def sds(self) -> np.ndarray:

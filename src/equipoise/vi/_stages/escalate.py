@@ -87,7 +87,7 @@ def escalated(
             continue
         weighted, found, doubt = drawn
         if name == "annealed":
-            start = start._replace(particles=weighted)
+            start = start._replace(particles=drawn)
         said, before = verdict(found), tried.case
         if misses(found, before.weighted):
             doubt = disagreement(before.weighted, weighted)

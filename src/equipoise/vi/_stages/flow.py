@@ -1,5 +1,6 @@
 """Draws of a flow that starts as a normal like the particles before it, and bends towards p.
 
+One of its layers can scale some coordinates by others, as partial non-centerings do, or shift them.
 It follows its ELBO, which settles on a part of p if it may, and the likelihood of the particles,
 which holds it everywhere. In its own coordinates p is then nearly normal, and a mixture learns what
 is left, tails above all, as around any q. Weights do not see what draws never reach: so particles
@@ -26,7 +27,7 @@ from equipoise.vi._weights.effort import evaluated
 from equipoise.vi._weights.growth import Draws, grown
 from equipoise.vi._weights.products import transported
 from equipoise.vi._weights.psis import log_sum
-from equipoise.vi._weights.verdict import Doubt
+from equipoise.vi._weights.verdict import Doubt, disagreement
 from equipoise.vi._weights.weighted import Weighted, moments
 
 _MAX_SIZE = 200  # coordinates
@@ -38,6 +39,7 @@ _RATE, _WARM = 0.01, 20  # the largest, and steps until it is reached; it falls 
 _COMPONENTS, _MOST_BENT = 6, 50  # of the mixture; coordinates above which it has one alone
 _NUM_ADAPTED, _ROUNDS = 4096, 12
 _NUM_DRAWS, _MOST_DRAWS = 8192, 2**17
+_LOST_THERE = 1.0  # nats of evidence that particles lack that then must agree in moments
 _LOST = 3.0  # nats by which log p/q exceeds its mean where q has too little
 
 
@@ -82,10 +84,11 @@ def draw_by_flow(start: Beginning) -> Drawn | TooDear | None:
     # Forward and back, each with derivatives: three numbers of a network for two coordinates.
     networks = 2 * _PAIRS * _HIDDEN * 1.5 * d * 2 * GRADIENT / _PRODUCTS
     a_step = _COLUMNS * (GRADIENT * start.work + d**2 + networks)
-    num_steps = min(start.affordable(a_step), _STEPS)
+    drawing = (_MOST_DRAWS + _ROUNDS * _NUM_ADAPTED) * start.work
+    num_steps = min(int((start.budget - drawing) / a_step), _STEPS)
     if num_steps < _FEWEST_STEPS:
-        return TooDear(a_step * _FEWEST_STEPS)
-    flow = _trained(start, particles, num_steps - num_steps % _CHUNK)
+        return TooDear(a_step * _FEWEST_STEPS + drawing)
+    flow = _trained(start, particles.weighted, num_steps - num_steps % _CHUNK)
     if flow is None:
         return None
     rng = start.rng
@@ -110,10 +113,13 @@ def draw_by_flow(start: Beginning) -> Drawn | TooDear | None:
         return flow.draws(*propose(rng, wide, _NUM_DRAWS))
 
     weighted = grown(draw, draw(), num_rounds=2, most=_MOST_DRAWS // _NUM_DRAWS)
-    there = np.asarray(particles.draws)
+    there = np.asarray(particles.weighted.draws)
     noise, volumes = flow.noise(there)
     ratios = start.values(there) - log_density_of(wide, noise) + volumes
-    return Drawn(weighted, summarize(weighted), left_out(weighted, particles, ratios))
+    found, doubt = summarize(weighted), left_out(weighted, particles.weighted, ratios)
+    if not doubt and found.log_evidence - particles.found.log_evidence > _LOST_THERE:
+        doubt = disagreement(particles.weighted, weighted)
+    return Drawn(weighted, found, doubt)
 
 
 def _trained(start: Beginning, particles: Weighted, num_steps: int) -> _Flow | None:
