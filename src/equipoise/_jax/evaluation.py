@@ -6,7 +6,7 @@ from typing import TypeVar
 import jax
 from jax.extend.core import ClosedJaxpr, Var, jaxpr_as_fun
 
-from equipoise._jax.primitives import definition
+from equipoise._jax.primitives import definition, is_own
 from equipoise._jax.programs import (
     Atom,
     ClosedProgram,
@@ -83,6 +83,11 @@ def again(program: Program, equation: Equation, operands: Sequence[Value]) -> li
         eqns=[equation.replace(invars=variables)],
     )
     return jaxpr_as_fun(ClosedJaxpr(one, ()))(*operands)
+
+
+def written_out(equation: Equation) -> ClosedJaxpr | None:
+    """What XLA is given for a primitive of ours; None for all others."""
+    return implementation(equation) if is_own(equation.primitive) else None
 
 
 def implementation(equation: Equation) -> ClosedJaxpr | None:

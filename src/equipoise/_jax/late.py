@@ -235,11 +235,11 @@ def _batch(
 
 _late_p = primitive(
     "equipoise_late",
+    static=("run", "kinds"),
     evaluate=_here,
+    lowered={"cpu": _lowered("cpu"), None: _lowered("other")},
     shapes=_abstract,
+    batch=_batch,
     jvp=_jvp,
     transpose=_transpose,
-    batch=_batch,
-    static=("run", "kinds"),
-    lowered={"cpu": _lowered("cpu"), None: _lowered("other")},
 )

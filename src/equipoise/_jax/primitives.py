@@ -90,6 +90,11 @@ def definition(made: Primitive) -> _Rule:
     return _DEFINITIONS.get(made, made.impl)
 
 
+def is_own(made: Primitive) -> bool:
+    """Whether it is one of ours, which XLA has never heard of."""
+    return made in _DEFINITIONS
+
+
 def is_linear(value: object) -> bool:
     """Whether a transpose rule is asked for the cotangent of this operand."""
     return bool(ad.is_undefined_primal(value))  # type: ignore[no-untyped-call]

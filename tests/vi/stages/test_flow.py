@@ -78,6 +78,7 @@ def beginning_at(target, particles, budget):
         factor=np.diag(target.sd),
         modes=no_modes(len(target.mean)),
         values=asked.values,
+        gradients=asked.gradients,
         rng=np.random.default_rng(3),
         work=asked.log_density.work,
         budget=budget,

@@ -61,7 +61,7 @@ class _Local:
         key = id(program), tuple(inputs), None if results is None else tuple(results)
         if key not in self._known:
             layout = self._spread.layout(program, inputs, results)
-            self._known[key] = program, _Body(self, opened(program), layout.specs).made()
+            self._known[key] = program, _Body(self, self._spread.body(program), layout.specs).made()
         return self._known[key][1]
 
     def part(self, atom: Atom, spec: Spec) -> Variable:

@@ -7,7 +7,8 @@ changes, and are never taken away: as XLA's partitioner spreads them.
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 
-from equipoise._jax.meshes.local import CONSTRAINTS, free_axes, partition_specs
+from equipoise._jax.evaluation import written_out
+from equipoise._jax.meshes.local import CONSTRAINTS, assembled, call, free_axes, partition_specs
 from equipoise._jax.programs import (
     SHARD_MAP,
     Atom,
@@ -30,10 +31,22 @@ class Spread:
     def __init__(self, sizes: Mapping[str, Size]) -> None:
         self.lettered = Lettered(sizes)
         self._known: dict[tuple[int, object, object], tuple[Program, Layout]] = {}
+        self._bodies: dict[int, tuple[Program, OpenProgram]] = {}
+
+    def body(self, program: Program) -> OpenProgram:
+        """The program with primitives of this library as calls of what XLA is given for them."""
+        if id(program) not in self._bodies:
+            body = opened(program)
+            pairs = [(e, written_out(e)) for e in body.eqns]
+            if any(found is not None for _, found in pairs):
+                eqns = [e if p is None else call(p, e.invars, e.outvars, e) for e, p in pairs]
+                body = assembled(body, body.constvars, body.invars, body.outvars, eqns)
+            self._bodies[id(program)] = program, body
+        return self._bodies[id(program)][1]
 
     def layout(self, program: Program, inputs: Arrays, results: Arrays | None = None) -> Layout:
         """How the values of a program are divided where its inputs and results are so at least."""
-        body = opened(program)
+        body = self.body(program)
         results = [Operand(whole(v)) for v in body.outvars] if results is None else results
         key = id(program), tuple(inputs), tuple(results)
         if key not in self._known:

@@ -7,11 +7,11 @@ import numpy as np
 
 from equipoise._jax.traced import Traced
 from equipoise.vi._families.layout import Layout
-from equipoise.vi._stages.tails import log_mass, unseen_tail
 from equipoise.vi._weights.diagnose import Diagnostics
 from equipoise.vi._weights.products import transported
 from equipoise.vi._weights.psis import log_sum
 from equipoise.vi._weights.remedy import ENOUGH
+from equipoise.vi._weights.tails import log_mass, unseen_tail
 from equipoise.vi._weights.verdict import NO_DOUBT, Doubt
 from equipoise.vi._weights.weighted import Weighted
 

@@ -7,8 +7,8 @@ import pytest
 from jax.scipy.stats import norm
 
 from equipoise import vi
-from equipoise.vi._stages.tails import unseen_tail
 from equipoise.vi._target.target import trace
+from equipoise.vi._weights.tails import unseen_tail
 from equipoise.vi._weights.weighted import weigh
 
 NUM_DRAWS = 8192
