@@ -40,6 +40,7 @@ class Frame:
     """
 
     structure: PyTree
+    types: PyTree
     known: tuple["_Known | None", ...]
 
     def whole(self, arrays: Sequence[Array]) -> PyTree:
@@ -58,7 +59,14 @@ def framed(tree: PyTree) -> tuple[Frame, list[Array]]:
     """A tree as its frame and its arrays, which then vary over the same axes of a mesh."""
     leaves, structure = jax.tree.flatten(tree)
     known = tuple(None if _is_array(x) else _Known(x) for x in leaves)
-    return Frame(structure, known), alike(list(filter(_is_array, leaves)))
+    return Frame(structure, _types(structure), known), alike(list(filter(_is_array, leaves)))
+
+
+@functools.lru_cache(maxsize=1024)
+def _types(structure: PyTree) -> PyTree:
+    """The types of a tree's nodes: from jaxlib 0.10 on structures of two dataclasses are equal."""
+    node = structure.node_data()
+    return None if node is None else (node[0], *map(_types, structure.children()))
 
 
 def _is_array(x: PyTree) -> bool:

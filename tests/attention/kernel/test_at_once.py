@@ -98,3 +98,12 @@ def test_a_mask_that_permits_every_pair_is_none(options):
         for given in (options, {})
     ]
     assert texts[0] == texts[1]
+
+
+def test_masks_of_two_types_with_equal_arrays_are_two_programs():
+    x = jnp.eye(4)[:, None]
+    numbers = jnp.array([-1, 0, 0, 2])
+    for mask in (attention.tree(numbers), attention.segments(numbers, numbers)):
+        found = attention.dot_product_attention(x, x, x, mask=mask)
+        expected = attention.reference_attention(x, x, x, mask=mask)
+        np.testing.assert_allclose(found, expected, atol=1e-12)
