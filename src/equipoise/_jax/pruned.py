@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 import jax
 
-from equipoise._jax.evaluation import bind, run
+from equipoise._jax.evaluation import again, run
 from equipoise._jax.programs import Equation, Program, is_literal, opened, plain_call
 from equipoise._types import Array, PyTree
 
@@ -29,7 +29,7 @@ def pruned(function: Callable[..., Sequence[Array]]) -> Callable[..., list[Array
 
         def apply(equation: Equation, operands: list[Array]) -> Sequence[PyTree]:
             alive = next(count) in kept
-            return bind(equation, operands) if alive else [None] * len(equation.outvars)
+            return again(program, equation, operands) if alive else [None] * len(equation.outvars)
 
         return run(program, args, apply)
 
@@ -41,6 +41,6 @@ def _inlined(program: Program, *operands: Array) -> list[Array]:
 
     def apply(equation: Equation, values: list[Array]) -> Sequence[PyTree]:
         inner = plain_call(equation) if equation.primitive.name == "jit" else None
-        return bind(equation, values) if inner is None else _inlined(inner, *values)
+        return again(program, equation, values) if inner is None else _inlined(inner, *values)
 
     return run(program, operands, apply)
