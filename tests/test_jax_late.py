@@ -32,6 +32,23 @@ def test_late_is_what_the_function_is_on_this_platform():
             np.testing.assert_allclose(found, wanted, rtol=1e-12)
 
 
+def _soft(platform, x, y):
+    del platform
+    return [jnp.logaddexp(x, y)]
+
+
+def test_late_keeps_rules_of_derivation_that_a_function_has_of_its_own():
+    """At equal arguments, where the difference of two logarithms has no slope of its own."""
+    x = jnp.zeros(3)
+
+    def slope(x):
+        return jax.grad(lambda x: jnp.sum(late(_soft, x, x, results=[((3,), x.dtype)])[0]))(x)
+
+    np.testing.assert_allclose(slope(x), np.ones(3), rtol=1e-12)
+    curvature = jax.jit(lambda x: jax.jvp(slope, (x,), (jnp.ones(3),))[1])
+    np.testing.assert_allclose(curvature(x), np.zeros(3), atol=1e-12)
+
+
 def test_late_is_evaluated_where_nothing_is_compiled():
     x, y = _arrays()
     slope = jax.grad(lambda x: curve(x, y)[1])

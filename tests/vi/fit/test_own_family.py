@@ -137,7 +137,7 @@ def test_fit_of_an_own_family_is_not_trusted_where_it_cannot_follow(key):
     )
     fit = vi.fit(
         lambda z: -0.5 * jnp.sum((z - 1) ** 2) / 9, jnp.zeros(size), key, family=narrow,
-        num_steps=300,
+        num_steps=300, escalate=False,
     )  # fmt: skip
     assert not fit.trusted
     assert fit.verdict is not vi.Verdict.TRUSTED
