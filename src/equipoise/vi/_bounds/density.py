@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from equipoise._check import describe, type_error, value_error
+from equipoise._jax.programs import primitive_names
 from equipoise._jax.traced import Traced, traced
 from equipoise._types import Array, PyTree, Scalar
 from equipoise.vi._families.family import Family, Params
@@ -74,7 +75,7 @@ def value_and_slope(log_p: Callable[[Array], Scalar], sds: Array) -> Callable[[A
     over a small part of the sds.
     """
     look: Callable[[Array], _Look] = jax.value_and_grad(log_p)
-    if _has_forward_mode(look, sds):
+    if _has_forward_mode(log_p, sds):
         return look
     apart = float(np.finfo(sds.dtype).eps) ** 0.25  # errs least by rounding and by bend
 
@@ -107,7 +108,10 @@ def second_order(
     return value, slope, bent
 
 
-def _has_forward_mode(look: Callable[[Array], _Look], point: Array) -> bool:
+def _has_forward_mode(log_p: Callable[[Array], Scalar], point: Array) -> bool:
+    if "custom_vjp_call" not in primitive_names(jax.make_jaxpr(log_p)(point)):
+        return True
+    look = jax.value_and_grad(log_p)
     try:  # mapped, as what has reverse mode alone is found out by what is done to its derivative
         jax.eval_shape(jax.vmap(lambda z: jax.jvp(look, (z,), (z,))), point[None])
     except (TypeError, NotImplementedError):  # as JAX says it
