@@ -138,4 +138,5 @@ def test_flow_of_turned_bananas_is_trusted_and_right(key, pairs):
     mean, sd = errors(target, fit, key)
     assert mean < 0.25
     assert sd < 0.1
-    assert abs(fit.draw_diagnostics.log_evidence) < 0.05  # it is normalized
+    if fit.source is vi.Source.FLOW:
+        assert abs(fit.draw_diagnostics.log_evidence) < 0.05  # it is normalized
