@@ -62,7 +62,6 @@ def framed(tree: PyTree) -> tuple[Frame, list[Array]]:
     return Frame(structure, _types(structure), known), alike(list(filter(_is_array, leaves)))
 
 
-@functools.lru_cache(maxsize=1024)
 def _types(structure: PyTree) -> PyTree:
     """The types of a tree's nodes: from jaxlib 0.10 on structures of two dataclasses are equal."""
     node = structure.node_data()

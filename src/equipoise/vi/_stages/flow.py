@@ -162,10 +162,8 @@ def left_out(weighted: Weighted, there: Weighted, ratios: np.ndarray) -> Doubt:
     log_evidence = log_sum(weighted.log_ratios) - math.log(len(weighted.log_ratios))
     few, few_there = weighted.log_ratios > _LOST + log_evidence, ~(ratios < _LOST + log_evidence)
     expected = np.sum(np.exp(weighted.log_weights)[few])
-    shares, own = (
-        np.exp(there.log_weights)[few_there],
-        moments(weighted.draws, weighted.log_weights),
-    )
+    shares = np.exp(there.log_weights)[few_there]
+    own = moments(weighted.draws, weighted.log_weights)
     excess = shares * max(1 - expected / max(np.sum(shares), np.finfo(float).tiny), 0)
     away = (there.draws[few_there] - own.mean) / own.sd
     mean, sd = np.abs(excess @ away), np.abs(excess @ (away**2 - 1)) / 2
